@@ -1,0 +1,60 @@
+"""Search a program for a task: the main job.
+
+python experiments/run.py                            # LLM-GS on DoorKey from the bundled answers
+python experiments/run.py --task Maze --method hc --seeds 0-7 --out runs/maze
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxprl.arguments import parse_seeds, run_main, use_compilation_cache
+from jaxprl.experiment import LLMS, METHODS, Config, run
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = parser().parse_args(arguments)
+    config = Config(
+        task=options.task,
+        method=options.method,
+        seeds=tuple(parse_seeds(options.seeds)),
+        budget=options.budget,
+        layouts=tuple(parse_seeds(options.layouts)),
+        llm=options.llm,
+    )
+    config.check()
+    use_compilation_cache()
+    out = options.out or Path("runs") / time.strftime(f"{config.task}-{config.method}-%Y%m%d-%H%M%S")
+    print(f"{config.method} on {config.task}, seeds {options.seeds}, up to {config.budget:,} programs -> {out}")
+    results = run(config, out, resume=options.resume, workers=options.devices)
+    for result in results:
+        print(
+            f"seed {result['seed']}: return {result['return']:.4f} ({result['unseen_return']:.4f} on "
+            f"{result['unseen_layouts']:,} unseen layouts) after {result['evaluated']:,} programs, {result['stop']}"
+        )
+    best = max(results, key=lambda result: result["return"])
+    print(f"\nBest program (seed {best['seed']}, {out}):\n\n{best['python']}")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    defaults = Config()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", default=defaults.task, help="a task of `python -m jaxprl tasks`")
+    parser.add_argument("--method", default=defaults.method, help=", ".join(METHODS))
+    parser.add_argument("--seeds", default="0", help="search seeds, like 0-31 or 0,3,7-9")
+    parser.add_argument("--budget", type=int, default=defaults.budget, help="programs that a search may evaluate")
+    parser.add_argument("--layouts", default="0-31", help="layout seeds that programs are evaluated on")
+    parser.add_argument("--llm", default=defaults.llm, help=f"where LLM answers come from: {', '.join(LLMS)}")
+    parser.add_argument("--out", type=Path, help="run directory (default: a new one under runs/)")
+    parser.add_argument("--resume", action="store_true", help="go on in a run directory that is there")
+    parser.add_argument("--devices", type=int, help="threads on a CPU (default: its cores)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -1,0 +1,105 @@
+"""Runs searches: evaluates what they ask for, all seeds in shared batches, and keeps the record."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxprl.search.types import Search
+
+Scores = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""programs int32 [P, N], score to beat int32 [P], group int32 [P] -> scores int32 [P] (`vm.evaluate.Contest`)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """A line of a search's record: a new best program, or (program None) how far it is at an interval."""
+
+    search: int
+    """Index of the search."""
+    evaluated: int
+    """Programs evaluated by then."""
+    score: int
+    """Best score by then."""
+    program: np.ndarray | None = None
+    """Nodes int32 [N] of the new best program."""
+    source: str | None = None
+    """Where it came from: "llm", "random" or "mutation"."""
+
+
+AHEAD = 256
+"""Programs of one search that a batch has room for, if it is alone; shared by several."""
+LEAST_AHEAD = 64
+"""Programs of a search that a batch has room for, at least."""
+
+
+def drive(
+    search: Search,
+    state: Any,
+    scores: Scores,
+    *,
+    record: Callable[[Event], None],
+    progress: Callable[[Any], None] = lambda state: None,
+    start_source: str = "random",
+    interval: int = 10_000,
+    ahead: int = AHEAD,
+) -> Any:
+    """Run searches to their end and return their last state.
+
+    Args:
+      search, state: the searches, as they stand.
+      scores: evaluates programs.
+      record: is told of every new best program and of every `interval` programs, in order for each search.
+      progress: is told of the state after every batch.
+      start_source: `Event.source` of programs that climbs start from.
+      interval: programs between two lines of a search's record.
+      ahead: how many programs to evaluate ahead, over all searches; it changes no result.
+    """
+    best = np.asarray(state.best)
+    while not np.asarray(state.done).all():
+        before = np.asarray(state.evaluated)
+        question = search.ask(state, _width(ahead, int((~np.asarray(state.done)).sum())))
+        programs = np.asarray(question.programs)
+        wanted = np.arange(programs.shape[1]) < np.asarray(question.wanted)[:, None]
+        group, _ = np.nonzero(wanted)
+        found = np.zeros(wanted.shape, np.int32)
+        found[wanted] = scores(programs[wanted], np.asarray(question.beat)[group], group.astype(np.int32))
+        state, bests = search.tell(state, question, jax.numpy.asarray(found))
+        bests = jax.tree.map(np.asarray, bests)
+        after = np.asarray(state.evaluated)
+        for index in range(len(after)):
+            events = [
+                Event(index, int(n), int(score), program, start_source if start else "mutation")
+                for new, n, score, program, start in zip(*(leaf[index] for leaf in bests), strict=True)
+                if new
+            ]
+            for event in with_intervals(events, index, (before[index], after[index]), int(best[index]), interval):
+                record(event)
+        best = np.asarray(state.best)
+        progress(state)
+    return state
+
+
+def _width(ahead: int, searches: int) -> int:
+    """Return a power of two, so that few sizes are compiled."""
+    return max(LEAST_AHEAD, 1 << ((ahead // searches) or 1).bit_length() - 1)
+
+
+def with_intervals(
+    events: Sequence[Event], search: int, span: tuple[int, int], best: int, interval: int
+) -> list[Event]:
+    """Return a search's events of one batch with those of the intervals that end in it, in order.
+
+    `span`: programs evaluated before and after the batch. `best`: best score before it.
+    """
+    merged: list[Event] = []
+    pending = list(events)
+    for mark in range((span[0] // interval + 1) * interval, span[1] + 1, interval):
+        while pending and pending[0].evaluated <= mark:
+            merged.append(pending.pop(0))
+        merged.append(Event(search, mark, merged[-1].score if merged else best))
+    return [*merged, *pending]

@@ -1,0 +1,206 @@
+"""Programs in plain Python, one call after the other, over any object with `act` and `perceive`.
+
+It is the oracle of the tests, makes the traces, and runs programs in environments that are not JAX. The meaning is
+that of `interpreter.py`, written independently; here states are compared exactly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Hashable
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from jaxprl.dsl import ast
+from jaxprl.worlds.task import Layout, Task
+
+
+class Environment(Protocol):
+    """What a program can run in."""
+
+    call_limit: int
+    """The call that crashes the run."""
+
+    def act(self, action: str, *, at_limit: bool) -> tuple[float, bool]:
+        """Do an action and return (reward, terminated); `at_limit`: it is the crashing call."""
+        ...
+
+    def perceive(self, perception: str) -> bool:
+        """Return what a perception gives; its name includes its argument."""
+        ...
+
+    def key(self) -> Hashable:
+        """Return the state that WHILE compares."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One action or perception of a run."""
+
+    kind: str
+    """"action" or "perception"."""
+    name: str
+    result: bool | None
+    """What the perception gave."""
+    reward: float | None
+    """What the action brought, in the environment's units."""
+    terminated: bool | None
+
+
+@dataclasses.dataclass
+class Outcome:
+    """How a run went."""
+
+    reward: float = 0
+    """Sum of the rewards, in the environment's units."""
+    calls: int = 0
+    actions: int = 0
+    end: str = "E"
+    """T terminated, C crashed, TC both at one action, E ran off the program's end."""
+
+
+class _End(Exception):
+    """The run is over before the program's end."""
+
+
+def run(program: ast.Program, environment: Environment, observe: Callable[[Call], None] | None = None) -> Outcome:
+    """Run a program from the environment's current state; `observe` is told of every call, after it."""
+    machine = _Machine(environment, observe)
+    with contextlib.suppress(_End):
+        machine.body(program.body)()
+    return machine.outcome
+
+
+class _Machine:
+    """Turns a program into nested closures; every WHILE has a memory of its own, also where two read alike."""
+
+    def __init__(self, environment: Environment, observe: Callable[[Call], None] | None):
+        self.environment, self.observe = environment, observe
+        self.outcome = Outcome()
+        self.remembered = 0
+
+    def body(self, body: ast.Body) -> Callable[[], None]:
+        parts = [self.statement(statement) for statement in body]
+
+        def run_parts() -> None:
+            for part in parts:
+                part()
+
+        return parts[0] if len(parts) == 1 else run_parts
+
+    def statement(self, statement: ast.Statement) -> Callable[[], None]:
+        match statement:
+            case ast.Action(name):
+                return lambda: self.act(name)
+            case ast.If(condition, body):
+                return self.branch(self.condition(condition), self.body(body), lambda: None)
+            case ast.IfElse(condition, body, other):
+                return self.branch(self.condition(condition), self.body(body), self.body(other))
+            case ast.While(condition, body):
+                return self.loop(self.condition(condition), self.body(body))
+            case ast.Repeat(count, body):
+                return self.repeat(count, self.body(body))
+
+    def branch(self, holds: Callable[[], bool], body: Callable, otherwise: Callable) -> Callable[[], None]:
+        return lambda: body() if holds() else otherwise()
+
+    def loop(self, holds: Callable[[], bool], body: Callable[[], None]) -> Callable[[], None]:
+        seen: set[Hashable] = set()
+
+        def run_loop() -> None:
+            while holds():
+                key = self.environment.key()
+                if key in seen:
+                    self.crash()
+                seen.add(key)
+                self.remembered += 1
+                body()
+
+        return run_loop
+
+    def repeat(self, count: int, body: Callable[[], None]) -> Callable[[], None]:
+        def run_repeat() -> None:
+            for _ in range(count):
+                before = self.outcome.calls, self.remembered
+                body()
+                if before == (self.outcome.calls, self.remembered):
+                    return  # nothing happened, and nothing would happen the next time
+
+        return run_repeat
+
+    def condition(self, condition: ast.Condition) -> Callable[[], bool]:
+        match condition:
+            case ast.Perception(name):
+                return lambda: self.perceive(name)
+            case ast.Constant(value):
+                return lambda: value
+            case ast.Not(inner):
+                negated = self.condition(inner)
+                return lambda: not negated()
+            case ast.And(left, right):
+                first, second = self.condition(left), self.condition(right)
+                return lambda: first() and second()
+            case ast.Or(left, right):
+                first, second = self.condition(left), self.condition(right)
+                return lambda: first() or second()
+
+    def act(self, name: str) -> None:
+        outcome = self.outcome
+        outcome.calls += 1
+        outcome.actions += 1
+        at_limit = outcome.calls == self.environment.call_limit
+        reward, terminated = self.environment.act(name, at_limit=at_limit)
+        outcome.reward += reward
+        if self.observe:
+            self.observe(Call("action", name, None, reward, terminated))
+        if terminated or at_limit:
+            outcome.end = "T" * terminated + "C" * at_limit
+            raise _End
+
+    def perceive(self, name: str) -> bool:
+        self.outcome.calls += 1
+        result = self.environment.perceive(name)
+        if self.observe:
+            self.observe(Call("perception", name, result, None, None))
+        if self.outcome.calls == self.environment.call_limit:
+            self.crash()
+        return result
+
+    def crash(self) -> None:
+        self.outcome.end = "C"
+        raise _End
+
+
+class WorldEnvironment:
+    """One layout of a task in plain Python: the world's own rules on ints and bytes. Rewards are in whole units."""
+
+    def __init__(self, task: Task, layout: Layout):
+        self.task = task
+        self.call_limit = task.world.call_limit
+        self.state, self.progress, self.units = jax.tree.map(_plain, layout)
+        self.state = self.state._replace(hash=None)
+        self.actions = {name: code for code, name in enumerate(task.language.action_names, 1)}
+        self.perceptions = {name: code for code, name in enumerate(task.language.perception_names)}
+
+    def act(self, action: str, *, at_limit: bool) -> tuple[int, bool]:
+        state, event = self.task.world.act(self.state, self.actions[action], at_limit)
+        self.state, self.progress, units, terminated = self.task.reward(self.task.world, self.progress, state, event)
+        return units, terminated
+
+    def perceive(self, perception: str) -> bool:
+        return self.task.world.perceive(self.state, self.perceptions[perception])
+
+    def key(self) -> Hashable:
+        return self.task.world.key(self.state)
+
+
+def _plain(leaf: Any):
+    """Return a layout's numpy leaf as a Python value: a table as bytes, a number as an int or a bool."""
+    array = np.asarray(leaf)
+    if array.ndim:
+        return array.astype(np.uint8).tobytes() if array.dtype == np.uint8 else tuple(array.tolist())
+    return array.item()

@@ -1,0 +1,70 @@
+"""DoorKey: take the key marker, pass the door that it opens, top off the goal marker (HPRL)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxprl.worlds import ops
+from jaxprl.worlds.karel.layouts import EAST, border, mask
+from jaxprl.worlds.karel.world import GATE, Event, Geometry, Karel
+from jaxprl.worlds.task import Layout, Task
+
+WORLD = Geometry(8, 8)
+
+
+class Progress(NamedTuple):
+    key: Any  # int32: the key's cell
+    goal: Any  # int32: the goal's cell
+    total: Any  # int32: markers in the world
+
+
+def generate(rng: np.random.RandomState) -> Layout:
+    """Border and a wall column w = ceil(W/2); key (ri(1, H-1), ri(1, w)), goal (ri(1, H-1), ri(w+1, W-1)), one
+    marker each; start drawn like the key until it is another cell, facing east. The door is (2, w), (3, w)."""
+    height, width = WORLD.height, WORLD.width
+    wall = math.ceil(width / 2)
+    walls = border(height, width)
+    walls[:, wall] = True
+    key = rng.randint(1, height - 1), rng.randint(1, wall)
+    goal = rng.randint(1, height - 1), rng.randint(wall + 1, width - 1)
+    start = key
+    while start == key:
+        start = rng.randint(1, height - 1), rng.randint(1, wall)
+    state = WORLD.state(walls, (*start, EAST), mask(height, width, [key, goal]).astype(np.uint8))
+    door = [WORLD.cell(2, wall), WORLD.cell(3, wall)]
+    state.cells[door] = GATE
+    progress = Progress(np.int32(WORLD.cell(*key)), np.int32(WORLD.cell(*goal)), np.int32(2))
+    return Layout(state, progress, np.int32(2))
+
+
+def reward(world: Geometry, progress: Progress, state: Karel, event: Event):
+    """Locked: more than two markers: -1 and end; else key cell empty: +0.5, and the door opens.
+    Unlocked: more than one marker: +0.5 and end if the goal holds exactly two, else -1 and end; none: -1 and end."""
+    total = progress.total + event.change
+    took_key = (event.change == -1) & (event.count == 0) & (state.cell == progress.key)
+    topped = (event.change == 1) & (event.count == 2) & (state.cell == progress.goal)
+    unlocked, locked = state.opened, ops.invert(state.opened)
+    done = unlocked & topped & (total > 1)
+    wrong = (locked & (total > 2)) | (unlocked & ops.invert(topped) & (total > 1)) | (unlocked & (total == 0))
+    unlocks = locked & took_key & ops.invert(wrong)
+    units = ops.where(wrong, -2, ops.where(done | unlocks, 1, 0))
+    return state._replace(opened=unlocked | unlocks), progress._replace(total=total), units, wrong | done
+
+
+TASKS = (
+    Task(
+        "DoorKey", WORLD, generate, reward,
+        {
+            "map": "8 x 8 cells, split by a vertical wall into a left and a right room. One marker (the key) lies in "
+            "the left room, one (the goal) in the right room. Taking the key opens two cells in the upper part of "
+            "the dividing wall.",
+            "agent": "On a random cell of the left room, facing east.",
+            "goal": "Pick up the key marker, go through the opening, and put a marker on the goal marker.",
+            "returns": "0.5 for picking up the key, 0.5 for putting a marker on the goal marker. A marker put "
+            "anywhere else, or picking up the goal marker, ends the episode with -1.",
+        },
+    ),
+)  # fmt: skip

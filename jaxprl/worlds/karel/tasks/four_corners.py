@@ -1,0 +1,69 @@
+"""FourCorners: put one marker in each corner (LEAPS; sparse: LLM-GS)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxprl.worlds import ops
+from jaxprl.worlds.karel.layouts import EAST, border, mask, nothing
+from jaxprl.worlds.karel.world import TARGET, Event, Geometry, Karel
+from jaxprl.worlds.task import Layout, Task
+
+WORLD = Geometry(12, 12)
+
+
+class Progress(NamedTuple):
+    corners: Any  # int32: inner corners that hold a marker
+    total: Any  # int32: markers in the world
+
+
+def generate(rng: np.random.RandomState, units: int = 4) -> Layout:
+    """Border; start at (H-2, ri(2, W-2)) facing east."""
+    height, width = WORLD.height, WORLD.width
+    corners = [(1, 1), (1, width - 2), (height - 2, 1), (height - 2, width - 2)]
+    pose = height - 2, rng.randint(2, width - 2), EAST
+    state = WORLD.state(border(height, width), pose, nothing(height, width), mask(height, width, corners))
+    return Layout(state, Progress(np.int32(0), np.int32(0)), np.int32(units))
+
+
+def advance(progress: Progress, event: Event) -> Progress:
+    """Return the counts after an action."""
+    corner = (event.byte & TARGET) != 0
+    filled = ops.where(corner & (event.change == 1) & (event.count == 1), 1, 0)
+    emptied = ops.where(corner & (event.change == -1) & (event.count == 0), 1, 0)
+    return Progress(progress.corners + filled - emptied, progress.total + event.change)
+
+
+def reward(world: Geometry, progress: Progress, state: Karel, event: Event):
+    """(c - c') / 4, c the corners that hold a marker; more markers than c: -1 and end; else c = 4 ends."""
+    now = advance(progress, event)
+    wrong = now.total > now.corners
+    return state, now, ops.where(wrong, -4, now.corners - progress.corners), wrong | (now.corners == 4)
+
+
+def sparse_reward(world: Geometry, progress: Progress, state: Karel, event: Event):
+    """More markers than filled corners: -1 and end; else four corners: +1 and end."""
+    now = advance(progress, event)
+    wrong, done = now.total > now.corners, now.corners == 4
+    return state, now, ops.where(wrong, -1, ops.where(done, 1, 0)), wrong | done
+
+
+_WORDS = {
+    "map": "12 x 12 cells, open inside.",
+    "agent": "On a random cell of the bottom row, facing east.",
+    "goal": "Put one marker in each of the four corners.",
+}
+_WRONG = "A marker put anywhere else ends the episode with -1."
+
+TASKS = (
+    Task(
+        "FourCorners", WORLD, generate, reward,
+        {**_WORDS, "returns": f"0.25 for each corner that holds a marker. {_WRONG}"},
+    ),
+    Task(
+        "FourCornersSparse", WORLD, lambda rng: generate(rng, units=1), sparse_reward,
+        {**_WORDS, "returns": f"1 when all four corners hold a marker. {_WRONG}"},
+    ),
+)  # fmt: skip

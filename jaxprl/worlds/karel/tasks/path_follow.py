@@ -1,0 +1,53 @@
+"""PathFollow: collect a crooked line of markers without straying from it (LLM-GS)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxprl.worlds import ops
+from jaxprl.worlds.karel.layouts import NORTH, border, mask
+from jaxprl.worlds.karel.tasks.harvester import Progress, collecting
+from jaxprl.worlds.karel.tasks.harvester import reward as collect
+from jaxprl.worlds.karel.world import TARGET, Event, Geometry, Karel
+from jaxprl.worlds.task import Layout, Task
+
+WORLD = Geometry(8, 8)
+
+
+def generate(rng: np.random.RandomState) -> Layout:
+    """Border; start (H-2, 1) facing north. Steps [0] * (H-3) + [1] * (W-3), 0 up and 1 right, shuffled and walked
+    from the start; a marker on every cell, start included. Legal: the path's cells and their four neighbours."""
+    height, width = WORLD.height, WORLD.width
+    steps = [0] * (height - 3) + [1] * (width - 3)
+    rng.shuffle(steps)
+    path = [(height - 2, 1)]
+    for step in steps:
+        row, column = path[-1]
+        path.append((row, column + 1) if step else (row - 1, column))
+    legal = [(r + dr, c + dc) for r, c in path for dr, dc in [(0, 0), (-1, 0), (1, 0), (0, -1), (0, 1)]]
+    markers = mask(height, width, path).astype(np.uint8)
+    state = WORLD.state(border(height, width), (*path[0], NORTH), markers, mask(height, width, legal))
+    return collecting(state, len(path), sparse=False)
+
+
+def reward(world: Geometry, progress: Progress, state: Karel, event: Event):
+    """(m' - m) / N; one marker more than before: -1 and end; m = 0 ends; then the robot off the legal cells: -1 and
+    end."""
+    state, now, units, ended = collect(world, progress, state, event)
+    strayed = event.moved & ((event.byte & TARGET) == 0)
+    return state, now, ops.where(strayed, -progress.initial, units), ended | strayed
+
+
+TASKS = (
+    Task(
+        "PathFollow", WORLD, generate, reward,
+        {
+            "map": "8 x 8 cells, open inside. A crooked line of markers leads from the bottom left cell to the top "
+            "right cell, each step going one cell up or one cell right.",
+            "agent": "In the bottom left cell, facing north.",
+            "goal": "Follow the line and collect every marker on it.",
+            "returns": "An equal share of 1 for each marker collected. Straying more than one cell from the line, or "
+            "putting a marker down, ends the episode with -1.",
+        },
+    ),
+)  # fmt: skip

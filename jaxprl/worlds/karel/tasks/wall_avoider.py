@@ -1,0 +1,51 @@
+"""WallAvoider: seed every cell that does not touch a wall (LLM-GS)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxprl.worlds import ops
+from jaxprl.worlds.karel.layouts import border, nothing
+from jaxprl.worlds.karel.tasks.harvester import Progress
+from jaxprl.worlds.karel.world import TARGET, Event, Geometry, Karel
+from jaxprl.worlds.task import Layout, Task
+
+WORLD = Geometry(8, 5)
+CELLS = (WORLD.height - 4) * (WORLD.width - 4)
+
+
+def generate(rng: np.random.RandomState) -> Layout:
+    """Border; v = ri(0, 4(H-2)(W-2)) gives column v mod (W-2), row (v div (W-2)) mod (H-2) and direction
+    v div ((H-2)(W-2)). No 1 is added, so the robot can start on a wall of the border (kept)."""
+    height, width = WORLD.height, WORLD.width
+    value = rng.randint(0, 4 * (height - 2) * (width - 2))
+    pose = (value // (width - 2)) % (height - 2), value % (width - 2), value // ((height - 2) * (width - 2))
+    ring = border(height, width)
+    ring[1:-1, 1:-1] = border(height - 2, width - 2)
+    ring &= ~border(height, width)
+    state = WORLD.state(border(height, width), pose, nothing(height, width), ring)
+    return Layout(state, Progress(np.int32(CELLS), np.int32(0)), np.int32(CELLS))
+
+
+def reward(world: Geometry, progress: Progress, state: Karel, event: Event):
+    """(m - m') / N, N = (H-4)(W-4); a marker on the ring next to the border: -1 and end; a cell with more than one:
+    -1 and end; else one less than before: -1 and end; else m = N ends. A marker on a border cell counts like any
+    other (kept)."""
+    now = progress._replace(total=progress.total + event.change)
+    on_ring = (event.byte & TARGET) != 0
+    wrong = ((event.change == 1) & (on_ring | (event.count > 1))) | (event.change == -1)
+    return state, now, ops.where(wrong, -progress.initial, event.change), wrong | (now.total == progress.initial)
+
+
+TASKS = (
+    Task(
+        "WallAvoider", WORLD, generate, reward,
+        {
+            "map": "8 rows x 5 columns of cells, open inside, no markers.",
+            "agent": "On a random cell, facing a random direction.",
+            "goal": "Put exactly one marker on every open cell that does not touch a wall.",
+            "returns": "An equal share of 1 for each such cell. A marker on a cell that touches a wall, a second "
+            "marker on a cell, or picking one up ends the episode with -1.",
+        },
+    ),
+)  # fmt: skip

@@ -1,0 +1,178 @@
+"""Karel's world: a robot on a grid of walls and marker piles (SEMANTICS of LLM-GS's Karel, crashes off).
+
+Grid of H rows x W columns, row 0 on top; directions 0 N, 1 E, 2 S, 3 W; a cell is wall or open and holds 0..10
+markers. `move` goes to the cell ahead if it is inside the grid and not a wall, and otherwise turns the robot around.
+`pickMarker` takes one marker if there is one, `putMarker` adds one if there are fewer than 10.
+
+Every rule here is written once on scalars (`worlds/ops.py`): on JAX values it is jitted and vmapped, on Python ints
+and bytes it is the plain-Python world.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprl.dsl.language import Language
+from jaxprl.worlds import ops
+
+LANGUAGE = Language(
+    name="karel",
+    actions={"move": 0.5, "turnLeft": 0.15, "turnRight": 0.15, "putMarker": 0.1, "pickMarker": 0.1},
+    perceptions={
+        "frontIsClear": 0.5, "leftIsClear": 0.15, "rightIsClear": 0.15, "markersPresent": 0.1, "noMarkersPresent": 0.1,
+    },
+    not_probability=0.1,
+    complements={"markersPresent": "noMarkersPresent", "noMarkersPresent": "markersPresent"},
+)  # fmt: skip
+
+NOTHING, MOVE, LEFT, RIGHT, PUT, PICK = range(6)
+"""Action codes: 0 does nothing, then the language's actions in order."""
+FRONT_CLEAR, LEFT_CLEAR, RIGHT_CLEAR, MARKERS, NO_MARKERS = range(5)
+"""Perception codes: the language's perceptions in order."""
+MAX_MARKERS = 10
+
+COUNT = 0x0F
+WALL = 0x10
+GATE = 0x20
+"""A wall until the world is `opened` (DoorKey's door)."""
+TARGET = 0x40
+"""A cell that the task cares about: a corner, a stair, a legal cell."""
+BODY = 0x80
+"""A cell of the snake."""
+
+_MARKERS_ONLY = bytes(byte & COUNT for byte in range(256))
+
+
+class Karel(NamedTuple):
+    """One Karel world. Cells are numbered in a grid with a ring of walls around it: see `Geometry`."""
+
+    cell: Any  # int32: where the robot is
+    direction: Any  # int32: 0 N, 1 E, 2 S, 3 W
+    opened: Any  # bool: whether gates are open
+    cells: Any  # uint8 [(H+2)*(W+2)], or bytes: marker count in the low four bits, WALL, GATE, TARGET, BODY
+    hash: Any  # uint32 [2], or None in plain Python: linear hash of the change of marker counts since the start
+
+
+class Event(NamedTuple):
+    """What an action did, as far as rewards depend on it."""
+
+    moved: Any  # bool: the robot changed its cell
+    change: Any  # int: markers put (+1) or taken (-1) on the robot's cell
+    count: Any  # int: markers on the robot's cell afterwards, for putMarker and pickMarker
+    byte: Any  # int: the cell that was looked at: the one ahead for `move`, else the robot's
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """Size of a world and its rules. Stored grids have a ring of walls around them, so looks need no bounds."""
+
+    height: int
+    width: int
+
+    language = LANGUAGE
+    call_limit = 10_001
+    """The call that crashes the run: 10,000 are free. An action that is this call still happens and counts."""
+    terminated_hides_crash = False
+
+    @property
+    def stride(self) -> int:
+        return self.width + 2
+
+    def cell(self, row: int, column: int) -> int:
+        """Return the number of a cell; row and column may be -1 and H, W (the ring)."""
+        return (row + 1) * self.stride + column + 1
+
+    def position(self, cell):
+        """Return (row, column) of a cell."""
+        return cell // self.stride - 1, cell % self.stride - 1
+
+    def state(self, walls: np.ndarray, pose: tuple[int, int, int], markers: np.ndarray, targets=None) -> Karel:
+        """Return the state of numpy scalars and arrays for walls bool [H, W], (row, column, direction), counts [H, W]
+        and, if given, target cells bool [H, W]."""
+        cells = np.full((self.height + 2, self.stride), WALL, np.uint8)
+        cells[1:-1, 1:-1] = walls * WALL + markers
+        if targets is not None:
+            cells[1:-1, 1:-1] |= (targets * TARGET).astype(np.uint8)
+        row, column, direction = pose
+        return Karel(
+            cell=np.int32(self.cell(row, column)),
+            direction=np.int32(direction),
+            opened=np.bool_(False),
+            cells=cells.ravel(),
+            hash=np.zeros(2, np.uint32),
+        )
+
+    def act(self, state: Karel, action, at_limit) -> tuple[Karel, Event]:
+        """Return the state after an action code and what happened.
+
+        `at_limit`: this is the call that crashes the run; a `move` then turns the robot around even where the way
+        is clear (kept from the published system).
+        """
+        moving = action == MOVE
+        looked = state.cell + ops.where(moving, self._ahead(state.direction), 0)
+        byte = ops.read(state.cells, looked)
+        moved = moving & self._is_clear(byte, state.opened) & ops.invert(at_limit)
+        turn = ops.where(moving & ops.invert(moved), 2, ops.where(action == LEFT, 3, ops.where(action == RIGHT, 1, 0)))
+        wish = ops.where(action == PUT, 1, ops.where(action == PICK, -1, 0))
+        state, change, count = self._add_markers(state, looked, byte, wish)
+        state = state._replace(
+            cell=ops.where(moved, looked, state.cell),
+            direction=(state.direction + turn) & 3,
+        )
+        return state, Event(moved=moved, change=change, count=count, byte=byte)
+
+    def perceive(self, state: Karel, perception):
+        """Return the bool that a perception code gives."""
+        turn = ops.where(perception == LEFT_CLEAR, 3, ops.where(perception == RIGHT_CLEAR, 1, 0))
+        about_markers = perception >= MARKERS
+        ahead = self._ahead((state.direction + turn) & 3)
+        byte = ops.read(state.cells, state.cell + ops.where(about_markers, 0, ahead))
+        empty = (byte & COUNT) == 0
+        return ops.where(about_markers, empty == (perception == NO_MARKERS), self._is_clear(byte, state.opened))
+
+    def add_markers(self, state: Karel, cell, wish) -> Karel:
+        """Return the state with `wish` (-1, 0 or 1) markers more on a cell, within 0..10."""
+        return self._add_markers(state, cell, ops.read(state.cells, cell), wish)[0]
+
+    def flag(self, state: Karel, cell, bits, on) -> Karel:
+        """Return the state with a cell's WALL or BODY bits set where `on` is 1, cleared where -1, kept where 0."""
+        byte = ops.read(state.cells, cell)
+        byte = ops.where(on == 1, byte | bits, ops.where(on == -1, byte & (0xFF - bits), byte))
+        return state._replace(cells=ops.write(state.cells, cell, byte))
+
+    def key(self, state: Karel):
+        """Return what WHILE compares: row, column, direction and every cell's marker count; walls are no part of it.
+
+        In plain Python the exact value; on arrays (pose int32, two uint32 of a hash of the counts). The hash is
+        linear: the sum over cells of a fixed random number times the count, so an action updates it in one step.
+        """
+        if isinstance(state.cells, bytes):
+            return state.cell, state.direction, state.cells.translate(_MARKERS_ONLY)
+        return state.cell * 4 + state.direction, state.hash
+
+    @property
+    def poses(self) -> int:
+        """Exclusive bound of a pose in `key`."""
+        return 4 * (self.height + 2) * self.stride
+
+    def _ahead(self, direction):
+        north_or_south = ops.where(direction == 0, -self.stride, self.stride)
+        return ops.where((direction & 1) == 0, north_or_south, 2 - direction)
+
+    def _is_clear(self, byte, opened):
+        return ((byte & WALL) == 0) & (((byte & GATE) == 0) | opened)
+
+    def _add_markers(self, state: Karel, cell, byte, wish):
+        count = byte & COUNT
+        new = ops.at_most(ops.at_least(count + wish, 0), MAX_MARKERS)
+        change = new - count
+        cells = ops.write(state.cells, cell, byte + change)
+        if state.hash is None:
+            return state._replace(cells=cells), change, new
+        salts = jnp.stack([ops.mixed(cell, 0x9E3779B1), ops.mixed(cell, 0x7FEB352D)])
+        grid_hash = state.hash + salts * change.astype(jnp.uint32)
+        return state._replace(cells=cells, hash=grid_hash), change, new

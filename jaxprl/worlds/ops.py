@@ -1,0 +1,63 @@
+"""The few operations that let one text of a rule run on Python numbers and on arrays.
+
+A world's rule is written once, on scalars. On Python ints, bools and bytes it is the plain-Python world (the oracle,
+traces); on JAX scalars, under `vmap`, it is the batched one. `&` and `|` are used for bools, never `and`, `not`.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def where(condition, yes, no):
+    """Return `yes` where the condition holds, else `no`."""
+    if isinstance(condition, bool):
+        return yes if condition else no
+    return jnp.where(condition, yes, no)
+
+
+def invert(condition):
+    """Return the negation of a bool."""
+    return not condition if isinstance(condition, bool) else jnp.logical_not(condition)
+
+
+def read(table, index):
+    """Return `table[index]` as an int (int32 for arrays); the index is in range."""
+    if isinstance(table, bytes):
+        return table[index]
+    return table.at[index].get(mode="promise_in_bounds").astype(jnp.int32)
+
+
+def write(table, index, value):
+    """Return `table` with `value` at `index`; the index is in range."""
+    if isinstance(table, bytes):
+        return table[:index] + bytes((value,)) + table[index + 1 :]
+    return table.at[index].set(jnp.asarray(value).astype(table.dtype), mode="promise_in_bounds")
+
+
+def loop(condition, body, value):
+    """Return `value` after `body` for as long as `condition` holds; under `vmap` all lanes loop together."""
+    if not isinstance(jax.tree.leaves(value)[0], int):
+        return jax.lax.while_loop(condition, body, value)
+    while condition(value):
+        value = body(value)
+    return value
+
+
+def at_least(value, bound: int):
+    """Return max(value, bound)."""
+    return max(value, bound) if isinstance(value, int) else jnp.maximum(value, bound)
+
+
+def at_most(value, bound: int):
+    """Return min(value, bound)."""
+    return min(value, bound) if isinstance(value, int) else jnp.minimum(value, bound)
+
+
+def mixed(index: int | jax.Array, salt: int) -> jax.Array:
+    """Return a fixed pseudo-random uint32 for every (index, salt): MurmurHash3's 32-bit finaliser."""
+    x = (jnp.asarray(index).astype(jnp.uint32) + jnp.uint32(1)) * jnp.uint32(salt)
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)

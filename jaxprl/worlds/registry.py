@@ -1,0 +1,42 @@
+"""The tasks by name. `register` is the whole plugin story."""
+
+from __future__ import annotations
+
+import importlib
+
+from jaxprl.errors import UserError, unknown
+from jaxprl.worlds.task import Task
+
+_MODULES = tuple(
+    f"jaxprl.worlds.karel.tasks.{name}"
+    for name in (
+        "stair_climber", "maze", "four_corners", "top_off", "harvester", "clean_house",
+        "door_key", "one_stroke", "seeder", "snake", "path_follow", "wall_avoider",
+    )
+)  # fmt: skip
+_TASKS: dict[str, Task] = {}
+
+
+def register(task: Task) -> Task:
+    """Make a task known by its name; two tasks with one name are refused."""
+    if task.name in _TASKS:
+        raise UserError(f"there is already a task {task.name!r}")
+    _TASKS[task.name] = task
+    return task
+
+
+def tasks() -> dict[str, Task]:
+    """Return all tasks by name."""
+    return dict(_TASKS)
+
+
+def make(name: str) -> Task:
+    """Return the task of that name. Raises UserError with the list of known ones."""
+    if name not in _TASKS:
+        raise unknown("task", name, _TASKS)
+    return _TASKS[name]
+
+
+for _module in _MODULES:
+    for _task in importlib.import_module(_module).TASKS:
+        register(_task)

@@ -1,0 +1,110 @@
+"""What the published implementation returned (`tests/data`), and the rules by which runs are compared with it."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxprl.dsl import ast
+from jaxprl.vm.evaluate import Runs
+from jaxprl.vm.host import WorldEnvironment, run
+from jaxprl.vm.interpreter import END_NAMES
+from jaxprl.worlds import registry
+from jaxprl.worlds.task import Task
+
+DATA = Path(__file__).parent / "data"
+TASKS = tuple(name for name, task in registry.tasks().items() if task.language.name == "karel")
+TOLERANCE = 1e-9
+
+
+class Row(NamedTuple):
+    """One program on E layouts. Returns are float64 sums, good to `TOLERANCE`."""
+
+    label: str
+    program: str
+    seeds: tuple[int, ...]
+    returns: tuple[float, ...]
+    calls: tuple[int, ...]
+    """Meaningless where a run ends as C: the published counter goes on after the crash."""
+    actions: tuple[int, ...]
+    ends: tuple[str, ...]
+
+
+class Outcomes(NamedTuple):
+    """What our interpreters make of P programs on E layouts: arrays [P, E]."""
+
+    returns: np.ndarray
+    calls: np.ndarray
+    actions: np.ndarray
+    ends: np.ndarray
+
+
+@functools.cache
+def load(name: str) -> Any:
+    """Return the contents of a golden file; it is shared, so nobody may change it."""
+    with gzip.open(DATA / f"{name}.json.gz") as file:
+        return json.load(file)
+
+
+@functools.cache
+def returns(task: str) -> tuple[Row, ...]:
+    """Return the task's programs on layouts 0..31, with the results of exact state comparison."""
+    golden = load("returns_karel")["tasks"][task]
+    return tuple(_exact(program, golden["seeds"]) for program in golden["programs"])
+
+
+def _exact(program: dict, seeds: list[int]) -> Row:
+    exact = {diff["seed"]: diff["exact"] for diff in program["diffs"]}
+    published = zip(program["returns"], program["num_calls"], program["n_actions"], program["end"], strict=True)
+    runs = [exact.get(seed, run) for seed, run in zip(seeds, published, strict=True)]
+    return Row(program["kind"], program["program"], tuple(seeds), *zip(*runs, strict=True))
+
+
+@functools.cache
+def edge_cases(task: str) -> tuple[Row, ...]:
+    """Return the task's runs at the call limit, with constants, `and`, `or`, odd counts and the like."""
+    rows = [row for row in load("edge_cases")["rows"] if row["task"] == task]
+    columns = "seeds", "returns", "num_calls", "n_actions", "end"
+    return tuple(Row(row["label"], row["program"], *(tuple(row[column]) for column in columns)) for row in rows)
+
+
+def programs() -> list[str]:
+    """Return the text of every distinct golden program of Karel."""
+    texts = [row.program for task in TASKS for row in (*returns(task), *edge_cases(task))]
+    texts += [trace["program"] for task in TASKS for trace in load("traces")["tasks"][task]]
+    texts += [text for parent in load("grammar")["karel"]["neighbours"] for text, _ in parent["top20"]]
+    return list(dict.fromkeys([*texts, *load("grammar")["karel"]["first_50"]]))
+
+
+def batched(runs: Runs, units: np.ndarray) -> Outcomes:
+    """Return the outcomes of the batched interpreter on layouts with `units` [E]."""
+    names = np.vectorize(END_NAMES.get, otypes=[object])(runs.end)
+    return Outcomes(runs.units / units, runs.calls, runs.actions, names)
+
+
+def plain(task: Task, programs: Sequence[ast.Program], layouts: Sequence, environment=WorldEnvironment) -> Outcomes:
+    """Return the outcomes of the plain-Python interpreter."""
+    outcomes = [[run(program, environment(task, layout)) for layout in layouts] for program in programs]
+    units = np.array([layout.units for layout in layouts])
+    fields = [[[getattr(run, name) for run in row] for row in outcomes] for name in ("reward", "calls", "actions")]
+    ends = np.array([[run.end for run in row] for row in outcomes], dtype=object)
+    return Outcomes(np.array(fields[0]) / units, np.array(fields[1]), np.array(fields[2]), ends)
+
+
+def differences(rows: Sequence[Row], outcomes: Outcomes) -> list[str]:
+    """Return a line for every run that is not as it should be."""
+    lines = []
+    for row, *ours in zip(rows, *outcomes, strict=True):
+        runs = zip(row.seeds, *row[3:], *ours, strict=True)
+        for seed, value, calls, actions, end, our_value, our_calls, our_actions, our_end in runs:
+            same = abs(our_value - value) < TOLERANCE and our_actions == actions and our_end == end
+            if not (same and (end == "C" or our_calls == calls)):
+                want, got = (value, calls, actions, end), (our_value, int(our_calls), int(our_actions), our_end)
+                lines.append(f"{row.label}, layout {seed}: want {want}, got {got}: {row.program}")
+    return lines

@@ -1,0 +1,165 @@
+"""The command lines, as processes: what they print, what they refuse, what they leave behind."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from golden import returns
+
+ROOT = Path(__file__).parent.parent
+
+
+def call(*words, stdin=None, code=0):
+    """Run a command of the project and return its standard output; its exit code is checked."""
+    environment = os.environ | {"PYTHONWARNINGS": "error::UserWarning:jaxprl"}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, input=stdin, capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout if code != 2 else done.stderr
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def comparable(path: Path) -> list[tuple]:
+    """Lines of a record without their times, by search seed."""
+    return sorted((row["seed"], row["evaluated"], row["best"]) for row in rows(path))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A short run of two search seeds."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    printed = call("experiments/run.py", "--task", "StairClimberSparse", "--method", "hc", "--seeds", "3,4",
+                   "--budget", "300", "--layouts", "0-3", "--out", str(out))  # fmt: skip
+    return out, printed
+
+
+def test_a_run_leaves_its_record(finished):
+    out, printed = finished
+    config = json.loads((out / "config.json").read_text())
+    assert (config["task"], config["method"], config["seeds"]) == ("StairClimberSparse", "hc", [3, 4])
+    assert json.loads((out / "env.json").read_text())["packages"]["jax"]
+    for seed in (3, 4):
+        result = json.loads((out / f"seed-{seed}" / "result.json").read_text())
+        bests = [row for row in rows(out / "programs.jsonl") if row["seed"] == seed]
+        assert bests[-1]["program"] == result["program"]
+        assert bests[-1]["return"] == result["return"]
+        assert [row["return"] for row in bests] == sorted({row["return"] for row in bests})
+        assert result["unseen_layouts"] == 1000
+        assert -1 <= result["unseen_return"] <= 1
+        assert result["stop"] == ("solved" if result["return"] == 1 else "budget")
+        assert result["evaluated"] == 300 or result["return"] == 1
+    assert "def run():" in printed
+    last = rows(out / "metrics.jsonl")[-1]
+    assert set(last) == {"seed", "evaluated", "best", "seconds"}
+
+
+def test_a_recorded_program_has_the_recorded_return(finished):
+    out, _ = finished
+    best = rows(out / "programs.jsonl")[-1]
+    printed = call("-m", "jaxprl", "evaluate", "--task", "StairClimberSparse", "--layout-seeds", "0-3",
+                   "--programs", "-", stdin=best["program"])  # fmt: skip
+    assert json.loads(printed)["mean"] == best["return"]
+
+
+def test_a_directory_that_is_not_empty_is_refused_unless_resumed(finished):
+    out, _ = finished
+    same = ("experiments/run.py", "--task", "StairClimberSparse", "--method", "hc", "--layouts", "0-3",
+            "--budget", "300", "--out", str(out))  # fmt: skip
+    assert "is not empty" in call(*same, "--seeds", "3,4", code=2)
+    assert "seeds was [3, 4]" in call(*same, "--seeds", "3", "--resume", code=2)
+    before = comparable(out / "metrics.jsonl")
+    (out / "seed-4" / "result.json").unlink()
+    call(*same, "--seeds", "3,4", "--resume")
+    assert comparable(out / "metrics.jsonl") == before
+
+
+def test_a_directory_in_use_is_refused(tmp_path):
+    code = (
+        "import sys, pathlib; from jaxprl.runs.record import RunDirectory;"
+        "held = RunDirectory(pathlib.Path(sys.argv[1]), {'seeds': [0]}); print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, tmp_path / "out"], cwd=ROOT, text=True,
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+    try:
+        assert holder.stdout.readline() == "held\n"
+        assert "in use" in call("experiments/run.py", "--out", str(tmp_path / "out"), "--resume", code=2)
+    finally:
+        holder.communicate("")
+
+
+def test_llm_gs_writes_down_every_answer(tmp_path):
+    out = tmp_path / "out"
+    call("experiments/run.py", "--task", "MazeSparse", "--budget", "20", "--layouts", "0-1", "--out", str(out))
+    answers = rows(out / "llm" / "answers.jsonl")
+    accepted = [row for row in answers if row["program"]]
+    assert len(accepted) == 32
+    assert all(row["rejected"] for row in answers if not row["program"])
+    assert json.loads((out / "seed-0" / "result.json").read_text())["source"] == "llm"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--task", "Door"], "known: StairClimber"),
+        (["--method", "sa"], "known: llm-gs, hc"),
+        (["--llm", "psychic"], "known: recorded, none"),
+        (["--seeds", "0-"], "neither a number nor a range"),
+        (["--seeds", "5-2"], "ends before it starts"),
+        (["--seeds", "1,1"], "named twice"),
+        (["--seeds", "0-99999999"], "more than"),
+        (["--layouts", "1000000"], "kept for the final test"),
+        (["--budget", "0"], "budget 0"),
+        (["--devices", "0"], "devices 0"),
+        (["--out", "README.md"], "not a directory"),
+        (["--out", "/proc/no/such"], "/proc/no/such"),
+    ],
+)
+def test_a_mistake_is_a_message(words, message):
+    assert message in call("experiments/run.py", *words, code=2)
+
+
+def test_evaluate_gives_the_golden_returns_and_names_bad_lines():
+    good = returns("Maze")[:2]
+    lines = [good[0].program, "DEF run m( walk m)", good[1].program]
+    printed = call("-m", "jaxprl", "evaluate", "--task", "Maze", "--programs", "-", stdin="\n".join(lines), code=1)
+    first, bad, second = map(json.loads, printed.splitlines())
+    assert bad == {"program": lines[1], "error": bad["error"]}
+    assert bad["error"].startswith("token 3: expected a statement")
+    for row, want in ((first, good[0]), (second, good[1])):
+        assert row["program"] == want.program
+        assert row["returns"] == pytest.approx(want.returns, abs=1e-9)
+        assert row["end"] == list(want.ends)
+
+
+def test_trace_follows_a_run():
+    program = "DEF run m( WHILE c( frontIsClear c) w( move w) putMarker m)"
+    printed = call("-m", "jaxprl", "trace", "--task", "DoorKey", "--layout-seed", "1", "--program", program)
+    calls = [json.loads(line) for line in printed.splitlines()]
+    assert [row["name"] for row in calls] == ["frontIsClear", "move", "frontIsClear", "putMarker"]
+    assert calls[1]["pose"] == [2, 3, 1]
+    assert (calls[-1]["reward"], calls[-1]["terminated"]) == (-1.0, True)
+
+
+def test_tasks_are_listed():
+    assert len(call("-m", "jaxprl", "tasks").splitlines()) == 18
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trace", "--task", "Maze", "--program", "DEF run m( hop m)"], "token 3"),
+        (["trace", "--task", "Maze", "--layout-seed", "0-3", "--program", "DEF run m( move m)"], "one layout"),
+        (["evaluate", "--task", "Maze", "--programs", "no-such-file"], "No such file"),
+        (["evaluate", "--task", "Amaze", "--programs", "-"], "unknown task"),
+    ],
+)
+def test_a_mistake_at_the_tool_is_a_message(words, message):
+    assert message in call("-m", "jaxprl", *words, code=2)

@@ -1,0 +1,266 @@
+"""The batched interpreter and the plain-Python one agree on programs and worlds that no task has."""
+
+import functools
+import json
+import subprocess
+import sys
+from typing import Any, NamedTuple
+
+import golden
+import numpy as np
+import pytest
+import strategies
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxprl.dsl import encode
+from jaxprl.dsl.text import parse, to_text
+from jaxprl.vm.evaluate import evaluate
+from jaxprl.worlds import registry
+from jaxprl.worlds.karel.world import LANGUAGE, MAX_MARKERS, Geometry
+from jaxprl.worlds.task import Layout, Task
+
+NOWHERE = 0
+"""A cell of the ring, where no robot gets."""
+PROGRAMS, LAYOUTS, WIDTH = 60, 8, 256
+DEEPEST = "DEF run m( " + "REPEAT R=99999999 r( " * 4 + "move" + " r)" * 4 + " m)"
+"""Has the largest counts and the deepest nest, so that all batches are of one shape."""
+
+
+class OnceLimited(Geometry):
+    call_limit = 1
+
+
+class SevenLimited(Geometry):
+    call_limit = 7
+
+
+class Limited(Geometry):
+    call_limit = 500
+
+
+class Progress(NamedTuple):
+    total: Any  # int32: markers in the world
+    most: Any  # int32: more of them end the run
+    goal: Any  # int32: cell that ends the run
+
+
+def reward(world, progress, state, event):
+    """One for each marker put, minus one for each taken."""
+    total = progress.total + event.change
+    ended = (total > progress.most) | (state.cell == progress.goal)
+    return state, progress._replace(total=total), event.change, ended
+
+
+def layout(world, walls, pose, markers, most, goal=NOWHERE):
+    progress = Progress(np.int32(np.sum(markers)), np.int32(most), np.int32(goal))
+    return Layout(world.state(walls, pose, markers), progress, np.int32(1))
+
+
+def random_layout(world, rng):
+    size = world.height, world.width
+    walls = rng.rand(*size) < rng.choice([0, 0.1, 0.3, 0.6])
+    markers = rng.randint(0, MAX_MARKERS + 1, size) * (rng.rand(*size) < rng.choice([0, 0.2, 1]))
+    pose = rng.randint(world.height), rng.randint(world.width), rng.randint(4)
+    goal = world.cell(rng.randint(world.height), rng.randint(world.width))
+    most = markers.sum() + rng.choice([0, 3, 10_000])
+    return layout(world, walls, pose, markers.astype(np.uint8), most, rng.choice([goal, NOWHERE, NOWHERE]))
+
+
+@functools.cache
+def random_task(world):
+    return Task(f"random {type(world).__name__}", world, functools.partial(random_layout, world), reward)
+
+
+def random_programs(seed, **limits):
+    rng = np.random.default_rng(seed)
+    return [*(strategies.random_program(rng, **limits) for _ in range(PROGRAMS)), parse(DEEPEST, LANGUAGE)]
+
+
+def agreed(task, programs, seeds, **options):
+    """Return the outcomes of both interpreters, having checked that they are the same."""
+    runs = evaluate(task, encode.encode_all(programs, LANGUAGE, WIDTH), task.layouts(seeds), **options)
+    ours = golden.batched(runs, np.ones(len(seeds), int))
+    plain = golden.plain(task, programs, [task.layout(seed) for seed in seeds])
+    for field, one, other in zip(ours._fields, ours, plain, strict=True):
+        differ = [(to_text(programs[i]), seeds[j]) for i, j in np.argwhere(one != other)]
+        assert differ == [], field
+    return ours
+
+
+SEEDS = st.integers(0, 2**31 - 1)
+
+
+@settings(max_examples=20)
+@given(SEEDS)
+def test_random_programs_in_random_worlds(seed):
+    agreed(random_task(Limited(7, 6)), random_programs(seed), range(seed, seed + LAYOUTS))
+
+
+@settings(max_examples=10)
+@given(SEEDS)
+def test_random_programs_with_the_counts_of_sampling(seed):
+    programs = random_programs(seed, counts=range(20), depth=3, sequence=5)[:PROGRAMS]
+    agreed(random_task(Limited(7, 6)), programs, range(seed, seed + LAYOUTS))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (2, 3), (9, 9)])
+def test_worlds_of_other_sizes(size):
+    agreed(random_task(Limited(*size)), random_programs(sum(size)), range(LAYOUTS))
+
+
+def test_up_to_the_real_call_limit():
+    ours = agreed(random_task(Geometry(7, 6)), random_programs(1), range(LAYOUTS))
+    assert (ours.calls == Geometry.call_limit).any()
+
+
+@pytest.mark.parametrize("world", [SevenLimited(7, 6), OnceLimited(2, 2)], ids=repr)
+def test_random_programs_at_a_small_call_limit(world):
+    limit = world.call_limit
+    found = [agreed(random_task(world), random_programs(seed), range(LAYOUTS)) for seed in range(8)]
+    calls, actions, ends = (np.concatenate(field) for field in list(zip(*found, strict=True))[1:])
+    assert set(ends.ravel()) == ({"T", "C", "TC", "E"} if limit > 1 else {"C", "TC", "E"})
+    assert (calls <= limit).all()
+    assert (calls[(ends == "E") | (ends == "T")] < limit).all()
+    assert (calls[ends == "TC"] == limit).all()
+    by_limit = (ends == "C") & (calls == limit)
+    assert (by_limit & (actions == limit)).any()
+    assert (by_limit & (actions < limit)).any()
+
+
+def corridor(most, goal):
+    """Return a task on seven-limited 1 x 9 cells: the robot starts at the left end and faces right."""
+    world = SevenLimited(1, 9)
+    cell = NOWHERE if goal is None else world.cell(0, goal)
+    start = layout(world, np.zeros((1, 9), bool), (0, 0, 1), np.zeros((1, 9), np.uint8), most, cell)
+    return Task(f"corridor {most} {goal}", world, lambda rng: start, reward)
+
+
+SIX = "move move move move move move"
+AT_LIMIT = {
+    "six calls": (SIX, 99, None, (0, 6, 6, "E")),
+    "seventh is a move": (f"{SIX} move", 99, None, (0, 7, 7, "C")),
+    "the seventh move turns around": (f"{SIX} move", 99, 7, (0, 7, 7, "C")),
+    "the sixth move does not": (f"{SIX} move", 99, 6, (0, 6, 6, "T")),
+    "seventh puts": (f"{SIX} putMarker", 99, None, (1, 7, 7, "C")),
+    "seventh puts and terminates": (f"{SIX} putMarker", 0, None, (1, 7, 7, "TC")),
+    "seventh is a perception": (f"{SIX} IF c( frontIsClear c) i( putMarker i)", 99, None, (0, 7, 6, "C")),
+    "seventh is a perception that fails": (f"{SIX} IF c( markersPresent c) i( putMarker i)", 99, None, (0, 7, 6, "C")),
+    "seventh tests a WHILE": (f"{SIX} WHILE c( markersPresent c) w( move w)", 99, None, (0, 7, 6, "C")),
+    "seventh is the second operand": (
+        f"{SIX} IF c( and c( markersPresent c) c( frontIsClear c) c) i( move i)", 99, None, (0, 7, 6, "C"),
+    ),
+    "an operand that is not looked at": (
+        "move move move move move IF c( or c( frontIsClear c) c( markersPresent c) c) i( REPEAT R=0 r( move r) i)",
+        99, None, (0, 6, 5, "E"),
+    ),
+    "constants are no calls": (
+        f"{SIX} WHILE c( False c) w( move w) IF c( True c) i( REPEAT R=0 r( move r) i)", 99, None, (0, 6, 6, "E"),
+    ),
+    "a state seen twice": ("WHILE c( True c) w( turnLeft w)", 99, None, (0, 4, 4, "C")),
+    "the limit, before a state is seen twice": (
+        "WHILE c( True c) w( turnLeft turnLeft turnLeft w)", 99, None, (0, 7, 7, "C"),
+    ),
+    "a test that holds at the limit": (
+        "WHILE c( frontIsClear c) w( move move putMarker pickMarker move w)", 99, None, (0, 7, 5, "C"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", AT_LIMIT)
+def test_at_the_call_limit(case):
+    body, most, goal, (units, calls, actions, end) = AT_LIMIT[case]
+    task = corridor(most, goal)
+    ours = agreed(task, [parse(f"DEF run m( {body} m)", LANGUAGE)], [0])
+    assert [field.item() for field in ours] == [units, calls, actions, end]
+
+
+OPTIONS = [
+    {"block": 7},
+    {"block": 1, "workers": 2},
+    {"steps": 1},
+    {"steps": 3, "slots": 2},
+    {"slots": 4},
+    {"workers": 3},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_results_do_not_depend_on_how_the_work_is_cut(options):
+    task = random_task(SevenLimited(7, 6) if options.get("block") == 1 else Limited(7, 6))
+    programs = encode.encode_all(random_programs(2), LANGUAGE, WIDTH)
+    layouts = task.layouts(range(LAYOUTS))
+    expected = evaluate(task, programs, layouts)
+    for one, other in zip(expected, evaluate(task, programs, layouts, **options), strict=True):
+        assert one.shape == (len(programs), LAYOUTS)
+        assert one.tolist() == other.tolist()
+
+
+ANTS = [
+    "IFELSE c( markersPresent c) i( pickMarker move i) ELSE e( putMarker turnLeft move e)",
+    "IFELSE c( markersPresent c) i( turnLeft pickMarker i) ELSE e( turnRight putMarker e) move",
+    "putMarker move IF c( markersPresent c) i( turnLeft i)",
+]
+
+
+@pytest.mark.parametrize("options", [{}, {"slots": 1, "steps": 7}], ids=str)
+def test_loops_that_remember_thousands_of_states(options):
+    world = Geometry(9, 9)
+    start = layout(world, np.zeros((9, 9), bool), (4, 4, 1), np.zeros((9, 9), np.uint8), 10_000)
+    task = Task("open 9 x 9", world, lambda rng: start, reward)
+    ours = agreed(
+        task, [parse(f"DEF run m( WHILE c( True c) w( {body} w) m)", LANGUAGE) for body in ANTS], [0], **options
+    )
+    assert ours.calls.ravel().tolist() == [Geometry.call_limit, 2312, 1757]
+
+
+@pytest.mark.parametrize(("depth", "count"), [(3, 30), (8, 3), (13, 2), (62, 1)])
+def test_deep_nests_of_repeats(depth, count):
+    text = f"DEF run m( {f'REPEAT R={count} r( ' * depth}turnLeft{' r)' * depth} putMarker m)"
+    ours = agreed(random_task(Geometry(7, 6)), [parse(text, LANGUAGE)], range(2))
+    assert (ours.calls == min(count**depth + 1, Geometry.call_limit)).any()
+
+
+def test_no_programs():
+    task = registry.make("Seeder")
+    runs = evaluate(task, [], task.layouts(range(3)))
+    assert [field.shape for field in runs] == [(0, 3)] * 4
+
+
+WITHOUT_CALLS = {
+    "plain": [
+        "REPEAT R=0 r( move r)",
+        "REPEAT R=-99999999 r( move r)",
+        "IF c( False c) i( move i)",
+        "IF c( not c( True c) c) i( move i)",
+        "WHILE c( False c) w( move w)",
+        "WHILE c( and c( False c) c( frontIsClear c) c) w( move w)",
+        "IF c( True c) i( REPEAT R=0 r( move r) i)",
+        "IF c( False c) i( move i) REPEAT R=0 r( WHILE c( frontIsClear c) w( move w) r)",
+    ],
+    "IFELSE on True": ["IFELSE c( True c) i( REPEAT R=0 r( move r) i) ELSE e( move e)"],
+    "IFELSE on False": ["IFELSE c( False c) i( move i) ELSE e( REPEAT R=0 r( move r) e)"],
+}
+BOTH_INTERPRETERS = """
+import json, sys
+from jaxprl.dsl.text import parse
+from jaxprl.vm.evaluate import evaluate
+from jaxprl.vm.host import WorldEnvironment, run
+from jaxprl.worlds import registry
+task = registry.make("Seeder")
+programs = [parse(text, task.language) for text in json.load(sys.stdin)]
+plain = [run(program, WorldEnvironment(task, task.layout(0))) for program in programs]
+runs = evaluate(task, programs, task.layouts([0]))
+print(json.dumps([runs.calls.ravel().tolist(), [outcome.calls for outcome in plain]]))
+"""
+
+
+@pytest.mark.parametrize("kind", WITHOUT_CALLS)
+def test_endless_repeats_without_calls_end_at_once(kind):
+    bodies = WITHOUT_CALLS[kind]
+    repeats = "REPEAT R=99999999 r( REPEAT R=99999999 r( REPEAT R=99999999 r("
+    texts = [f"DEF run m( turnLeft {repeats} {body} r) r) r) putMarker m)" for body in bodies]
+    done = subprocess.run(
+        [sys.executable, "-c", BOTH_INTERPRETERS], input=json.dumps(texts), capture_output=True, text=True, timeout=60
+    )
+    assert json.loads(done.stdout) == [[2] * len(texts)] * 2, done.stderr

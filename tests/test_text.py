@@ -1,0 +1,213 @@
+"""Token text, Python text and arrays of nodes, each both ways."""
+
+import dataclasses
+import itertools
+
+import golden
+import numpy as np
+import pytest
+import strategies
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxprl.dsl import ast, encode
+from jaxprl.dsl.language import PROGRAM_TOKENS
+from jaxprl.dsl.python import from_python, to_python
+from jaxprl.dsl.text import ParseError, parse, to_text, token_count
+from jaxprl.errors import UserError
+from jaxprl.worlds.karel.world import LANGUAGE
+
+
+def folded(node):
+    """Return a program, statement or body with `ast.fold` applied to all its conditions."""
+    if isinstance(node, tuple):
+        return tuple(map(folded, node))
+    if isinstance(node, ast.Condition):
+        return ast.fold(node)
+    if not dataclasses.is_dataclass(node):
+        return node
+    return type(node)(*(folded(getattr(node, field.name)) for field in dataclasses.fields(node)))
+
+
+def nested(opening, closing, times):
+    """Return a program with `opening` and `closing` that many times around a `move`."""
+    return " ".join(["DEF run m(", *[opening] * times, "move", *[closing] * times, "m)"])
+
+
+DEEPEST = [
+    nested("REPEAT R=2 r(", "r)", 62),
+    nested("IF c( True c) i(", "i)", 41),
+    nested("WHILE c( frontIsClear c) w(", "w)", 41),
+    " ".join(["DEF run m( IF c(", *["not c("] * 80, "frontIsClear", *["c)"] * 80, "c) i( move i) m)"]),
+    " ".join(["DEF run m( IF c(", *["and c( True c) c("] * 40, "frontIsClear", *["c)"] * 40, "c) i( move i) m)"]),
+    " ".join(["DEF run m(", *["turnLeft"] * 252, "m)"]),
+]
+
+
+@pytest.mark.parametrize("text", [*DEEPEST, "DEF run m( REPEAT R=-99999999 r( REPEAT R=99999999 r( move r) r) m)"])
+def test_extremes_survive_every_round_trip(text):
+    program = parse(text, LANGUAGE)
+    assert to_text(program) == text
+    assert from_python(to_python(program), LANGUAGE) == program
+    assert encode.decode(encode.encode(program, LANGUAGE), LANGUAGE) == folded(program)
+
+
+def test_golden_programs_survive_every_round_trip():
+    texts = golden.programs()
+    assert len(texts) > 4000
+    for text in texts:
+        program = parse(text, LANGUAGE)
+        assert to_text(program) == text
+        assert token_count(program) == len(text.split())
+        assert from_python(to_python(program), LANGUAGE) == program
+        assert encode.decode(encode.encode(program, LANGUAGE), LANGUAGE) == folded(program)
+
+
+@given(strategies.programs())
+def test_random_programs_survive_every_round_trip(program):
+    assert parse(to_text(program), LANGUAGE) == program
+    assert from_python(to_python(program), LANGUAGE) == program
+    nodes = encode.encode(program, LANGUAGE)
+    assert encode.decode(nodes, LANGUAGE) == folded(program)
+    assert encode.decode(np.pad(nodes, (0, 7)), LANGUAGE) == folded(program)
+
+
+@given(st.lists(strategies.programs(), min_size=1, max_size=4))
+def test_programs_are_stacked_to_one_width(programs):
+    stacked = encode.encode_all(programs, LANGUAGE)
+    assert stacked.dtype == np.int32
+    for row, program in zip(stacked, programs, strict=True):
+        used = np.count_nonzero(row)
+        assert (row[:used] != 0).all()
+        assert (row[:used] == encode.encode(program, LANGUAGE)[:used]).all()
+    largest = int((stacked != 0).sum(axis=1).max())
+    assert stacked.shape[1] == max(encode.WIDTH, 1 << (largest - 1).bit_length())
+
+
+def test_white_space_between_tokens_does_not_matter():
+    text = "\n DEF   run m(\tmove\n\n turnLeft m) "
+    assert to_text(parse(text, LANGUAGE)) == "DEF run m( move turnLeft m)"
+
+
+WORDS = [
+    "DEF", "run", "m(", "m)", "WHILE", "IF", "IFELSE", "ELSE", "REPEAT", "c(", "c)", "w(", "w)", "i(", "i)", "e(", "e)",
+    "r(", "r)", "h(", "h)", "not", "and", "or", "True", "R=3", "R=x", "move", "frontIsClear", "lava", "word",
+]  # fmt: skip
+
+
+def program_or_error(text):
+    try:
+        return parse(text, LANGUAGE)
+    except ParseError as error:
+        return error
+
+
+@given(strategies.programs(), st.data())
+def test_a_changed_token_is_an_error_or_another_program(program, data):
+    tokens = to_text(program).split()
+    at = data.draw(st.integers(0, len(tokens) - 1))
+    kept = data.draw(st.integers(at, at + 1))
+    changed = [*tokens[:at], *data.draw(st.lists(st.sampled_from(WORDS), max_size=2)), *tokens[kept:]]
+    outcome = program_or_error(" ".join(changed))
+    if isinstance(outcome, ParseError):
+        assert 0 <= outcome.position <= len(changed)
+    else:
+        assert to_text(outcome) == " ".join(changed)
+
+
+BAD = {
+    "": (0, "expected 'DEF', found the end of the text"),
+    "def run m( move m)": (0, "expected 'DEF', found 'def'"),
+    "DEF walk m( move m)": (1, "expected 'run', found 'walk'"),
+    "DEF run move m)": (2, "expected 'm(', found 'move'"),
+    "DEF run m( m)": (3, "expected a statement"),
+    "DEF run m( jump m)": (3, "found 'jump'"),
+    "DEF run m( move() m)": (3, "found 'move()'"),
+    "DEF run m( forward m)": (3, "WHILE, IF, IFELSE, REPEAT, move, turnLeft, turnRight, putMarker, pickMarker"),
+    "DEF run m( frontIsClear m)": (3, "found 'frontIsClear'"),
+    "DEF run m( move": (4, "found the end of the text"),
+    "DEF run m( move w) m)": (4, "found 'w)'"),
+    "DEF run m( move m) move": (5, "expected the end of the text, found 'move'"),
+    "DEF run m( move m) m)": (5, "expected the end of the text, found 'm)'"),
+    "DEF run m( WHILE frontIsClear w( move w) m)": (4, "expected 'c(', found 'frontIsClear'"),
+    "DEF run m( WHILE c( c) w( move w) m)": (5, "expected a condition"),
+    "DEF run m( WHILE c( move c) w( move w) m)": (5, "frontIsClear, leftIsClear, rightIsClear, markersPresent"),
+    "DEF run m( WHILE c( frontIsClear w( move w) m)": (6, "expected 'c)', found 'w('"),
+    "DEF run m( WHILE c( frontIsClear c) i( move i) m)": (7, "expected 'w(', found 'i('"),
+    "DEF run m( WHILE c( frontIsClear c) w( w) m)": (8, "expected a statement"),
+    "DEF run m( WHILE c( frontIsClear c) w( move m)": (9, "found 'm)'"),
+    "DEF run m( IF c( not frontIsClear c) i( move i) m)": (6, "expected 'c(', found 'frontIsClear'"),
+    "DEF run m( IF c( and c( True c) c) i( move i) m)": (9, "expected 'c(', found 'c)'"),
+    "DEF run m( IF c( true c) i( move i) m)": (5, "True, False"),
+    "DEF run m( IF c( frontIsClear c) i( move i) ELSE e( move e) m)": (10, "found 'ELSE'"),
+    "DEF run m( IFELSE c( frontIsClear c) i( move i) m)": (10, "expected 'ELSE', found 'm)'"),
+    "DEF run m( IFELSE c( frontIsClear c) i( move i) ELSE e( move i) m)": (13, "found 'i)'"),
+    "DEF run m( REPEAT r( move r) m)": (4, "expected a count like R=3, found 'r('"),
+    "DEF run m( REPEAT R=x r( move r) m)": (4, "expected a count like R=3, found 'R=x'"),
+    "DEF run m( REPEAT R= r( move r) m)": (4, "expected a count like R=3"),
+    "DEF run m( REPEAT 3 r( move r) m)": (4, "expected a count like R=3"),
+    "DEF run m( REPEAT R=1.5 r( move r) m)": (4, "expected a count like R=3"),
+    "DEF run m( REPEAT R=+3 r( move r) m)": (4, "expected a count like R=3"),
+    "DEF run m( REPEAT R=--3 r( move r) m)": (4, "expected a count like R=3"),
+    "DEF run m( REPEAT R=\u0663 r( move r) m)": (4, "expected a count like R=3"),
+    "DEF run m( REPEAT R=\u00b3 r( move r) m)": (4, "expected a count like R=3"),
+    "DEF run m( REPEAT R=03 r( move r) m)": (4, "expected R=3, found 'R=03'"),
+    "DEF run m( REPEAT R=-0 r( move r) m)": (4, "expected R=0, found 'R=-0'"),
+    "DEF run m( REPEAT R=123456789 r( move r) m)": (4, "at most eight digits"),
+    "DEF run m( IF c( frontIsClear h( lava h) c) i( move i) m)": (6, "expected 'c)', found 'h('"),
+    "DEF run m( IF c( front_object_type h( lava h) c) i( move i) m)": (5, "found 'front_object_type'"),
+    "DEF run m( IF c( frontIsClear() c) i( move i) m)": (5, "found 'frontIsClear()'"),
+    "DEF run m( move h( 3 h) m)": (4, "found 'h('"),
+    " ".join(["DEF run m(", *["move"] * 253, "m)"]): (PROGRAM_TOKENS, "257 tokens, at most 256"),
+}
+
+
+@pytest.mark.parametrize("text", BAD, ids=lambda text: text[:60] or "empty")
+def test_bad_text_is_rejected_at_its_token(text):
+    position, fragment = BAD[text]
+    with pytest.raises(ParseError) as caught:
+        parse(text, LANGUAGE)
+    assert caught.value.position == position
+    assert str(caught.value).startswith(f"token {position}: ")
+    assert fragment in str(caught.value)
+    assert isinstance(caught.value, UserError)
+
+
+def look(condition, senses):
+    """Return what a condition gives and the perceptions it looks at, in order."""
+    match condition:
+        case ast.Perception(name):
+            return senses[name], [name]
+        case ast.Constant(value):
+            return value, []
+        case ast.Not(inner):
+            value, looks = look(inner, senses)
+            return not value, looks
+        case ast.And(left, right) | ast.Or(left, right):
+            value, looks = look(left, senses)
+            if value == isinstance(condition, ast.Or):
+                return value, looks
+            value, more = look(right, senses)
+            return value, looks + more
+
+
+@given(strategies.conditions())
+def test_folding_changes_neither_the_value_nor_the_calls(condition):
+    for values in itertools.product([False, True], repeat=len(LANGUAGE.perception_names)):
+        senses = dict(zip(LANGUAGE.perception_names, values, strict=True))
+        assert look(ast.fold(condition), senses) == look(condition, senses)
+
+
+@given(strategies.conditions())
+def test_folding_leaves_constants_only_as_last_operands(condition):
+    def check(node):
+        match node:
+            case ast.Not(inner):
+                assert not isinstance(inner, ast.Constant)
+                check(inner)
+            case ast.And(left, right) | ast.Or(left, right):
+                assert not isinstance(left, ast.Constant)
+                check(left)
+                check(right)
+
+    check(ast.fold(condition))
