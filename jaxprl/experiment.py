@@ -96,11 +96,13 @@ class _Run:
         self.seeds = [seed for seed in config.seeds if seed not in self.finished]
         self.task = registry.make(config.task)
         self.layouts = self.task.layouts(config.layouts)
+        self.unseen = self.task.layouts(UNSEEN)
         self.scale = Scale.of(self.layouts)
         self.goal = self.scale.denominator
         self.progress = Progress()
         self.started = time.monotonic()
         self.best: dict[int, tuple[Event, np.ndarray]] = {}  # by index of the search
+        self.written: set[int] = set()
 
     def results(self) -> list[dict[str, Any]]:
         if self.seeds:
@@ -127,9 +129,9 @@ class _Run:
             goal=self.goal,
         )
         state = search.init(keys, jnp.asarray(before.evaluated), jnp.asarray(before.best))
+        self.show(state)
         state = drive(search, state, self.scores, record=self.record, progress=self.show, start_source=source)
         self.progress.show(self._best_return(), int(np.sum(np.asarray(state.evaluated))), final=True)
-        self._write_results(np.asarray(state.evaluated))
 
     def scores(self, programs: np.ndarray, beat: np.ndarray, group: np.ndarray) -> np.ndarray:
         runs = evaluate(self.task, programs, self.layouts, contest=Contest(beat, group), workers=self.workers)
@@ -151,9 +153,14 @@ class _Run:
         return score / self.scale.denominator
 
     def show(self, state: Any) -> None:
-        done = np.asarray(state.done)
+        """Show how far the searches are, and write the results of those that have ended."""
+        done, evaluated = np.asarray(state.done), np.asarray(state.evaluated)
         note = f" | {done.sum()} of {len(done)} searches done" if len(done) > 1 else ""
-        self.progress.show(self._best_return(), int(np.sum(np.asarray(state.evaluated))), note=note)
+        self.progress.show(self._best_return(), int(evaluated.sum()), note=note)
+        for index in np.flatnonzero(done).tolist():
+            if index not in self.written:
+                self._write_result(index, int(evaluated[index]))
+                self.written.add(index)
 
     def _best_return(self) -> float | None:
         return max((self.value(event.score) for event, _ in self.best.values()), default=None)
@@ -216,32 +223,28 @@ class _Run:
             raise UserError(f"none of the {len(texts)} recorded answers for {self.task.name} holds a program")
         return programs
 
-    def _write_results(self, evaluated: np.ndarray) -> None:
-        """Write each search's result, with its best program's return on layouts that no search sees."""
-        language = self.task.language
-        bests = [self.best[index] for index in range(len(self.seeds))]
-        nodes = np.stack([program for _, program in bests])
-        unseen = self.task.layouts(UNSEEN)
-        scale = Scale.of(unseen)
-        unseen_scores = scale.scores(evaluate(self.task, nodes, unseen, workers=self.workers).units)
-        for index, (seed, (event, _)) in enumerate(zip(self.seeds, bests, strict=True)):
-            program = encode.decode(nodes[index], language)
-            result = {
-                "seed": seed,
-                "task": self.task.name,
-                "method": self.config.method,
-                "return": self.value(event.score),
-                "unseen_return": int(unseen_scores[index]) / scale.denominator,
-                "unseen_layouts": len(UNSEEN),
-                "evaluated": int(evaluated[index]),
-                "found_at": event.evaluated,
-                "stop": "solved" if event.score >= self.goal else "budget",
-                "source": event.source,
-                "program": to_text(program),
-                "python": to_python(program),
-                "seconds": round(time.monotonic() - self.started, 3),
-            }
-            self.directory.write_json(f"seed-{seed}/result.json", result)
+    def _write_result(self, index: int, evaluated: int) -> None:
+        """Write a search's result, with its best program's return on layouts that no search sees."""
+        event, nodes = self.best[index]
+        program = encode.decode(nodes, self.task.language)
+        scale = Scale.of(self.unseen)
+        unseen = scale.scores(evaluate(self.task, nodes[None], self.unseen, workers=self.workers).units)
+        result = {
+            "seed": self.seeds[index],
+            "task": self.task.name,
+            "method": self.config.method,
+            "return": self.value(event.score),
+            "unseen_return": int(unseen[0]) / scale.denominator,
+            "unseen_layouts": len(UNSEEN),
+            "evaluated": evaluated,
+            "found_at": event.evaluated,
+            "stop": "solved" if event.score >= self.goal else "budget",
+            "source": event.source,
+            "program": to_text(program),
+            "python": to_python(program),
+            "seconds": round(time.monotonic() - self.started, 3),
+        }
+        self.directory.write_json(f"seed-{result['seed']}/result.json", result)
 
 
 _BEFORE = 2**31
