@@ -26,13 +26,15 @@ import numpy as np
 from jaxprl.arguments import run_main
 from jaxprl.dsl import ast, encode, sample, text
 from jaxprl.errors import UserError
-from jaxprl.experiment import NEIGHBOURHOOD, random_starts
+from jaxprl.experiment import NEIGHBOURHOOD
 from jaxprl.runs.record import environment
 from jaxprl.search.driver import drive
-from jaxprl.search.hill_climbing import UNKNOWN, hill_climbing
+from jaxprl.search.hill_climbing import hill_climbing
 from jaxprl.search.schedule import Constant
+from jaxprl.search.types import UNKNOWN, search_keys
+from jaxprl.starts import random_starts
 from jaxprl.vm import host
-from jaxprl.vm.evaluate import Contest, Scale, evaluate
+from jaxprl.vm.evaluate import Contest, Scale, contest_scores, evaluate
 from jaxprl.worlds import registry
 from jaxprl.worlds.task import Layout, Task
 
@@ -134,9 +136,9 @@ def measure_search(task: Task, layouts: Layout, searches: int, options: argparse
 
     def scores(programs: np.ndarray, beat: np.ndarray, group: np.ndarray) -> np.ndarray:
         started = time.perf_counter()
-        runs = evaluate(task, programs, layouts, contest=Contest(beat, group))
+        found = contest_scores(task, programs, layouts, scale, Contest(beat, group))
         spent.append(time.perf_counter() - started)
-        return np.where(runs.complete, scale.scores(runs.units), UNKNOWN).astype(np.int32)
+        return found
 
     search = hill_climbing(
         neighbours=functools.partial(sample.neighbours, task.language),
@@ -148,7 +150,7 @@ def measure_search(task: Task, layouts: Layout, searches: int, options: argparse
 
     def job() -> int:
         spent.clear()
-        keys = jax.vmap(jax.random.key)(jnp.arange(searches, dtype=jnp.uint32))
+        keys = search_keys(range(searches))
         zero = jnp.zeros(searches, jnp.int32)
         state = drive(search, search.init(keys, zero, zero + UNKNOWN), scores, record=lambda event: None)
         return int(np.sum(np.asarray(state.evaluated)))

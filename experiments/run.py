@@ -14,6 +14,7 @@ from pathlib import Path
 
 from jaxprl.arguments import parse_seeds, run_main, use_compilation_cache
 from jaxprl.experiment import LLMS, METHODS, Config, run
+from jaxprl.worlds import registry
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
         task=options.task,
         method=options.method,
         seeds=tuple(parse_seeds(options.seeds)),
-        budget=options.budget,
+        budget=registry.make(options.task).budget if options.budget is None else options.budget,
         layouts=tuple(parse_seeds(options.layouts)),
         llm=options.llm,
     )
@@ -36,6 +37,9 @@ def main(arguments: Sequence[str]) -> int:
             f"seed {result['seed']}: return {result['return']:.4f} ({result['unseen_return']:.4f} on "
             f"{result['unseen_layouts']:,} unseen layouts) after {result['evaluated']:,} programs, {result['stop']}"
         )
+        if "llm" in result:
+            counts = result["llm"]
+            print(f"  LLM answers: {counts['accepted']} of {counts['answers']} accepted, rejected {counts['rejected']}")
     best = max(results, key=lambda result: result["return"])
     print(f"\nBest program (seed {best['seed']}, {out}):\n\n{best['python']}")
     return 0
@@ -47,13 +51,19 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--task", default=defaults.task, help="a task of `python -m jaxprl tasks`")
     parser.add_argument("--method", default=defaults.method, help=", ".join(METHODS))
     parser.add_argument("--seeds", default="0", help="search seeds, like 0-31 or 0,3,7-9")
-    parser.add_argument("--budget", type=int, default=defaults.budget, help="programs that a search may evaluate")
+    parser.add_argument("--budget", type=int, help="programs that a search may evaluate (default: the task's)")
     parser.add_argument("--layouts", default="0-31", help="layout seeds that programs are evaluated on")
     parser.add_argument("--llm", default=defaults.llm, help=f"where LLM answers come from: {', '.join(LLMS)}")
-    parser.add_argument("--out", type=Path, help="run directory (default: a new one under runs/)")
+    parser.add_argument("--out", type=_folder, help="run directory (default: a new one under runs/)")
     parser.add_argument("--resume", action="store_true", help="go on in a run directory that is there")
     parser.add_argument("--devices", type=int, help="threads on a CPU (default: its cores)")
     return parser
+
+
+def _folder(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("an empty name")
+    return Path(text)
 
 
 if __name__ == "__main__":

@@ -42,15 +42,28 @@ def run_main(main: Callable[[Sequence[str]], int | None], arguments: Sequence[st
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; --resume goes on with the searches that have no result yet", file=sys.stderr)
+        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read the output has left
         return 1
+    except OSError as error:
+        print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        return 2
 
 
 def use_compilation_cache() -> None:
-    """Keep compiled code between processes, under $XDG_CACHE_HOME/jaxprl, unless JAX was told of another folder."""
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(Path(home) / "jaxprl"))
+    """Keep compiled code between processes, under $XDG_CACHE_HOME/jaxprl, unless JAX was told of another folder or
+    nothing can be written there."""
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
+        return
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxprl"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    if os.access(folder, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,9 @@ def parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(command=print_returns)
     evaluate.add_argument("--task", required=True)
     evaluate.add_argument("--layout-seeds", default="0-31", help="like 0-31 or 0,3,7-9 (default: %(default)s)")
-    evaluate.add_argument("--programs", required=True, help="file of programs, one a line in token text; - is stdin")
+    evaluate.add_argument(
+        "--programs", required=True, help="file of programs, one a line in token text, blank lines aside; - is stdin"
+    )
 
     trace = commands.add_parser("trace", help="follow one run", description=print_trace.__doc__)
     trace.set_defaults(command=print_trace)
@@ -88,15 +91,13 @@ def print_returns(options: argparse.Namespace) -> int:
 
 
 def _read(name: str) -> list[str]:
+    """Return a file's lines that are not blank; a byte that is not UTF-8 spoils its own line only."""
     try:
-        if name == "-":
-            content = sys.stdin.read()
-        else:
-            with open(name, encoding="utf-8") as file:
-                content = file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"programs {name}: {getattr(error, 'strerror', None) or error}") from None
-    return [line for line in content.splitlines() if line.strip()]
+        content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as error:
+        raise UserError(f"programs {name}: {error.strerror}") from None
+    lines = content.decode("utf-8-sig", errors="backslashreplace").split("\n")
+    return [line.removesuffix("\r") for line in lines if line.strip()]
 
 
 def _parse(line: str, task: Task) -> dict[str, Any]:
@@ -107,8 +108,8 @@ def _parse(line: str, task: Task) -> dict[str, Any]:
 
 
 def print_trace(options: argparse.Namespace) -> int:
-    """Follow a program on one layout; a JSON object per call: kind, name, result of a perception, pose (row, column,
-    direction) after it, reward and terminated of an action."""
+    """Follow a program on one layout; a JSON object per call: kind, name, result of a perception, pose after it
+    (Karel: row, column, direction; MiniGrid: x, y, direction), reward and terminated of an action."""
     task = registry.make(options.task)
     seeds = parse_seeds(options.layout_seed)
     if len(seeds) != 1:
@@ -125,14 +126,13 @@ def trace(task: Task, seed: int, program: ast.Program) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
 
     def observe(call: host.Call) -> None:
-        row, column = task.world.position(environment.state.cell)
         reward = None if call.reward is None else call.reward / environment.units
         rows.append(
             {
                 "kind": call.kind,
                 "name": call.name,
                 "result": call.result,
-                "pose": [row, column, environment.state.direction],
+                "pose": task.world.pose(environment.state),
                 "reward": reward,
                 "terminated": call.terminated,
             }

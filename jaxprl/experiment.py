@@ -7,31 +7,32 @@ import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprl.dsl import ast, encode, sample
+from jaxprl import starts
+from jaxprl.dsl import encode, sample
 from jaxprl.dsl.python import to_python
 from jaxprl.dsl.text import to_text
 from jaxprl.errors import UserError, unknown
-from jaxprl.llm import answers, extract
+from jaxprl.llm import answers
 from jaxprl.runs.progress import Progress
 from jaxprl.runs.record import RunDirectory
 from jaxprl.search.driver import Event, drive
-from jaxprl.search.hill_climbing import UNKNOWN, hill_climbing
+from jaxprl.search.hill_climbing import hill_climbing
 from jaxprl.search.schedule import Constant, Growing
-from jaxprl.vm.evaluate import ANY, Contest, Scale, evaluate
+from jaxprl.search.types import UNKNOWN, search_keys
+from jaxprl.starts import Starts, given_starts, random_starts
+from jaxprl.vm.evaluate import ANY, MOST_LANES, Contest, Scale, contest_scores, evaluate
 from jaxprl.worlds import registry
 
 METHODS = ("llm-gs", "hc")
 LLMS = ("recorded", "none")
 NEIGHBOURHOOD = 250
 """k of plain hill climbing."""
-LLM_PROGRAMS = 32
-"""Programs that LLM-GS starts from."""
 UNSEEN = range(1_000_000, 1_001_000)
 """Layout seeds that no search sees: the best program's return on them is reported."""
 
@@ -58,15 +59,13 @@ class Config:
             raise UserError(f"budget {self.budget}: it goes from 1 to {2**30 - 1} programs")
         if not set(self.layouts).isdisjoint(UNSEEN):
             raise UserError(f"layouts {UNSEEN.start}-{UNSEEN.stop - 1} are kept for the final test")
-
-
-class _Starts(NamedTuple):
-    """What LLM-GS has before its first climb, for S searches."""
-
-    programs: np.ndarray  # int32 [S, K, N]: best first
-    counts: np.ndarray  # int32 [S]: how many there are
-    evaluated: np.ndarray  # int32 [S]: programs evaluated, until one had return 1
-    best: np.ndarray  # int32 [S]: highest score
+        if len(self.layouts) > MOST_LANES:
+            raise UserError(f"{len(self.layouts)} layouts; a search evaluates on at most {MOST_LANES}")
+        if self.method == "llm-gs" and self.llm == "recorded" and self.task not in answers.tasks():
+            there = ", ".join(name for name in registry.tasks() if name in answers.tasks())
+            raise UserError(
+                f"no recorded answers for {self.task}: use --llm none or --method hc (there are some for {there})"
+            )
 
 
 def run(config: Config, out: Path, *, resume: bool = False, workers: int | None = None) -> list[dict[str, Any]]:
@@ -92,8 +91,8 @@ class _Run:
 
     def __init__(self, config: Config, directory: RunDirectory, workers: int | None):
         self.config, self.directory, self.workers = config, directory, workers
-        self.finished = directory.finished()
-        self.seeds = [seed for seed in config.seeds if seed not in self.finished]
+        finished = directory.finished()
+        self.seeds = [seed for seed in config.seeds if seed not in finished]
         self.task = registry.make(config.task)
         self.layouts = self.task.layouts(config.layouts)
         self.unseen = self.task.layouts(UNSEEN)
@@ -102,24 +101,27 @@ class _Run:
         self.progress = Progress()
         self.started = time.monotonic()
         self.best: dict[int, tuple[Event, np.ndarray]] = {}  # by index of the search
+        self.llm: dict[int, dict[str, Any]] = {}  # counts of answers, by index of the search
         self.written: set[int] = set()
 
     def results(self) -> list[dict[str, Any]]:
         if self.seeds:
+            self.progress.show(None, 0, note=" | compiling")
             self._search()
         results = self.directory.finished()
         return [results[seed] for seed in self.config.seeds]
 
     def _search(self) -> None:
-        keys = jax.vmap(jax.random.key)(jnp.asarray(self.seeds, jnp.uint32))
+        keys = search_keys(self.seeds)
         zero = np.zeros(len(self.seeds), np.int32)
         schedule: Callable[[int], int] = Constant(NEIGHBOURHOOD)
         start = functools.partial(random_starts, self.task.language)
-        before = _Starts(np.zeros(0), zero, zero, zero + UNKNOWN)
+        before = Starts(zero, zero, zero, zero + UNKNOWN)
         source = "random"
         if self.config.method == "llm-gs":
             schedule = Growing(self.config.budget)
-            before, source = self._llm_starts(keys)
+            source = "random" if self.config.llm == "none" else "llm"
+            before = self._llm_starts(keys, source)
             start = functools.partial(given_starts, jnp.asarray(before.programs), jnp.asarray(before.counts))
         search = hill_climbing(
             neighbours=functools.partial(sample.neighbours, self.task.language),
@@ -134,8 +136,8 @@ class _Run:
         self.progress.show(self._best_return(), int(np.sum(np.asarray(state.evaluated))), final=True)
 
     def scores(self, programs: np.ndarray, beat: np.ndarray, group: np.ndarray) -> np.ndarray:
-        runs = evaluate(self.task, programs, self.layouts, contest=Contest(beat, group), workers=self.workers)
-        return np.where(runs.complete, self.scale.scores(runs.units), UNKNOWN).astype(np.int32)
+        contest = Contest(beat, group)
+        return contest_scores(self.task, programs, self.layouts, self.scale, contest, workers=self.workers)
 
     def record(self, event: Event) -> None:
         seed, best = self.seeds[event.search], self.value(event.score)
@@ -165,63 +167,33 @@ class _Run:
     def _best_return(self) -> float | None:
         return max((self.value(event.score) for event, _ in self.best.values()), default=None)
 
-    def _llm_starts(self, keys: jax.Array) -> tuple[_Starts, str]:
+    def _llm_starts(self, keys: jax.Array, source: str) -> Starts:
         """Evaluate each search's start programs in order, until one has return 1, and sort them best first."""
-        if self.config.llm == "none":
-            source = "random"
-            draws = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, _BEFORE), LLM_PROGRAMS))(keys)
-            chosen = [np.asarray(sample.random_programs(self.task.language, row)) for row in draws]
+        if source == "random":
+            chosen = [starts.drawn_instead(self.task.language, key) for key in keys]
         else:
-            source = "llm"
-            chosen = [encode.encode_all(self._answers(seed), self.task.language) for seed in self.seeds]
-        width = max(nodes.shape[1] for nodes in chosen)
-        counts = np.array([len(nodes) for nodes in chosen], np.int32)
-        programs = np.zeros((len(chosen), counts.max(), width), np.int32)
-        for row, nodes in zip(programs, chosen, strict=True):
-            row[: len(nodes), : nodes.shape[1]] = nodes
+            chosen = [self._answers(index) for index in range(len(self.seeds))]
+        programs, counts = starts.stacked(chosen)
         used = np.arange(programs.shape[1]) < counts[:, None]
-        scores = np.full(used.shape, UNKNOWN, np.int64)
-        everything = np.full(used.sum(), ANY, np.int32)
-        scores[used] = self.scores(programs[used], everything, np.zeros_like(everything))
-        evaluated, best = np.zeros_like(counts), np.zeros_like(counts)
-        for index, row in enumerate(scores):
-            last = min(counts[index], self.config.budget)
-            solved = np.flatnonzero(row[:last] >= self.goal)
-            evaluated[index] = solved[0] + 1 if len(solved) else last
-            self._record_starts(index, programs[index], row[: evaluated[index]], source)
-            best[index] = row[: evaluated[index]].max()
-            programs[index] = programs[index][np.argsort(-row, kind="stable")]
-        return _Starts(programs, counts, evaluated, best), source
+        scores = np.full(used.shape, UNKNOWN, np.int32)
+        exactly = np.full(used.sum(), ANY, np.int32)
+        scores[used] = self.scores(programs[used], exactly, np.zeros_like(exactly))
+        found = starts.best_first(programs, counts, scores, self.config.budget, self.goal)
+        for index, evaluated in enumerate(found.evaluated.tolist()):
+            best = UNKNOWN
+            for n in range(evaluated):
+                if scores[index, n] > best:
+                    best = int(scores[index, n])
+                    self.record(Event(index, n + 1, best, programs[index, n], source))
+        return found
 
-    def _record_starts(self, index: int, programs: np.ndarray, scores: np.ndarray, source: str) -> None:
-        best = UNKNOWN
-        for n, (program, score) in enumerate(zip(programs, scores.tolist(), strict=False), 1):
-            if score > best:
-                best = score
-                self.record(Event(index, n, score, program, source))
-
-    def _answers(self, seed: int) -> list[ast.Program]:
-        """Return a search's start programs from the recorded answers, in an order drawn by its seed.
-
-        Every answer that is looked at is written down with what became of it.
-        """
-        rng = np.random.default_rng([seed, _BEFORE])
-        texts = answers.recorded(self.task.name)
-        programs: list[ast.Program] = []
-        for index in rng.permutation(len(texts)).tolist():
-            if len(programs) == LLM_PROGRAMS:
-                break
-            extraction = extract.extract(texts[index], self.task.language)
-            program = extract.choose(extraction, int(rng.integers(2)))
-            row = {"seed": seed, "index": index, "text": texts[index]}
-            row["program"] = to_text(program) if program else None
-            row["rejected"] = [dataclasses.asdict(rejection) for rejection in extraction.rejections]
+    def _answers(self, index: int) -> np.ndarray:
+        """Return a search's start programs from the recorded answers, int32 [K, N], and write the answers down."""
+        found = starts.recorded_answers(self.task.name, self.task.language, self.seeds[index])
+        for row in found.rows:
             self.directory.append("llm/answers.jsonl", row)
-            if program:
-                programs.append(program)
-        if not programs:
-            raise UserError(f"none of the {len(texts)} recorded answers for {self.task.name} holds a program")
-        return programs
+        self.llm[index] = found.counts()
+        return encode.encode_all(found.programs, self.task.language)
 
     def _write_result(self, index: int, evaluated: int) -> None:
         """Write a search's result, with its best program's return on layouts that no search sees."""
@@ -244,22 +216,6 @@ class _Run:
             "python": to_python(program),
             "seconds": round(time.monotonic() - self.started, 3),
         }
+        if index in self.llm:
+            result["llm"] = self.llm[index]
         self.directory.write_json(f"seed-{result['seed']}/result.json", result)
-
-
-_BEFORE = 2**31
-"""Name of what is drawn before a search's first program, in `fold_in`; programs have the names 0, 1, 2, .."""
-_CLIMBS = 2**31 + 1
-"""Name of the random programs that climbs start from."""
-
-
-def random_starts(language, keys: jax.Array, climb: jax.Array) -> jax.Array:
-    """Return the random programs int32 [S, N] that the climbs number `climb`, int32 [S], start from."""
-    named = jax.vmap(lambda key, number: jax.random.fold_in(jax.random.fold_in(key, _CLIMBS), number))(keys, climb)
-    return sample.random_programs(language, named)
-
-
-def given_starts(programs: jax.Array, counts: jax.Array, keys: jax.Array, climb: jax.Array) -> jax.Array:
-    """Return each search's start program for its climb: the first, the second, ..., the first again."""
-    del keys
-    return jnp.take_along_axis(programs, (climb % counts)[:, None, None], axis=1)[:, 0]

@@ -19,7 +19,8 @@ from jaxprl.worlds import registry
 from jaxprl.worlds.task import Task
 
 DATA = Path(__file__).parent / "data"
-TASKS = tuple(name for name, task in registry.tasks().items() if task.language.name == "karel")
+TASKS = tuple(registry.tasks())
+KAREL_TASKS = tuple(name for name in TASKS if registry.make(name).language.name == "karel")
 TOLERANCE = 1e-9
 
 
@@ -55,7 +56,7 @@ def load(name: str) -> Any:
 @functools.cache
 def returns(task: str) -> tuple[Row, ...]:
     """Return the task's programs on layouts 0..31, with the results of exact state comparison."""
-    golden = load("returns_karel")["tasks"][task]
+    golden = load(f"returns_{registry.make(task).language.name}")["tasks"][task]
     return tuple(_exact(program, golden["seeds"]) for program in golden["programs"])
 
 
@@ -74,12 +75,13 @@ def edge_cases(task: str) -> tuple[Row, ...]:
     return tuple(Row(row["label"], row["program"], *(tuple(row[column]) for column in columns)) for row in rows)
 
 
-def programs() -> list[str]:
-    """Return the text of every distinct golden program of Karel."""
-    texts = [row.program for task in TASKS for row in (*returns(task), *edge_cases(task))]
-    texts += [trace["program"] for task in TASKS for trace in load("traces")["tasks"][task]]
-    texts += [text for parent in load("grammar")["karel"]["neighbours"] for text, _ in parent["top20"]]
-    return list(dict.fromkeys([*texts, *load("grammar")["karel"]["first_50"]]))
+def programs(domain: str) -> list[str]:
+    """Return the text of every distinct golden program of a domain."""
+    tasks = [name for name in TASKS if registry.make(name).language.name == domain]
+    texts = [row.program for task in tasks for row in (*returns(task), *edge_cases(task))]
+    texts += [trace["program"] for task in tasks for trace in load("traces")["tasks"][task]]
+    texts += [text for parent in load("grammar")[domain]["neighbours"] for text, _ in parent["top20"]]
+    return list(dict.fromkeys([*texts, *load("grammar")[domain]["first_50"]]))
 
 
 def batched(runs: Runs, units: np.ndarray) -> Outcomes:

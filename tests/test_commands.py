@@ -1,7 +1,6 @@
 """The command lines, as processes: what they print, what they refuse, what they leave behind."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,12 +13,10 @@ ROOT = Path(__file__).parent.parent
 
 def call(*words, stdin=None, code=0):
     """Run a command of the project and return its standard output; its exit code is checked."""
-    environment = os.environ | {"PYTHONWARNINGS": "error::UserWarning:jaxprl"}
-    done = subprocess.run(
-        [sys.executable, *words], cwd=ROOT, input=stdin, capture_output=True, text=True, check=False, env=environment
-    )
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, input=stdin, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
+    assert "Warning" not in done.stderr
     return done.stdout if code != 2 else done.stderr
 
 
@@ -27,9 +24,9 @@ def rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def comparable(path: Path) -> list[tuple]:
+def comparable(path: Path, *columns: str) -> list[tuple]:
     """Lines of a record without their times, by search seed."""
-    return sorted((row["seed"], row["evaluated"], row["best"]) for row in rows(path))
+    return sorted(tuple(row[column] for column in ("seed", *columns)) for row in rows(path))
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +72,10 @@ def test_a_directory_that_is_not_empty_is_refused_unless_resumed(finished):
             "--budget", "300", "--out", str(out))  # fmt: skip
     assert "is not empty" in call(*same, "--seeds", "3,4", code=2)
     assert "seeds was [3, 4]" in call(*same, "--seeds", "3", "--resume", code=2)
-    before = comparable(out / "metrics.jsonl")
+    before = comparable(out / "metrics.jsonl", "evaluated", "best")
     (out / "seed-4" / "result.json").unlink()
     call(*same, "--seeds", "3,4", "--resume")
-    assert comparable(out / "metrics.jsonl") == before
+    assert comparable(out / "metrics.jsonl", "evaluated", "best") == before
 
 
 def test_a_directory_in_use_is_refused(tmp_path):
@@ -95,14 +92,22 @@ def test_a_directory_in_use_is_refused(tmp_path):
         holder.communicate("")
 
 
-def test_llm_gs_writes_down_every_answer(tmp_path):
+@pytest.mark.parametrize(("llm", "budget"), [("recorded", 10), ("recorded", 40), ("none", 33)])
+def test_llm_gs_keeps_its_best_program(tmp_path, llm, budget):
     out = tmp_path / "out"
-    call("experiments/run.py", "--task", "MazeSparse", "--budget", "20", "--layouts", "0-1", "--out", str(out))
-    answers = rows(out / "llm" / "answers.jsonl")
-    accepted = [row for row in answers if row["program"]]
-    assert len(accepted) == 32
-    assert all(row["rejected"] for row in answers if not row["program"])
-    assert json.loads((out / "seed-0" / "result.json").read_text())["source"] == "llm"
+    call("experiments/run.py", "--task", "DoorKey", "--budget", str(budget), "--layouts", "0-3", "--llm", llm,
+         "--seeds", "7", "--out", str(out))  # fmt: skip
+    result = json.loads((out / "seed-7" / "result.json").read_text())
+    assert result["evaluated"] == budget
+    assert result["program"] == rows(out / "programs.jsonl")[-1]["program"]
+    printed = call("-m", "jaxprl", "evaluate", "--task", "DoorKey", "--layout-seeds", "0-3", "--programs", "-",
+                   stdin=result["program"])  # fmt: skip
+    assert json.loads(printed)["mean"] == result["return"]
+    if llm == "recorded":
+        answers = rows(out / "llm" / "answers.jsonl")
+        assert sum(row["program"] is not None for row in answers) == result["llm"]["accepted"] == 32
+        assert len(answers) == result["llm"]["answers"]
+        assert all(row["rejected"] for row in answers if not row["program"])
 
 
 @pytest.mark.parametrize(
@@ -120,6 +125,10 @@ def test_llm_gs_writes_down_every_answer(tmp_path):
         (["--devices", "0"], "devices 0"),
         (["--out", "README.md"], "not a directory"),
         (["--out", "/proc/no/such"], "/proc/no/such"),
+        (["--out", "x" * 300], "File name too long"),
+        (["--out", ""], "empty name"),
+        (["--out", "tests", "--resume"], "holds no run"),
+        (["--task", "Maze"], "use --llm none or --method hc"),
     ],
 )
 def test_a_mistake_is_a_message(words, message):
@@ -139,6 +148,28 @@ def test_evaluate_gives_the_golden_returns_and_names_bad_lines():
         assert row["end"] == list(want.ends)
 
 
+def test_a_byte_that_is_not_text_spoils_its_own_line_only(tmp_path):
+    file = tmp_path / "programs"
+    file.write_bytes(b"\xef\xbb\xbfDEF run m( move m)\r\n\n\xff\xfe\nDEF run m(\x0cturnLeft m)\n")
+    printed = call("-m", "jaxprl", "evaluate", "--task", "Maze", "--layout-seeds", "0", "--programs", str(file), code=1)
+    assert ["error" in json.loads(line) for line in printed.splitlines()] == [False, True, False]
+
+
+def test_a_damaged_run_is_refused_or_its_result_made_again(tmp_path):
+    out = tmp_path / "out"
+    command = ("experiments/run.py", "--task", "StairClimberSparse", "--method", "hc", "--budget", "50",
+               "--layouts", "0-3", "--out", str(out))  # fmt: skip
+    call(*command)
+    (out / "seed-0" / "result.json").write_text("{")
+    with (out / "metrics.jsonl").open("ab") as metrics:
+        metrics.write(b'{"seed": 0, "eval\xff')
+    before = comparable(out / "programs.jsonl", "evaluated", "return")
+    call(*command, "--resume")
+    assert comparable(out / "programs.jsonl", "evaluated", "return") == before
+    (out / "config.json").write_text("[1]")
+    assert "cannot be read" in call(*command, "--resume", code=2)
+
+
 def test_trace_follows_a_run():
     program = "DEF run m( WHILE c( frontIsClear c) w( move w) putMarker m)"
     printed = call("-m", "jaxprl", "trace", "--task", "DoorKey", "--layout-seed", "1", "--program", program)
@@ -149,7 +180,7 @@ def test_trace_follows_a_run():
 
 
 def test_tasks_are_listed():
-    assert len(call("-m", "jaxprl", "tasks").splitlines()) == 18
+    assert len(call("-m", "jaxprl", "tasks").splitlines()) == 21
 
 
 @pytest.mark.parametrize(

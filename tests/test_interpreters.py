@@ -16,14 +16,16 @@ from hypothesis import strategies as st
 from jaxprl.dsl import encode
 from jaxprl.dsl.text import parse, to_text
 from jaxprl.vm.evaluate import evaluate
-from jaxprl.worlds import registry
+from jaxprl.worlds import ops, registry
 from jaxprl.worlds.karel.world import LANGUAGE, MAX_MARKERS, Geometry
+from jaxprl.worlds.minigrid import world as minigrid
+from jaxprl.worlds.minigrid.farama import make_world
 from jaxprl.worlds.task import Layout, Task
 
 NOWHERE = 0
 """A cell of the ring, where no robot gets."""
 PROGRAMS, LAYOUTS, WIDTH = 60, 8, 256
-DEEPEST = "DEF run m( " + "REPEAT R=99999999 r( " * 4 + "move" + " r)" * 4 + " m)"
+DEEPEST = "DEF run m( " + "REPEAT R=99999999 r( " * 4 + "{action}" + " r)" * 4 + " m)"
 """Has the largest counts and the deepest nest, so that all batches are of one shape."""
 
 
@@ -57,7 +59,8 @@ def layout(world, walls, pose, markers, most, goal=NOWHERE):
     return Layout(world.state(walls, pose, markers), progress, np.int32(1))
 
 
-def random_layout(world, rng):
+def random_layout(world, seed):
+    rng = np.random.RandomState(seed)
     size = world.height, world.width
     walls = rng.rand(*size) < rng.choice([0, 0.1, 0.3, 0.6])
     markers = rng.randint(0, MAX_MARKERS + 1, size) * (rng.rand(*size) < rng.choice([0, 0.2, 1]))
@@ -72,14 +75,15 @@ def random_task(world):
     return Task(f"random {type(world).__name__}", world, functools.partial(random_layout, world), reward)
 
 
-def random_programs(seed, **limits):
+def random_programs(seed, language=LANGUAGE, **limits):
     rng = np.random.default_rng(seed)
-    return [*(strategies.random_program(rng, **limits) for _ in range(PROGRAMS)), parse(DEEPEST, LANGUAGE)]
+    deepest = parse(DEEPEST.format(action=language.action_names[0]), language)
+    return [*(strategies.random_program(rng, language, **limits) for _ in range(PROGRAMS)), deepest]
 
 
 def agreed(task, programs, seeds, **options):
     """Return the outcomes of both interpreters, having checked that they are the same."""
-    runs = evaluate(task, encode.encode_all(programs, LANGUAGE, WIDTH), task.layouts(seeds), **options)
+    runs = evaluate(task, encode.encode_all(programs, task.language, WIDTH), task.layouts(seeds), **options)
     ours = golden.batched(runs, np.ones(len(seeds), int))
     plain = golden.plain(task, programs, [task.layout(seed) for seed in seeds])
     for field, one, other in zip(ours._fields, ours, plain, strict=True):
@@ -133,7 +137,7 @@ def corridor(most, goal):
     world = SevenLimited(1, 9)
     cell = NOWHERE if goal is None else world.cell(0, goal)
     start = layout(world, np.zeros((1, 9), bool), (0, 0, 1), np.zeros((1, 9), np.uint8), most, cell)
-    return Task(f"corridor {most} {goal}", world, lambda rng: start, reward)
+    return Task(f"corridor {most} {goal}", world, lambda seed: start, reward)
 
 
 SIX = "move move move move move move"
@@ -207,7 +211,7 @@ ANTS = [
 def test_loops_that_remember_thousands_of_states(options):
     world = Geometry(9, 9)
     start = layout(world, np.zeros((9, 9), bool), (4, 4, 1), np.zeros((9, 9), np.uint8), 10_000)
-    task = Task("open 9 x 9", world, lambda rng: start, reward)
+    task = Task("open 9 x 9", world, lambda seed: start, reward)
     ours = agreed(
         task, [parse(f"DEF run m( WHILE c( True c) w( {body} w) m)", LANGUAGE) for body in ANTS], [0], **options
     )
@@ -264,3 +268,74 @@ def test_endless_repeats_without_calls_end_at_once(kind):
         [sys.executable, "-c", BOTH_INTERPRETERS], input=json.dumps(texts), capture_output=True, text=True, timeout=60
     )
     assert json.loads(done.stdout) == [[2] * len(texts)] * 2, done.stderr
+
+
+class SevenLimitedMiniGrid(minigrid.Geometry):
+    call_limit = 7
+
+
+def random_object(rng, types, colors, depth=1):
+    """Return the number of a random object; every second box holds something, down to the deepest that fits."""
+    name = str(rng.choice(types))
+    state = rng.choice([minigrid.OPEN, minigrid.CLOSED, minigrid.LOCKED]) if name == "door" else 0
+    filled = name == "box" and depth < minigrid.DEEPEST and rng.random() < 0.5
+    contents = random_object(rng, types, colors, depth + 1) if filled else 0
+    return minigrid.item(name, str(rng.choice(colors)), int(state), contents)
+
+
+def random_minigrid_layout(world, seed):
+    """Objects of all types in two colours at most, the agent on any cell, with something in its hands or not."""
+    rng = np.random.default_rng(seed)
+    colors = rng.choice(list(minigrid.COLORS), 2)
+    density = rng.choice([0.1, 0.3, 0.6, 1])
+    cells = {
+        (x, y): random_object(rng, [*minigrid.TYPES, "door", "box"], colors)
+        for x in range(world.width)
+        for y in range(world.height)
+        if rng.random() < density
+    }
+    carrying = random_object(rng, ["key", "key", "ball", "box"], colors) if rng.random() < 0.7 else 0
+    pose = tuple(rng.integers([world.width, world.height, 4]).tolist())
+    return Layout(make_world(world, cells, pose, carrying), (), np.int32(1))
+
+
+def minigrid_reward(world, progress, state, event):
+    """One for each object picked up, minus one for each put down, three for each toggle that changes something; goal
+    and lava end the run."""
+    picked = (event.carried == 0) & (state.carrying != 0)
+    dropped = (event.carried != 0) & (state.carrying == 0)
+    toggled = (event.action == minigrid.TOGGLE) & (event.before != event.after)
+    units = ops.where(picked, 1, ops.where(dropped, -1, ops.where(toggled, 3, 0)))
+    return state, progress, units, minigrid.ends_episode(event)
+
+
+@functools.cache
+def random_minigrid_task(world):
+    generate = functools.partial(random_minigrid_layout, world)
+    return Task(f"random MiniGrid {type(world).__name__}", world, generate, minigrid_reward)
+
+
+@settings(max_examples=20)
+@given(SEEDS)
+def test_random_minigrid_programs_in_random_worlds(seed):
+    programs = random_programs(seed, minigrid.LANGUAGE)
+    agreed(random_minigrid_task(minigrid.Geometry(6, 5)), programs, range(seed, seed + LAYOUTS))
+
+
+@settings(max_examples=10)
+@given(SEEDS)
+def test_random_minigrid_programs_with_the_counts_of_sampling(seed):
+    programs = random_programs(seed, minigrid.LANGUAGE, counts=range(20), depth=3, sequence=5)[:PROGRAMS]
+    agreed(random_minigrid_task(minigrid.Geometry(6, 5)), programs, range(seed, seed + LAYOUTS))
+
+
+def test_random_minigrid_programs_at_a_small_call_limit():
+    task = random_minigrid_task(SevenLimitedMiniGrid(6, 5))
+    seeds = range(8 * LAYOUTS)
+    found = [agreed(task, random_programs(seed, minigrid.LANGUAGE), seeds) for seed in range(4)]
+    units, calls, _, ends = map(np.concatenate, zip(*found, strict=True))
+    assert set(ends.ravel()) == {"T", "C", "E"}
+    assert {-1, 1, 3} <= set(units.ravel())
+    assert (calls <= task.world.call_limit).all()
+    assert (calls[ends == "E"] < task.world.call_limit).all()
+    assert (calls[ends == "T"] == task.world.call_limit).any()

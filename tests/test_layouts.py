@@ -35,7 +35,7 @@ def pairs(cells):
     return {tuple(cell) for cell in cells}
 
 
-@pytest.mark.parametrize("name", golden.TASKS)
+@pytest.mark.parametrize("name", golden.KAREL_TASKS)
 def test_grid_and_robot(name):
     world = registry.make(name).world
     found = records(name)
@@ -114,7 +114,7 @@ REMEMBERED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", golden.TASKS)
+@pytest.mark.parametrize("name", golden.KAREL_TASKS)
 def test_units_and_what_the_task_remembers(name):
     world = registry.make(name).world
     for record, layout in records(name):
@@ -137,7 +137,7 @@ TARGETS = {
 }
 
 
-@pytest.mark.parametrize("name", golden.TASKS)
+@pytest.mark.parametrize("name", golden.KAREL_TASKS)
 def test_flagged_cells(name):
     for record, layout in records(name):
         private = record["private"]
@@ -165,7 +165,7 @@ def test_snake_has_enough_respawns():
         assert layout.progress.spawns.shape == (STREAM,)
 
 
-@pytest.mark.parametrize("name", golden.TASKS)
+@pytest.mark.parametrize("name", golden.KAREL_TASKS)
 def test_layouts_are_stacked_leaf_by_leaf(name):
     task = registry.make(name)
     stacked, *single = (jax.tree.leaves(layout) for layout in (task.layouts([5, 3]), task.layout(5), task.layout(3)))

@@ -1,6 +1,7 @@
 """Random programs and neighbours: their distributions, their limits, and that a key decides alone."""
 
 import collections
+import dataclasses
 import functools
 
 import golden
@@ -10,15 +11,14 @@ import pytest
 import scipy.stats
 
 from jaxprl.dsl import ast, encode
-from jaxprl.dsl.language import COUNTS
+from jaxprl.dsl.language import COUNTS, Language
 from jaxprl.dsl.sample import neighbours, random_programs
-from jaxprl.dsl.text import condition_text, parse, to_text, token_count
-from jaxprl.worlds.karel.world import LANGUAGE
+from jaxprl.dsl.text import parse, to_text, token_count
+from jaxprl.worlds.karel.world import LANGUAGE as KAREL
+from jaxprl.worlds.minigrid.world import LANGUAGE as MINIGRID
 
-SAMPLES = 20_000
+NEIGHBOURS = 20_000
 SIGNIFICANCE = 1e-3
-GOLDEN = golden.load("grammar")["karel"]
-PARENTS = {parent["name"]: parent for parent in GOLDEN["neighbours"]}
 KINDS = {
     "Action": encode.ACTION, "BoolFeature": encode.PERCEPTION, "Concatenate": encode.CONCAT,
     "ConstInt": encode.COUNT, "ITE": encode.IFELSE, "If": encode.IF, "Not": encode.NOT, "Program": encode.PROGRAM,
@@ -26,30 +26,55 @@ KINDS = {
 }  # fmt: skip
 
 
-def keys(seed, count=SAMPLES):
+PERCEPTIONS = "BoolFeature", "MinigridObjectFeatureNode", "MinigridColorFeatureNode"
+"""Published names of what is one kind of node here."""
+
+
+def keys(seed, count):
     return jax.random.split(jax.random.key(seed), count)
 
 
-@functools.cache
-def sampled():
-    """Return random programs as nodes int32 [SAMPLES, N]."""
-    return np.asarray(random_programs(LANGUAGE, keys(1)))
+@dataclasses.dataclass(frozen=True, eq=False)
+class Domain:
+    language: Language
+    golden: dict
+    """What the published implementation sampled."""
+
+    @functools.cached_property
+    def parents(self):
+        """Texts of the programs with published neighbours, the shortest first."""
+        return sorted((parent["program"] for parent in self.golden["neighbours"]), key=len)
+
+    @functools.cached_property
+    def sampled(self):
+        """Random programs as nodes int32 [n, N], as many as published."""
+        return np.asarray(random_programs(self.language, keys(1, self.golden["n"])))
+
+    @functools.cache  # noqa: B019  (a domain lives as long as the tests)
+    def neighbours_of(self, text, count=NEIGHBOURS):
+        """Return neighbours of a program, as nodes int32 [count, N]."""
+        nodes = encode.encode(parse(text, self.language), self.language)
+        return np.asarray(neighbours(self.language, nodes[None], keys(2, count)[None]))[0]
+
+    def programs(self, nodes):
+        return [decoded(self.language, row.tobytes()) for row in nodes]
 
 
 @functools.cache
-def neighbours_of(text, count=SAMPLES):
-    """Return neighbours of a program, as nodes int32 [count, N]."""
-    nodes = encode.encode(parse(text, LANGUAGE), LANGUAGE)
-    return np.asarray(neighbours(LANGUAGE, nodes[None], keys(2, count)[None]))[0]
+def decoded(language, nodes):
+    return encode.decode(np.frombuffer(nodes, np.int32), language)
 
 
-@functools.cache
-def decoded(nodes):
-    return encode.decode(np.frombuffer(nodes, np.int32), LANGUAGE)
-
-
-def programs_of(nodes):
-    return [decoded(row.tobytes()) for row in nodes]
+DOMAINS = [Domain(language, golden.load("grammar")[language.name]) for language in (KAREL, MINIGRID)]
+in_both_domains = pytest.mark.parametrize("domain", DOMAINS, ids=lambda domain: domain.language.name)
+for_all_parents = pytest.mark.parametrize(
+    ("domain", "parent"),
+    [
+        pytest.param(domain, parent, id=f"{domain.language.name}-{parent['name']}")
+        for domain in DOMAINS
+        for parent in domain.golden["neighbours"]
+    ],
+)
 
 
 def p_value(expected, found):
@@ -76,73 +101,90 @@ def root_child(nodes):
 
 
 STATISTICS = {
-    "token_length": lambda nodes: histogram(map(token_count, programs_of(nodes))),
-    "max_height": lambda nodes: histogram(ast.height(program.body) for program in programs_of(nodes)),
-    "max_sequence": lambda nodes: histogram(ast.longest_sequence(program.body) for program in programs_of(nodes)),
-    "n_nodes": lambda nodes: histogram(np.count_nonzero(nodes, axis=1).tolist()),
-    "root_child_type": root_child,
-    "action_counts": lambda nodes: values_of(nodes, encode.ACTION, LANGUAGE.action_names),
-    "bool_feature_counts": lambda nodes: values_of(nodes, encode.PERCEPTION, LANGUAGE.perception_names),
-    "const_int_counts": lambda nodes: values_of(nodes, encode.COUNT, COUNTS),
+    "token_length": lambda language, nodes, programs: histogram(map(token_count, programs)),
+    "max_height": lambda language, nodes, programs: histogram(ast.height(program.body) for program in programs),
+    "max_sequence": lambda language, nodes, programs: histogram(
+        ast.longest_sequence(program.body) for program in programs
+    ),
+    "n_nodes": lambda language, nodes, programs: histogram(np.count_nonzero(nodes, axis=1).tolist()),
+    "root_child_type": lambda language, nodes, programs: root_child(nodes),
+    "action_counts": lambda language, nodes, programs: values_of(nodes, encode.ACTION, language.action_names),
+    "bool_feature_counts": lambda language, nodes, programs: values_of(
+        nodes, encode.PERCEPTION, language.perception_names
+    ),
+    "const_int_counts": lambda language, nodes, programs: values_of(nodes, encode.COUNT, COUNTS),
 }
 
 
+@in_both_domains
 @pytest.mark.parametrize("statistic", STATISTICS)
-def test_random_programs_are_distributed_as_published(statistic):
-    found = STATISTICS[statistic](sampled())
-    assert sum(found.values()) >= (SAMPLES if len(found) < 20 else 1_000)
-    assert p_value(GOLDEN[statistic], found) > SIGNIFICANCE
+def test_random_programs_are_distributed_as_published(domain, statistic):
+    found = STATISTICS[statistic](domain.language, domain.sampled, domain.programs(domain.sampled))
+    assert sum(found.values()) >= 1_000
+    assert p_value(domain.golden[statistic], found) > SIGNIFICANCE
 
 
-def test_node_types_are_distributed_as_published():
+def published_node_types(domain):
+    """Return how often each kind of node was sampled, all perceptions taken together."""
+    counts = dict(domain.golden["node_type_counts"])
+    counts["BoolFeature"] = sum(counts.pop(name, 0) for name in PERCEPTIONS)
+    assert counts.keys() == KINDS.keys()
+    return counts
+
+
+@in_both_domains
+def test_node_types_are_distributed_as_published(domain):
     # The nodes of one program depend on each other, so it is the means per program that are compared.
     names = sorted(KINDS.keys() - {"Program", "ConstInt"})
-    kinds = sampled() & 15
+    kinds = domain.sampled & 15
+    published = published_node_types(domain)
     found = np.stack([(kinds == KINDS[name]).sum(axis=1) for name in names], axis=1)
-    expected = np.array([GOLDEN["node_type_counts"][name] for name in names]) / GOLDEN["n"]
+    expected = np.array([published[name] for name in names]) / domain.golden["n"]
     difference = found.mean(axis=0) - expected
-    covariance = np.cov(found.T) * (1 / len(found) + 1 / GOLDEN["n"])
+    covariance = np.cov(found.T) * (1 / len(found) + 1 / domain.golden["n"])
     statistic = difference @ np.linalg.solve(covariance, difference)
     assert scipy.stats.chi2.sf(statistic, len(names)) > SIGNIFICANCE
     assert ((kinds == encode.COUNT).sum(axis=1) == (kinds == encode.REPEAT).sum(axis=1)).all()
     assert ((kinds == encode.PROGRAM).sum(axis=1) == 1).all()
 
 
-def test_distinct_random_programs_are_as_many_as_published():
-    assert len(set(programs_of(sampled()))) == pytest.approx(GOLDEN["distinct_programs"], rel=0.04)
+@in_both_domains
+def test_distinct_random_programs_are_as_many_as_published(domain):
+    found = set(domain.programs(domain.sampled))
+    assert len(found) == pytest.approx(domain.golden["distinct_programs"], rel=0.04)
 
 
-@pytest.mark.parametrize("name", PARENTS)
-def test_neighbours_are_distributed_as_published(name):
-    parent = PARENTS[name]
-    assert parent["n"] == SAMPLES
-    found = collections.Counter(map(to_text, programs_of(neighbours_of(parent["program"]))))
+@for_all_parents
+def test_neighbours_are_distributed_as_published(domain, parent):
+    assert parent["n"] == NEIGHBOURS
+    found = collections.Counter(map(to_text, domain.programs(domain.neighbours_of(parent["program"]))))
 
     lengths = collections.Counter()
     for text, count in found.items():
         lengths[str(len(text.split()))] += count
     assert p_value(parent["token_length"], lengths) > SIGNIFICANCE
 
-    same = {"same": found[parent["program"]], "other": SAMPLES - found[parent["program"]]}
+    same = {"same": found[parent["program"]], "other": NEIGHBOURS - found[parent["program"]]}
     identical = parent["identical_to_parent"]
-    assert p_value({"same": identical, "other": SAMPLES - identical}, same) > SIGNIFICANCE
+    assert p_value({"same": identical, "other": NEIGHBOURS - identical}, same) > SIGNIFICANCE
 
     frequent = dict(parent["top20"])
     ours = {text: found[text] for text in frequent}
-    rest = [SAMPLES - sum(histogram.values()) for histogram in (frequent, ours)]
+    rest = [NEIGHBOURS - sum(histogram.values()) for histogram in (frequent, ours)]
     assert p_value({**frequent, "": rest[0]}, {**ours, "": rest[1]}) > SIGNIFICANCE
     assert len(found) == pytest.approx(parent["distinct"], rel=0.04)
 
 
-def allowed(program):
+def allowed(program, language):
     """Return whether a program is one that sampling may make: in its size and in its words."""
-    texts = set(LANGUAGE.perception_names)
 
     def plain(condition):
-        return isinstance(condition, ast.Perception) and condition_text(condition) in texts
+        return isinstance(condition, ast.Perception) and language.perceptions[condition.name] > 0
 
     for statement in ast.statements(program.body):
         match statement:
+            case ast.Action(name=name) if not language.actions[name] > 0:
+                return False
             case ast.IfElse(condition=condition) if not plain(condition):
                 return False
             case ast.While(condition=condition) | ast.If(condition=condition):
@@ -150,32 +192,34 @@ def allowed(program):
                     return False
             case ast.Repeat(count=count) if count not in COUNTS:
                 return False
-    return within_limits(program)
+    return within_limits(program, language)
 
 
-def within_limits(program):
+def within_limits(program, language):
     return (
-        token_count(program) <= LANGUAGE.max_tokens
-        and ast.height(program.body) <= LANGUAGE.max_height
-        and ast.longest_sequence(program.body) <= LANGUAGE.max_sequence
+        token_count(program) <= language.max_tokens
+        and ast.height(program.body) <= language.max_height
+        and ast.longest_sequence(program.body) <= language.max_sequence
     )
 
 
-def test_random_programs_are_within_the_limits():
-    assert all(map(allowed, set(programs_of(sampled()))))
+@in_both_domains
+def test_random_programs_are_within_the_limits(domain):
+    assert all(allowed(program, domain.language) for program in set(domain.programs(domain.sampled)))
 
 
-@pytest.mark.parametrize("name", PARENTS)
-def test_neighbours_are_within_the_limits(name):
-    assert all(map(allowed, set(programs_of(neighbours_of(PARENTS[name]["program"])))))
+@for_all_parents
+def test_neighbours_are_within_the_limits(domain, parent):
+    found = domain.neighbours_of(parent["program"])
+    assert all(allowed(program, domain.language) for program in set(domain.programs(found)))
 
 
-def nodes_are_well_formed(nodes):
+def nodes_are_well_formed(nodes, language):
     """Return whether the nodes are those of the program they decode to: nothing behind it, nothing missing."""
-    return all((encode.encode(decoded(row.tobytes()), LANGUAGE, len(row)) == row).all() for row in nodes)
+    return all((encode.encode(decoded(language, row.tobytes()), language, len(row)) == row).all() for row in nodes)
 
 
-LARGE = {
+KAREL_LARGE = {
     "57 tokens": next(row.program for row in golden.returns("DoorKey") if len(row.program.split()) == 57),
     "a sequence of 116": " ".join(["DEF run m(", *["move"] * 116, "m)"]),
     "120 tokens in a nest of 28": "DEF run m( "
@@ -188,58 +232,85 @@ LARGE = {
     "words that are not sampled": "DEF run m( WHILE c( and c( frontIsClear c) c( or c( True c) c( leftIsClear c) c) c) "
     "w( REPEAT R=-7 r( move r) REPEAT R=99999999 r( turnLeft r) w) m)",
 }
+MINIGRID_LARGE = {
+    "254 tokens": " ".join(["DEF run m(", *["WHILE c( front_object_color h( red h) c) w( left w)"] * 25, "m)"]),
+    "46 tokens": " ".join(
+        ["DEF run m(", *["IF c( not c( front_object_type h( box h) c) c) i( drop forward i)"] * 3, "m)"]
+    ),
+    "a long condition": "DEF run m( IF c( "
+    + "and c( front_object_type h( door h) c) c( " * 20
+    + "is_carrying_object"
+    + " c)" * 20
+    + " c) i( toggle i) m)",
+    "words that are not sampled": "DEF run m( WHILE c( or c( front_object_type h( key h) c) "
+    "c( front_object_color h( grey h) c) c) w( IFELSE c( not c( front_object_type h( wall h) c) c) i( forward i) "
+    "ELSE e( left e) w) m)",
+}
+LARGE = [
+    pytest.param(domain, text, id=f"{domain.language.name}-{name}")
+    for domain, texts in zip(DOMAINS, [KAREL_LARGE, MINIGRID_LARGE], strict=True)
+    for name, text in texts.items()
+]
 
 
-@pytest.mark.parametrize("name", LARGE)
-def test_neighbours_of_programs_that_are_not_sampled(name):
-    found = neighbours_of(LARGE[name], 500)
-    assert nodes_are_well_formed(found)
-    programs = programs_of(found)
-    assert all(map(within_limits, programs))
+@pytest.mark.parametrize(("domain", "text"), LARGE)
+def test_neighbours_of_programs_that_are_not_sampled(domain, text):
+    found = domain.neighbours_of(text, 500)
+    assert nodes_are_well_formed(found, domain.language)
+    programs = domain.programs(found)
+    assert all(within_limits(program, domain.language) for program in programs)
     assert len(set(programs)) > 20
 
 
-def test_nodes_are_well_formed():
-    assert nodes_are_well_formed(sampled()[:2_000])
-    assert nodes_are_well_formed(neighbours_of(PARENTS["seeder"]["program"])[:2_000])
+@in_both_domains
+def test_nodes_are_well_formed(domain):
+    assert nodes_are_well_formed(domain.sampled[:2_000], domain.language)
+    assert nodes_are_well_formed(domain.neighbours_of(domain.parents[-1])[:2_000], domain.language)
 
 
-def test_a_random_program_depends_on_its_key_alone():
-    some = keys(1)[np.array([17, 3, 40])]
-    assert np.asarray(random_programs(LANGUAGE, some)).tolist() == sampled()[[17, 3, 40]].tolist()
+@in_both_domains
+def test_a_random_program_depends_on_its_key_alone(domain):
+    some = keys(1, domain.golden["n"])[np.array([17, 3, 40])]
+    assert np.asarray(random_programs(domain.language, some)).tolist() == domain.sampled[[17, 3, 40]].tolist()
 
 
-def test_a_neighbour_depends_on_its_parent_and_key_alone():
-    texts = [PARENTS[name]["program"] for name in ("seeder", "single_move")]
-    parents = encode.encode_all([parse(text, LANGUAGE) for text in texts], LANGUAGE)
-    some = keys(2)[np.array([[9, 100, 7], [7, 8, 9]])]
-    found = np.asarray(neighbours(LANGUAGE, parents, some))
-    assert found[0].tolist() == neighbours_of(texts[0])[[9, 100, 7]].tolist()
-    assert found[1].tolist() == neighbours_of(texts[1])[[7, 8, 9]].tolist()
+@in_both_domains
+def test_a_neighbour_depends_on_its_parent_and_key_alone(domain):
+    texts = [domain.parents[-1], domain.parents[0]]
+    parents = encode.encode_all([parse(text, domain.language) for text in texts], domain.language)
+    some = keys(2, NEIGHBOURS)[np.array([[9, 100, 7], [7, 8, 9]])]
+    found = np.asarray(neighbours(domain.language, parents, some))
+    assert found[0].tolist() == domain.neighbours_of(texts[0])[[9, 100, 7]].tolist()
+    assert found[1].tolist() == domain.neighbours_of(texts[1])[[7, 8, 9]].tolist()
 
 
 @functools.cache
-def most_nodes(tokens, height, length):
+def most_nodes(language, tokens, height, length):
     """Return the most nodes that a body of at most `length` statements has, `height` structures above it being
     allowed below, in at most `tokens` tokens."""
     if tokens < 1 or length < 1:
         return float("-inf")
     single = [1]
     if height > 0:
-        # Nodes and tokens of a structure without its bodies, with the longest condition it may have.
-        for nodes, own in [(2, 6), (3, 9), (2, 4)]:
-            single.append(nodes + most_nodes(tokens - own, height - 1, LANGUAGE.max_sequence))
-        for first in range(1, tokens - 9):
-            bodies = [most_nodes(part, height - 1, LANGUAGE.max_sequence) for part in (first, tokens - 9 - first)]
-            single.append(2 + sum(bodies))
+        # Nodes and tokens of a structure without its bodies; the shortest perception leaves most room for others.
+        shortest = min(len(name.split()) for name in language.perception_names)
+        for nodes, own in [(2, 5 + shortest), (3, 8 + shortest), (2, 4)]:
+            single.append(nodes + most_nodes(language, tokens - own, height - 1, language.max_sequence))
+        rest = tokens - 8 - shortest
+        for first in range(1, rest):
+            parts = first, rest - first
+            single.append(2 + sum(most_nodes(language, part, height - 1, language.max_sequence) for part in parts))
     most = max(single)
     if length > 1:
         for first in range(1, tokens):
-            most = max(most, 1 + most_nodes(first, height, 1) + most_nodes(tokens - first, height, length - 1))
+            pair = most_nodes(language, first, height, 1), most_nodes(language, tokens - first, height, length - 1)
+            most = max(most, 1 + sum(pair))
     return most
 
 
-def test_every_program_within_the_limits_fits_an_array():
+@in_both_domains
+def test_every_program_within_the_limits_fits_an_array(domain):
+    language = domain.language
     frame = len(["DEF", "run", "m(", "m)"])
-    most = 1 + most_nodes(LANGUAGE.max_tokens - frame, LANGUAGE.max_height - 1, LANGUAGE.max_sequence)
-    assert max(np.count_nonzero(sampled(), axis=1)) <= most <= encode.WIDTH
+    most = 1 + most_nodes(language, language.max_tokens - frame, language.max_height - 1, language.max_sequence)
+    assert max(np.count_nonzero(domain.sampled, axis=1)) <= most <= encode.WIDTH

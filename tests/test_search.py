@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 
 from jaxprl.dsl import encode, sample
-from jaxprl.experiment import given_starts, random_starts
 from jaxprl.search.driver import Event, drive, with_intervals
-from jaxprl.search.hill_climbing import UNKNOWN, hill_climbing
+from jaxprl.search.hill_climbing import hill_climbing
 from jaxprl.search.schedule import Constant, Growing
-from jaxprl.vm.evaluate import Contest, Scale, evaluate
+from jaxprl.search.types import UNKNOWN, search_keys
+from jaxprl.starts import best_first, given_starts, random_starts, recorded_answers, stacked
+from jaxprl.vm.evaluate import ANY, Contest, Scale, contest_scores, evaluate
 from jaxprl.worlds import registry
 from jaxprl.worlds.karel.world import LANGUAGE
 
 GOAL = 1000
+TWENTY = Constant(20)
 
 
 def count_moves(programs: np.ndarray) -> np.ndarray:
@@ -25,18 +27,18 @@ def count_moves(programs: np.ndarray) -> np.ndarray:
     return (programs == move).sum(axis=-1).astype(np.int32) * 10
 
 
-def toy(budget=500, k=20, goal=GOAL):
+def toy(budget=500, schedule=TWENTY, goal=GOAL):
     return hill_climbing(
         neighbours=functools.partial(sample.neighbours, LANGUAGE),
         start=functools.partial(random_starts, LANGUAGE),
-        schedule=Constant(k),
+        schedule=schedule,
         budget=budget,
         goal=goal,
     )
 
 
 def begin(search, seeds):
-    keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
+    keys = search_keys(seeds)
     zero = jnp.zeros(len(seeds), jnp.int32)
     return search.init(keys, zero, zero + UNKNOWN)
 
@@ -52,21 +54,18 @@ def play(search, seeds, scores=lambda programs, beat, group: count_moves(program
     return drive(search, begin(search, seeds), scores, record=record, **options), events
 
 
-def one_by_one(search_key, budget, k):
+def one_by_one(search_key, budget, schedule, goal):
     """The same search as its definition says it, one program after the other."""
-
-    def draw(function, name, *arguments):
-        return np.asarray(function(*arguments, jax.random.fold_in(search_key, name)[None]))[0]
-
     found, n, climb, best = [], 0, 0, UNKNOWN
     while True:
+        k = schedule(n)
         current = np.asarray(random_starts(LANGUAGE, search_key[None], jnp.array([climb], jnp.int32)))[0]
         climb, tried, score = climb + 1, 0, int(count_moves(current))
         n += 1
         if score > best:
             best = score
             found.append((n, score, current.tobytes(), "random"))
-        while tried < k and n < budget and best < GOAL:
+        while tried < k and n < budget and best < goal:
             keys = jax.random.fold_in(search_key, n)[None, None]
             candidate = np.asarray(sample.neighbours(LANGUAGE, current[None], keys))[0, 0]
             n, tried = n + 1, tried + 1
@@ -75,13 +74,19 @@ def one_by_one(search_key, budget, k):
                 if score > best:
                     best = score
                     found.append((n, score, current.tobytes(), "mutation"))
-        if n >= budget:
-            return found
+        if n >= budget or best >= goal:
+            return n, found
 
 
-def test_a_search_is_what_its_definition_says():
-    _, events = play(toy(budget=300), [5], interval=10_000)
-    assert events[5] == one_by_one(jax.random.key(5), budget=300, k=20)
+@pytest.mark.parametrize(
+    ("seed", "schedule", "goal"),
+    [(5, Constant(20), GOAL), (6, Growing(400), GOAL), (7, Growing(400), 70), (8, Constant(3), 40)],
+)
+def test_a_search_is_what_its_definition_says(seed, schedule, goal):
+    state, events = play(toy(400, schedule, goal), [seed], interval=10_000)
+    evaluated, expected = one_by_one(search_keys([seed])[0], 400, schedule, goal)
+    assert events[seed] == expected
+    assert int(state.evaluated[0]) == evaluated
 
 
 @pytest.mark.parametrize("ahead", [64, 256, 1024])
@@ -109,7 +114,7 @@ def test_a_search_stops_at_its_goal():
 
 
 def test_climbs_start_from_the_given_programs_in_turn():
-    keys = jax.vmap(jax.random.key)(jnp.arange(2, dtype=jnp.uint32))
+    keys = search_keys([0, 1])
     programs = jnp.arange(2 * 3 * 4, dtype=jnp.int32).reshape(2, 3, 4)
     counts = jnp.array([3, 2], jnp.int32)
     for climb in range(7):
@@ -119,20 +124,14 @@ def test_climbs_start_from_the_given_programs_in_turn():
 
 
 def test_k_is_fixed_at_the_start_of_a_climb():
-    search = hill_climbing(
-        neighbours=functools.partial(sample.neighbours, LANGUAGE),
-        start=functools.partial(random_starts, LANGUAGE),
-        schedule=Growing(1000),
-        budget=1000,
-        goal=GOAL,
-    )
-    state, seen = begin(search, [0]), {}
+    search = toy(1000, Growing(1000))
+    state, started = begin(search, [0]), {}
     while not bool(state.done[0]):
-        seen.setdefault(int(state.climb[0]), (int(state.evaluated[0]), int(state.k[0])))
+        climb, k = int(state.climb[0]), int(state.k[0])
+        assert k == Growing(1000)(started.setdefault(climb, int(state.evaluated[0])))
         question = search.ask(state, 64)
         state, _ = search.tell(state, question, jnp.asarray(count_moves(np.asarray(question.programs))))
-    assert len(seen) > 1
-    assert all(k == Growing(1000)(n) for n, k in seen.values())
+    assert len(started) > 1
 
 
 def test_pruning_changes_no_search():
@@ -141,10 +140,11 @@ def test_pruning_changes_no_search():
     scale = Scale.of(layouts)
 
     def scores(programs, beat, group, prune):
-        runs = evaluate(task, programs, layouts, contest=Contest(beat, group) if prune else None)
-        return np.where(runs.complete, scale.scores(runs.units), UNKNOWN).astype(np.int32)
+        if prune:
+            return contest_scores(task, programs, layouts, scale, Contest(beat, group))
+        return scale.scores(evaluate(task, programs, layouts).units).astype(np.int32)
 
-    search = toy(budget=400, k=100, goal=scale.denominator)
+    search = toy(400, Constant(100), scale.denominator)
     state, pruned = play(search, [0, 1], functools.partial(scores, prune=True))
     other, complete = play(search, [0, 1], functools.partial(scores, prune=False))
     assert pruned == complete
@@ -155,3 +155,45 @@ def test_intervals_come_in_order_with_the_best_of_their_moment():
     bests = [Event(0, 12, 5, np.zeros(1), "random"), Event(0, 27, 9, np.zeros(1), "mutation")]
     merged = with_intervals(bests, 0, (8, 30), 2, 10)
     assert [(event.evaluated, event.score) for event in merged] == [(10, 2), (12, 5), (20, 5), (27, 9), (30, 9)]
+
+
+def test_a_score_that_is_not_known_asks_for_the_exact_one():
+    assert UNKNOWN == ANY
+
+
+def test_start_programs_are_tried_best_first_and_ties_keep_their_order():
+    programs = np.arange(8, dtype=np.int32).reshape(2, 4, 1)
+    scores = np.array([[3, 7, 3, 9], [5, 5, UNKNOWN, UNKNOWN]], np.int32)
+    counts = np.array([4, 2], np.int32)
+    found = best_first(programs, counts, scores, budget=100, goal=10)
+    assert found.programs[..., 0].tolist() == [[3, 1, 0, 2], [4, 5, 6, 7]]
+    assert (found.evaluated.tolist(), found.best.tolist()) == ([4, 2], [9, 5])
+    assert programs[..., 0].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+@pytest.mark.parametrize(
+    ("budget", "goal", "evaluated", "best"),
+    [(100, 7, 2, 7), (100, 9, 4, 9), (1, 9, 1, 3), (3, 9, 3, 7), (4, 100, 4, 9), (2, 7, 2, 7)],
+)
+def test_start_programs_count_until_one_solves_the_task_or_the_budget_ends(budget, goal, evaluated, best):
+    scores = np.array([[3, 7, 3, 9]], np.int32)
+    found = best_first(np.zeros((1, 4, 1), np.int32), np.array([4], np.int32), scores, budget, goal)
+    assert (found.evaluated.tolist(), found.best.tolist()) == ([evaluated], [best])
+
+
+def test_start_programs_of_different_sizes_are_stacked():
+    programs, counts = stacked([np.ones((2, 64), np.int32), np.ones((3, 128), np.int32)])
+    assert programs.shape == (2, 3, 128)
+    assert counts.tolist() == [2, 3]
+    assert programs.sum() == 2 * 64 + 3 * 128
+
+
+def test_recorded_answers_are_drawn_by_the_seed_and_counted():
+    first, again, other = (recorded_answers("DoorKey", LANGUAGE, seed) for seed in (1, 1, 2))
+    assert first.programs == again.programs != other.programs
+    assert len(first.programs) == 32
+    counts = first.counts()
+    assert counts["answers"] == len(first.rows) == len({row["index"] for row in first.rows})
+    assert counts["accepted"] == 32
+    rejections = [each["reason"] for row in first.rows for each in row["rejected"]]
+    assert sum(sum(reasons.values()) for reasons in counts["rejected"].values()) == len(rejections)

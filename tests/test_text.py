@@ -15,7 +15,10 @@ from jaxprl.dsl.language import PROGRAM_TOKENS
 from jaxprl.dsl.python import from_python, to_python
 from jaxprl.dsl.text import ParseError, parse, to_text, token_count
 from jaxprl.errors import UserError
-from jaxprl.worlds.karel.world import LANGUAGE
+from jaxprl.worlds.karel.world import LANGUAGE as KAREL
+from jaxprl.worlds.minigrid.world import LANGUAGE as MINIGRID
+
+in_both_languages = pytest.mark.parametrize("language", [KAREL, MINIGRID], ids=lambda language: language.name)
 
 
 def folded(node):
@@ -34,88 +37,110 @@ def nested(opening, closing, times):
     return " ".join(["DEF run m(", *[opening] * times, "move", *[closing] * times, "m)"])
 
 
-DEEPEST = [
-    nested("REPEAT R=2 r(", "r)", 62),
-    nested("IF c( True c) i(", "i)", 41),
-    nested("WHILE c( frontIsClear c) w(", "w)", 41),
-    " ".join(["DEF run m( IF c(", *["not c("] * 80, "frontIsClear", *["c)"] * 80, "c) i( move i) m)"]),
-    " ".join(["DEF run m( IF c(", *["and c( True c) c("] * 40, "frontIsClear", *["c)"] * 40, "c) i( move i) m)"]),
-    " ".join(["DEF run m(", *["turnLeft"] * 252, "m)"]),
+def survives_every_round_trip(program, language):
+    nodes = encode.encode(program, language)
+    return (
+        parse(to_text(program), language) == program
+        and token_count(program) == len(to_text(program).split())
+        and from_python(to_python(program), language) == program
+        and encode.decode(nodes, language) == folded(program)
+        and encode.decode(np.pad(nodes, (0, 7)), language) == folded(program)
+    )
+
+
+EXTREMES = [
+    (KAREL, nested("REPEAT R=2 r(", "r)", 62)),
+    (KAREL, nested("IF c( True c) i(", "i)", 41)),
+    (KAREL, nested("WHILE c( frontIsClear c) w(", "w)", 41)),
+    (KAREL, " ".join(["DEF run m( IF c(", *["not c("] * 80, "frontIsClear", *["c)"] * 80, "c) i( move i) m)"])),
+    (
+        KAREL,
+        " ".join(["DEF run m( IF c(", *["and c( True c) c("] * 40, "frontIsClear", *["c)"] * 40, "c) i( move i) m)"]),
+    ),
+    (KAREL, " ".join(["DEF run m(", *["turnLeft"] * 252, "m)"])),
+    (KAREL, "DEF run m( REPEAT R=-99999999 r( REPEAT R=99999999 r( move r) r) m)"),
+    (
+        MINIGRID,
+        "DEF run m( WHILE c( "
+        + "or c( front_object_type h( goal h) c) c( " * 26
+        + "front_object_color h( grey h)"
+        + " c)" * 26
+        + " c) w( toggle w) m)",
+    ),
 ]
 
 
-@pytest.mark.parametrize("text", [*DEEPEST, "DEF run m( REPEAT R=-99999999 r( REPEAT R=99999999 r( move r) r) m)"])
-def test_extremes_survive_every_round_trip(text):
-    program = parse(text, LANGUAGE)
+@pytest.mark.parametrize(("language", "text"), EXTREMES)
+def test_extremes_survive_every_round_trip(language, text):
+    program = parse(text, language)
     assert to_text(program) == text
-    assert from_python(to_python(program), LANGUAGE) == program
-    assert encode.decode(encode.encode(program, LANGUAGE), LANGUAGE) == folded(program)
+    assert survives_every_round_trip(program, language)
 
 
-def test_golden_programs_survive_every_round_trip():
-    texts = golden.programs()
-    assert len(texts) > 4000
+@in_both_languages
+def test_golden_programs_survive_every_round_trip(language):
+    texts = golden.programs(language.name)
+    assert len(texts) > 1000
     for text in texts:
-        program = parse(text, LANGUAGE)
+        program = parse(text, language)
         assert to_text(program) == text
-        assert token_count(program) == len(text.split())
-        assert from_python(to_python(program), LANGUAGE) == program
-        assert encode.decode(encode.encode(program, LANGUAGE), LANGUAGE) == folded(program)
+        assert survives_every_round_trip(program, language), text
 
 
-@given(strategies.programs())
-def test_random_programs_survive_every_round_trip(program):
-    assert parse(to_text(program), LANGUAGE) == program
-    assert from_python(to_python(program), LANGUAGE) == program
-    nodes = encode.encode(program, LANGUAGE)
-    assert encode.decode(nodes, LANGUAGE) == folded(program)
-    assert encode.decode(np.pad(nodes, (0, 7)), LANGUAGE) == folded(program)
+@in_both_languages
+@given(data=st.data())
+def test_random_programs_survive_every_round_trip(language, data):
+    assert survives_every_round_trip(data.draw(strategies.programs(language)), language)
 
 
-@given(st.lists(strategies.programs(), min_size=1, max_size=4))
-def test_programs_are_stacked_to_one_width(programs):
-    stacked = encode.encode_all(programs, LANGUAGE)
+@in_both_languages
+@given(data=st.data())
+def test_programs_are_stacked_to_one_width(language, data):
+    programs = data.draw(st.lists(strategies.programs(language), min_size=1, max_size=4))
+    stacked = encode.encode_all(programs, language)
     assert stacked.dtype == np.int32
     for row, program in zip(stacked, programs, strict=True):
         used = np.count_nonzero(row)
         assert (row[:used] != 0).all()
-        assert (row[:used] == encode.encode(program, LANGUAGE)[:used]).all()
+        assert (row[:used] == encode.encode(program, language)[:used]).all()
     largest = int((stacked != 0).sum(axis=1).max())
     assert stacked.shape[1] == max(encode.WIDTH, 1 << (largest - 1).bit_length())
 
 
 def test_white_space_between_tokens_does_not_matter():
     text = "\n DEF   run m(\tmove\n\n turnLeft m) "
-    assert to_text(parse(text, LANGUAGE)) == "DEF run m( move turnLeft m)"
+    assert to_text(parse(text, KAREL)) == "DEF run m( move turnLeft m)"
 
 
 WORDS = [
     "DEF", "run", "m(", "m)", "WHILE", "IF", "IFELSE", "ELSE", "REPEAT", "c(", "c)", "w(", "w)", "i(", "i)", "e(", "e)",
-    "r(", "r)", "h(", "h)", "not", "and", "or", "True", "R=3", "R=x", "move", "frontIsClear", "lava", "word",
+    "r(", "r)", "h(", "h)", "not", "and", "or", "True", "R=3", "R=x", "move", "frontIsClear", "forward",
+    "front_is_clear", "front_object_type", "front_object_color", "lava", "red", "word",
 ]  # fmt: skip
 
 
-def program_or_error(text):
+def program_or_error(text, language):
     try:
-        return parse(text, LANGUAGE)
+        return parse(text, language)
     except ParseError as error:
         return error
 
 
-@given(strategies.programs(), st.data())
-def test_a_changed_token_is_an_error_or_another_program(program, data):
-    tokens = to_text(program).split()
+@in_both_languages
+@given(data=st.data())
+def test_a_changed_token_is_an_error_or_another_program(language, data):
+    tokens = to_text(data.draw(strategies.programs(language))).split()
     at = data.draw(st.integers(0, len(tokens) - 1))
     kept = data.draw(st.integers(at, at + 1))
     changed = [*tokens[:at], *data.draw(st.lists(st.sampled_from(WORDS), max_size=2)), *tokens[kept:]]
-    outcome = program_or_error(" ".join(changed))
+    outcome = program_or_error(" ".join(changed), language)
     if isinstance(outcome, ParseError):
         assert 0 <= outcome.position <= len(changed)
     else:
         assert to_text(outcome) == " ".join(changed)
 
 
-BAD = {
+BAD_KAREL = {
     "": (0, "expected 'DEF', found the end of the text"),
     "def run m( move m)": (0, "expected 'DEF', found 'def'"),
     "DEF walk m( move m)": (1, "expected 'run', found 'walk'"),
@@ -162,11 +187,48 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("text", BAD, ids=lambda text: text[:60] or "empty")
-def test_bad_text_is_rejected_at_its_token(text):
-    position, fragment = BAD[text]
+TYPES = "lava, door, ball, box, wall, floor, key, goal"
+COLORS = "red, blue, green, purple, yellow, grey"
+BAD_MINIGRID = {
+    "DEF run m( IF c( front_object_type h( tree h) c) i( left i) m)": (
+        7,
+        f"expected an argument of front_object_type ({TYPES}), found 'tree'",
+    ),
+    "DEF run m( IF c( front_object_type h( red h) c) i( left i) m)": (7, f"front_object_type ({TYPES}), found 'red'"),
+    "DEF run m( IF c( front_object_color h( box h) c) i( left i) m)": (
+        7,
+        f"expected an argument of front_object_color ({COLORS}), found 'box'",
+    ),
+    "DEF run m( IF c( front_object_color h( Red h) c) i( left i) m)": (7, f"({COLORS}), found 'Red'"),
+    "DEF run m( IF c( front_object_type h( h) c) i( left i) m)": (7, f"({TYPES}), found 'h)'"),
+    "DEF run m( IF c( front_object_type h(": (7, f"({TYPES}), found the end of the text"),
+    "DEF run m( IF c( front_object_type lava h) c) i( left i) m)": (6, "expected 'h(', found 'lava'"),
+    "DEF run m( IF c( front_object_type c) i( left i) m)": (6, "expected 'h(', found 'c)'"),
+    "DEF run m( IF c( front_object_type": (6, "expected 'h(', found the end of the text"),
+    "DEF run m( IF c( front_object_type c( lava c) c) i( left i) m)": (6, "expected 'h(', found 'c('"),
+    "DEF run m( IF c( front_object_type h( lava c) i( left i) m)": (8, "expected 'h)', found 'c)'"),
+    "DEF run m( IF c( front_object_type h( lava door h) c) i( left i) m)": (8, "expected 'h)', found 'door'"),
+    "DEF run m( IF c( front_object_type h( lava h) h( lava h) c) i( left i) m)": (9, "expected 'c)', found 'h('"),
+    "DEF run m( IF c( not c( front_object_type h( sky h) c) c) i( left i) m)": (9, f"({TYPES}), found 'sky'"),
+    "DEF run m( IF c( front_is_clear h( lava h) c) i( left i) m)": (6, "expected 'c)', found 'h('"),
+    "DEF run m( IF c( lava c) i( left i) m)": (
+        5,
+        "(front_is_clear, front_object_type, front_object_color, is_carrying_object, not, and, or, True, False)",
+    ),
+    "DEF run m( front_object_type h( lava h) m)": (3, "found 'front_object_type'"),
+    "DEF run m( move m)": (3, "WHILE, IF, IFELSE, REPEAT, left, right, forward, pickup, drop, toggle), found 'move'"),
+}
+BAD = [
+    pytest.param(language, text, *expected, id=text[:60] or "empty")
+    for language, cases in [(KAREL, BAD_KAREL), (MINIGRID, BAD_MINIGRID)]
+    for text, expected in cases.items()
+]
+
+
+@pytest.mark.parametrize(("language", "text", "position", "fragment"), BAD)
+def test_bad_text_is_rejected_at_its_token(language, text, position, fragment):
     with pytest.raises(ParseError) as caught:
-        parse(text, LANGUAGE)
+        parse(text, language)
     assert caught.value.position == position
     assert str(caught.value).startswith(f"token {position}: ")
     assert fragment in str(caught.value)
@@ -193,8 +255,8 @@ def look(condition, senses):
 
 @given(strategies.conditions())
 def test_folding_changes_neither_the_value_nor_the_calls(condition):
-    for values in itertools.product([False, True], repeat=len(LANGUAGE.perception_names)):
-        senses = dict(zip(LANGUAGE.perception_names, values, strict=True))
+    for values in itertools.product([False, True], repeat=len(KAREL.perception_names)):
+        senses = dict(zip(KAREL.perception_names, values, strict=True))
         assert look(ast.fold(condition), senses) == look(condition, senses)
 
 

@@ -6,10 +6,18 @@ import pytest
 from jaxprl.dsl.text import parse
 from jaxprl.vm.host import WorldEnvironment, run
 from jaxprl.worlds import registry
-from jaxprl.worlds.karel.world import COUNT
+from jaxprl.worlds.karel.world import COUNT, Karel
+from jaxprl.worlds.minigrid.farama import COLOR_NAMES, TYPE_NAMES
 
 RECORDED = 400
 """Steps that a golden trace holds at most."""
+
+
+def summary(state):
+    """Return the fifth column of a golden step: markers in the world, or the type and colour that is carried."""
+    if isinstance(state, Karel):
+        return sum(byte & COUNT for byte in state.cells)
+    return [TYPE_NAMES[state.carrying & 15], COLOR_NAMES[state.carrying >> 4 & 7]] if state.carrying else None
 
 
 def observed(task, trace):
@@ -19,15 +27,14 @@ def observed(task, trace):
 
     def observe(call):
         state = environment.state
-        pose = [*task.world.position(state.cell), state.direction]
         reward = None if call.reward is None else call.reward / environment.units
         steps.append(
             [
                 call.kind,
                 call.name,
                 call.result,
-                pose,
-                sum(byte & COUNT for byte in state.cells),
+                task.world.pose(state),
+                summary(state),
                 reward,
                 call.terminated,
             ]

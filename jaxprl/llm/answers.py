@@ -10,13 +10,17 @@ from jaxprl.errors import UserError
 _FOLDER = importlib.resources.files("jaxprl.llm") / "recorded"
 
 
+def tasks() -> tuple[str, ...]:
+    """Return the names of the tasks that have recorded answers."""
+    return tuple(sorted(file.name.removesuffix(".jsonl") for file in _FOLDER.iterdir() if file.name.endswith(".jsonl")))
+
+
 def recorded(task_name: str) -> list[str]:
     """Return the recorded answers to the task's prompt, raw, in their order.
 
     Raises UserError with the tasks that have some if this one has none.
     """
-    files = {file.name.removesuffix(".jsonl"): file for file in _FOLDER.iterdir() if file.name.endswith(".jsonl")}
-    if task_name not in files:
-        raise UserError(f"no recorded answers for task {task_name!r}; there are some for {', '.join(sorted(files))}")
-    answers = [json.loads(line) for line in files[task_name].read_text(encoding="utf-8").splitlines()]
-    return [answer["text"] for answer in sorted(answers, key=lambda answer: answer["index"])]
+    if task_name not in tasks():
+        raise UserError(f"no recorded answers for task {task_name!r}; there are some for {', '.join(tasks())}")
+    lines = (_FOLDER / f"{task_name}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [answer["text"] for answer in sorted(map(json.loads, lines), key=lambda answer: answer["index"])]

@@ -39,9 +39,3 @@ class Progress:
             self.stream.write(text + "\n")
         self.stream.flush()
         self.shown_at, self.shown_best = now, best
-
-    def clear(self) -> None:
-        """Make room for other output."""
-        if self.live:
-            self.stream.write("\r\x1b[K")
-            self.stream.flush()

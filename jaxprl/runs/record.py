@@ -22,6 +22,7 @@ import jax
 
 from jaxprl.errors import UserError
 
+_LOCK = ".lock"
 PACKAGES = ("jaxprl", "jax", "jaxlib", "numpy")
 
 
@@ -36,13 +37,10 @@ class RunDirectory:
         """
         self.path = path
         config = json.loads(json.dumps(config))  # as it will be read back
-        if path.exists() and not path.is_dir():
-            raise UserError(f"output {path} is not a directory")
-        if path.exists() and any(path.iterdir()) and not resume:
-            raise UserError(f"output directory {path} is not empty; choose another one, or --resume to go on in it")
         try:
+            self._check_place(resume)
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = (path / ".lock").open("a")
+            self._lock = (path / _LOCK).open("a")
         except OSError as error:
             raise UserError(f"output directory {path}: {error.strerror}") from None
         try:
@@ -54,6 +52,19 @@ class RunDirectory:
             self._drop_unfinished(set(config["seeds"]) - set(self.finished()))
         self.write_json("config.json", config)
         self.write_json("env.json", environment())
+
+    def _check_place(self, resume: bool) -> None:
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise UserError(f"output {self.path} is not a directory")
+        names = {entry.name for entry in self.path.iterdir()} - {_LOCK}
+        if names and not resume:
+            raise UserError(
+                f"output directory {self.path} is not empty; choose another one, or --resume to go on in it"
+            )
+        if names and "config.json" not in names:
+            raise UserError(f"output directory {self.path} is not empty and holds no run that could be resumed")
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file whole: it is the old one or the new one, never half of it."""
@@ -71,13 +82,14 @@ class RunDirectory:
             lines.write(json.dumps(row) + "\n")
 
     def finished(self) -> dict[int, dict[str, Any]]:
-        """Return the results that are there, by search seed."""
-        files = self.path.glob("seed-*/result.json")
-        results = [json.loads(file.read_text()) for file in files]
-        return {result["seed"]: result for result in results}
+        """Return the results that are there, by search seed; one that cannot be read does not count."""
+        results = [_read_object(file) for file in self.path.glob("seed-*/result.json")]
+        return {result["seed"]: result for result in results if result and "seed" in result}
 
     def _check_config(self, config: dict[str, Any]) -> None:
-        old = json.loads((self.path / "config.json").read_text())
+        old = _read_object(self.path / "config.json")
+        if old is None:
+            raise UserError(f"{self.path / 'config.json'} cannot be read: the run cannot be resumed")
         differing = [name for name in sorted(old | config) if old.get(name) != config.get(name)]
         if differing:
             what = "; ".join(f"{name} was {old.get(name)!r}, is {config.get(name)!r}" for name in differing)
@@ -87,9 +99,20 @@ class RunDirectory:
         for name in ("metrics.jsonl", "programs.jsonl", "llm/answers.jsonl"):
             file = self.path / name
             if file.exists():
-                rows = file.read_text().splitlines()
+                rows = file.read_text(errors="replace").splitlines()
                 kept = [row for row in rows if _seed_of(row) not in seeds | {None}]
-                file.write_text("".join(f"{row}\n" for row in kept))
+                fresh = file.with_name(file.name + ".new")
+                fresh.write_text("".join(f"{row}\n" for row in kept))
+                fresh.replace(file)
+
+
+def _read_object(file: Path) -> dict[str, Any] | None:
+    """Return the JSON object in a file, None if there is no whole one."""
+    try:
+        value = json.loads(file.read_text(errors="replace"))
+    except json.JSONDecodeError:
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _seed_of(row: str) -> int | None:

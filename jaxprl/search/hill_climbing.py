@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprl.search.schedule import Schedule, steps
-from jaxprl.search.types import Bests, Question, Search
+from jaxprl.search.types import UNKNOWN, Bests, Question, Search
 
 
 class State(NamedTuple):
@@ -37,8 +37,6 @@ class State(NamedTuple):
     done: jax.Array  # bool
 
 
-UNKNOWN = -(2**31)
-"""Score of a program that is not evaluated yet."""
 LOOK_AHEAD = 64
 """Programs evaluated ahead at a new current program; later as many as were tried at it in vain. No result changes."""
 

@@ -5,13 +5,22 @@ Axis letters: S searches, B candidates of one batch, N nodes of a program.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-Score = jax.Array
-"""int32: an exact mean return, as the numerator of a fraction that all programs of a run share."""
+UNKNOWN = -(2**31)
+"""Score (int32: an exact mean return, as the numerator of a fraction that all programs of a run share) of a program
+that is not evaluated, below every other one. As a score to beat it asks for the exact score (`vm.evaluate.ANY`)."""
+
+
+def search_keys(seeds: Sequence[int]) -> jax.Array:
+    """Return the random keys of searches, typed [S], of the same generator wherever JAX runs."""
+    make = functools.partial(jax.random.key, impl="threefry2x32")
+    return jax.vmap(make)(jnp.asarray(seeds, jnp.uint32))
 
 
 class Bests(NamedTuple):

@@ -31,6 +31,8 @@ from jaxprl.worlds.task import Layout, Task
 
 BLOCK = 512
 """Programs whose runs start together, at most."""
+MOST_LANES = 2**15
+"""Runs that start together, at most."""
 FIRST_SLOTS = 64
 """Slots of the first WHILE memory, a power of two."""
 STEPS = 32
@@ -92,6 +94,7 @@ class Contest(NamedTuple):
 
 
 ANY = -(2**31)
+"""Score to beat of a program whose score is wanted exactly."""
 
 
 def evaluate(
@@ -123,12 +126,17 @@ def evaluate(
     if not isinstance(programs, np.ndarray):
         programs = encode.encode_all(programs, task.language)
     count, episodes = len(programs), len(layouts.units)
+    if episodes > MOST_LANES and contest is None:
+        again = functools.partial(evaluate, task, programs, block=block, steps=steps, slots=slots, workers=workers)
+        runs = [again(_layout_slice(layouts, first, MOST_LANES)) for first in range(0, episodes, MOST_LANES)]
+        return Runs(*(np.concatenate(columns, axis=1) for columns in zip(*runs, strict=True)))
     contest = contest or Contest(np.full(count, ANY, np.int32), np.zeros(count, np.int32))
     bits = counter_bits(programs)
     batches = _Batches(
         task, jax.tree.map(jnp.asarray, layouts), Scale.of(layouts), steps, slots, bits, counter_words(programs, bits)
     )
     workers = workers or _workers()
+    block = max(1, min(block, MOST_LANES // episodes))
     parts = max(-(-count // block), min(workers, count))
     shares = [slice(part, None, parts) for part in range(parts)]
     found = np.zeros((count, episodes, 4), np.int32)
@@ -139,8 +147,28 @@ def evaluate(
     return Runs(*np.moveaxis(found, -1, 0))
 
 
+def _layout_slice(layouts: Layout, first: int, count: int) -> Layout:
+    return jax.tree.map(lambda leaf: leaf[first : first + count], layouts)
+
+
+def contest_scores(
+    task: Task,
+    programs: np.ndarray,
+    layouts: Layout,
+    scale: Scale,
+    contest: Contest,
+    *,
+    workers: int | None = None,
+) -> np.ndarray:
+    """Return the programs' scores, int32 [P]; `ANY`, below every score, for those that do not matter."""
+    runs = evaluate(task, programs, layouts, contest=contest, workers=workers)
+    return np.where(runs.complete, scale.scores(runs.units), ANY).astype(np.int32)
+
+
 def _workers() -> int:
-    return len(os.sched_getaffinity(0)) if jax.default_backend() == "cpu" else 1
+    if jax.default_backend() != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclasses.dataclass(frozen=True)

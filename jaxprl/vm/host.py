@@ -23,6 +23,8 @@ class Environment(Protocol):
 
     call_limit: int
     """The call that crashes the run."""
+    terminated_hides_crash: bool
+    """Whether a run that is terminated by its last call is reported as terminated only."""
 
     def act(self, action: str, *, at_limit: bool) -> tuple[float, bool]:
         """Do an action and return (reward, terminated); `at_limit`: it is the crashing call."""
@@ -158,7 +160,8 @@ class _Machine:
         if self.observe:
             self.observe(Call("action", name, None, reward, terminated))
         if terminated or at_limit:
-            outcome.end = "T" * terminated + "C" * at_limit
+            hidden = terminated and self.environment.terminated_hides_crash
+            outcome.end = "T" * terminated + "C" * (at_limit and not hidden)
             raise _End
 
     def perceive(self, name: str) -> bool:
@@ -176,11 +179,11 @@ class _Machine:
 
 
 class WorldEnvironment:
-    """One layout of a task in plain Python: the world's own rules on ints and bytes. Rewards are in whole units."""
+    """One layout of a task in plain Python: the world's own rules on Python values. Rewards are in whole units."""
 
     def __init__(self, task: Task, layout: Layout):
         self.task = task
-        self.call_limit = task.world.call_limit
+        self.call_limit, self.terminated_hides_crash = task.world.call_limit, task.world.terminated_hides_crash
         self.state, self.progress, self.units = jax.tree.map(_plain, layout)
         self.state = self.state._replace(hash=None)
         self.actions = {name: code for code, name in enumerate(task.language.action_names, 1)}
@@ -199,7 +202,7 @@ class WorldEnvironment:
 
 
 def _plain(leaf: Any):
-    """Return a layout's numpy leaf as a Python value: a table as bytes, a number as an int or a bool."""
+    """Return a layout's numpy leaf as a Python value: a table as bytes or a tuple, a number as an int or a bool."""
     array = np.asarray(leaf)
     if array.ndim:
         return array.astype(np.uint8).tobytes() if array.dtype == np.uint8 else tuple(array.tolist())

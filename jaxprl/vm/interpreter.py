@@ -8,7 +8,7 @@ together; lanes that have ended stand still. `host.py` says the same in plain Py
 - The call number `call_limit` crashes the run (C): an action there still happens and its reward counts.
 - WHILE: when its test holds, the state is compared with every state at which this WHILE node's test held earlier in
   the run; the memory is never cleared on re-entry. Seen before: crashed (C), the body is not entered.
-- The program runs off its end: E. Both T and C at one action: TC.
+- The program runs off its end: E. Both T and C at one action: TC, or T where the world says so.
 
 The WHILE memory is an open-addressing hash table per lane. Its key is 64 bits of (WHILE node, pose, linear hash of the
 grid), so two different states are taken for one with a probability of about 2^-63 per pair. A lane whose slot is taken
@@ -81,10 +81,13 @@ def step(task: Task, code: jax.Array, lane: Lanes, *, bits: int) -> Lanes:
     state, event = world.act(lane.state, action, acts & (calls == limit))
     state, progress, units, terminated = task.reward(world, lane.progress, state, event)
     units, terminated = jnp.where(acts, units, 0), acts & terminated
+    progress = jax.tree.map(lambda new, old: old if new is old else jnp.where(acts, new, old), progress, lane.progress)
     state, progress = jax.tree.map(
         lambda new, old: new.astype(old.dtype), (state, progress), (lane.state, lane.progress)
     )
     crashed = acts & (calls == limit)
+    if world.terminated_hides_crash:
+        crashed &= ~terminated
     going = running & ~crashed & ~terminated
 
     test = jnp.where(going, (word >> 4) & 3, NEVER)

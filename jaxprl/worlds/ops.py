@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def where(condition, yes, no):
@@ -24,7 +25,7 @@ def invert(condition):
 
 def read(table, index):
     """Return `table[index]` as an int (int32 for arrays); the index is in range."""
-    if isinstance(table, bytes):
+    if isinstance(table, bytes | tuple):
         return table[index]
     return table.at[index].get(mode="promise_in_bounds").astype(jnp.int32)
 
@@ -33,7 +34,26 @@ def write(table, index, value):
     """Return `table` with `value` at `index`; the index is in range."""
     if isinstance(table, bytes):
         return table[:index] + bytes((value,)) + table[index + 1 :]
+    if isinstance(table, tuple):
+        return (*table[:index], value, *table[index + 1 :])
     return table.at[index].set(jnp.asarray(value).astype(table.dtype), mode="promise_in_bounds")
+
+
+def pick(constants: np.ndarray, index):
+    """Return an entry of a constant int32 table."""
+    return int(constants[index]) if isinstance(index, int) else jnp.asarray(constants)[index]
+
+
+def updated_hash(grid_hash, cell, change):
+    """Return the hash of a grid, uint32 [2], after a cell's number has changed by `change`; in plain Python None.
+
+    The hash is linear: the sum over cells of two fixed random numbers times the cell's number, modulo 2^32. Grids
+    that differ have the same hash with a probability of about 2^-64.
+    """
+    if grid_hash is None:
+        return None
+    salts = jnp.stack([mixed(cell, 0x9E3779B1), mixed(cell, 0x7FEB352D)])
+    return grid_hash + salts * change.astype(jnp.uint32)
 
 
 def loop(condition, body, value):

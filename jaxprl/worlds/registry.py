@@ -7,13 +7,13 @@ import importlib
 from jaxprl.errors import UserError, unknown
 from jaxprl.worlds.task import Task
 
-_MODULES = tuple(
-    f"jaxprl.worlds.karel.tasks.{name}"
-    for name in (
+_TASK_FILES = {
+    "karel": (
         "stair_climber", "maze", "four_corners", "top_off", "harvester", "clean_house",
         "door_key", "one_stroke", "seeder", "snake", "path_follow", "wall_avoider",
-    )
-)  # fmt: skip
+    ),
+    "minigrid": ("lava_gap", "put_near", "red_blue_door"),
+}  # fmt: skip
 _TASKS: dict[str, Task] = {}
 
 
@@ -37,6 +37,7 @@ def make(name: str) -> Task:
     return _TASKS[name]
 
 
-for _module in _MODULES:
-    for _task in importlib.import_module(_module).TASKS:
-        register(_task)
+for _domain, _files in _TASK_FILES.items():
+    for _file in _files:
+        for _task in importlib.import_module(f"jaxprl.worlds.{_domain}.tasks.{_file}").TASKS:
+            register(_task)

@@ -27,17 +27,20 @@ class Layout(NamedTuple):
 class Task:
     """A world, its layouts and a reward.
 
-    `generate` draws one layout of numpy values on a legacy `RandomState`. `reward(world, progress, state, event)` is
-    called after every action and returns (state, progress, units, terminated): the state because a task may change
-    the world (a door opens, food appears). It is written on scalars, like the world's rules (`worlds/ops.py`).
+    `generate` makes the layout of one seed, of numpy values. `reward(world, progress, state, event)` is called after
+    every action and returns (state, progress, units, terminated): the state because a task may change the world (a
+    door opens, food appears). It is written on scalars, like the world's rules (`worlds/ops.py`). No return exceeds 1:
+    searches drop programs by that bound (`vm/evaluate.py`).
     """
 
     name: str
     world: Any
-    generate: Callable[[np.random.RandomState], Layout]
+    generate: Callable[[int], Layout]
     reward: Callable[[Any, Any, Any, Any], tuple[Any, Any, Any, Any]]
     words: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
     """Map, agent, goal and returns in words, for prompts and listings."""
+    budget: int = 1_000_000
+    """Programs that a search evaluates if nothing else is said."""
 
     @property
     def language(self) -> Language:
@@ -45,7 +48,7 @@ class Task:
 
     def layout(self, seed: int) -> Layout:
         """Return the layout of one seed, leaves unstacked."""
-        return self.generate(np.random.RandomState(seed))
+        return self.generate(seed)
 
     def layouts(self, seeds: Iterable[int]) -> Layout:
         """Return the layouts of `seeds`, stacked: leaves are numpy arrays [E, ...]."""

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
+
+from jaxprl.worlds.task import Layout
 
 NORTH, EAST, SOUTH, WEST = range(4)
 
@@ -30,3 +36,12 @@ def mask(height: int, width: int, cells) -> np.ndarray:
 def inner_cell(rng: np.random.RandomState, height: int, width: int) -> tuple[int, int]:
     """Draw a cell inside the border: row, then column."""
     return rng.randint(1, height - 1), rng.randint(1, width - 1)
+
+
+def from_seed(generate: Callable[..., Layout], **options: Any) -> Callable[[int], Layout]:
+    """Return a task's `generate` from one that draws on a legacy `RandomState`."""
+    return functools.partial(_from_seed, generate, options)
+
+
+def _from_seed(generate: Callable[..., Layout], options: dict[str, Any], seed: int) -> Layout:
+    return generate(np.random.RandomState(seed), **options)

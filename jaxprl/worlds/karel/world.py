@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxprl.dsl.language import Language
@@ -54,7 +53,7 @@ class Karel(NamedTuple):
     direction: Any  # int32: 0 N, 1 E, 2 S, 3 W
     opened: Any  # bool: whether gates are open
     cells: Any  # uint8 [(H+2)*(W+2)], or bytes: marker count in the low four bits, WALL, GATE, TARGET, BODY
-    hash: Any  # uint32 [2], or None in plain Python: linear hash of the change of marker counts since the start
+    hash: Any  # uint32 [2], or None in plain Python: hash of the change of marker counts since the start
 
 
 class Event(NamedTuple):
@@ -89,6 +88,10 @@ class Geometry:
     def position(self, cell):
         """Return (row, column) of a cell."""
         return cell // self.stride - 1, cell % self.stride - 1
+
+    def pose(self, state: Karel) -> list[int]:
+        """Return [row, column, direction] of a plain state."""
+        return [*self.position(state.cell), state.direction]
 
     def state(self, walls: np.ndarray, pose: tuple[int, int, int], markers: np.ndarray, targets=None) -> Karel:
         """Return the state of numpy scalars and arrays for walls bool [H, W], (row, column, direction), counts [H, W]
@@ -147,8 +150,7 @@ class Geometry:
     def key(self, state: Karel):
         """Return what WHILE compares: row, column, direction and every cell's marker count; walls are no part of it.
 
-        In plain Python the exact value; on arrays (pose int32, two uint32 of a hash of the counts). The hash is
-        linear: the sum over cells of a fixed random number times the count, so an action updates it in one step.
+        In plain Python the exact value; on arrays (pose int32, hash uint32 [2] of the counts).
         """
         if isinstance(state.cells, bytes):
             return state.cell, state.direction, state.cells.translate(_MARKERS_ONLY)
@@ -171,8 +173,4 @@ class Geometry:
         new = ops.at_most(ops.at_least(count + wish, 0), MAX_MARKERS)
         change = new - count
         cells = ops.write(state.cells, cell, byte + change)
-        if state.hash is None:
-            return state._replace(cells=cells), change, new
-        salts = jnp.stack([ops.mixed(cell, 0x9E3779B1), ops.mixed(cell, 0x7FEB352D)])
-        grid_hash = state.hash + salts * change.astype(jnp.uint32)
-        return state._replace(cells=cells, hash=grid_hash), change, new
+        return state._replace(cells=cells, hash=ops.updated_hash(state.hash, cell, change)), change, new

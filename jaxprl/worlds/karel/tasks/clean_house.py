@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxprl.worlds.karel.layouts import SOUTH, nothing
+from jaxprl.worlds.karel.layouts import SOUTH, from_seed, nothing
 from jaxprl.worlds.karel.tasks.harvester import DENSE_RETURNS, SPARSE_RETURNS, collecting, reward, sparse_reward
 from jaxprl.worlds.karel.world import Geometry
 from jaxprl.worlds.task import Layout, Task
@@ -62,9 +62,9 @@ _WORDS = {
 }
 
 TASKS = (
-    Task("CleanHouse", WORLD, generate, reward, {**_WORDS, "returns": DENSE_RETURNS}),
+    Task("CleanHouse", WORLD, from_seed(generate), reward, {**_WORDS, "returns": DENSE_RETURNS}),
     Task(
-        "CleanHouseSparse", WORLD, lambda rng: generate(rng, sparse=True), sparse_reward,
+        "CleanHouseSparse", WORLD, from_seed(generate, sparse=True), sparse_reward,
         {**_WORDS, "returns": SPARSE_RETURNS},
     ),
 )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxprl.worlds import ops
-from jaxprl.worlds.karel.layouts import EAST, border, mask
+from jaxprl.worlds.karel.layouts import EAST, border, from_seed, mask
 from jaxprl.worlds.karel.world import GATE, Event, Geometry, Karel
 from jaxprl.worlds.task import Layout, Task
 
@@ -56,7 +56,7 @@ def reward(world: Geometry, progress: Progress, state: Karel, event: Event):
 
 TASKS = (
     Task(
-        "DoorKey", WORLD, generate, reward,
+        "DoorKey", WORLD, from_seed(generate), reward,
         {
             "map": "8 x 8 cells, split by a vertical wall into a left and a right room. One marker (the key) lies in "
             "the left room, one (the goal) in the right room. Taking the key opens two cells in the upper part of "

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxprl.worlds import ops
-from jaxprl.worlds.karel.layouts import EAST, border, mask, nothing
+from jaxprl.worlds.karel.layouts import EAST, border, from_seed, mask, nothing
 from jaxprl.worlds.karel.world import TARGET, Event, Geometry, Karel
 from jaxprl.worlds.task import Layout, Task
 
@@ -59,11 +59,11 @@ _WRONG = "A marker put anywhere else ends the episode with -1."
 
 TASKS = (
     Task(
-        "FourCorners", WORLD, generate, reward,
+        "FourCorners", WORLD, from_seed(generate), reward,
         {**_WORDS, "returns": f"0.25 for each corner that holds a marker. {_WRONG}"},
     ),
     Task(
-        "FourCornersSparse", WORLD, lambda rng: generate(rng, units=1), sparse_reward,
+        "FourCornersSparse", WORLD, from_seed(generate, units=1), sparse_reward,
         {**_WORDS, "returns": f"1 when all four corners hold a marker. {_WRONG}"},
     ),
 )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxprl.worlds import ops
-from jaxprl.worlds.karel.layouts import EAST, border
+from jaxprl.worlds.karel.layouts import EAST, border, from_seed
 from jaxprl.worlds.karel.world import Event, Geometry, Karel
 from jaxprl.worlds.task import Layout, Task
 
@@ -55,9 +55,9 @@ DENSE_RETURNS = "An equal share of 1 for each marker collected. Putting a marker
 SPARSE_RETURNS = "1 when every marker is collected. More markers than there were at the start end the episode with -1."
 
 TASKS = (
-    Task("Harvester", WORLD, generate, reward, {**_WORDS, "returns": DENSE_RETURNS}),
+    Task("Harvester", WORLD, from_seed(generate), reward, {**_WORDS, "returns": DENSE_RETURNS}),
     Task(
-        "HarvesterSparse", WORLD, lambda rng: generate(rng, sparse=True), sparse_reward,
+        "HarvesterSparse", WORLD, from_seed(generate, sparse=True), sparse_reward,
         {**_WORDS, "returns": SPARSE_RETURNS},
     ),
 )  # fmt: skip

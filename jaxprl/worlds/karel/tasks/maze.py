@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from jaxprl.worlds import ops
-from jaxprl.worlds.karel.layouts import EAST, inner_cell, nothing
+from jaxprl.worlds.karel.layouts import EAST, from_seed, inner_cell, nothing
 from jaxprl.worlds.karel.tasks.stair_climber import Progress, manhattan
 from jaxprl.worlds.karel.world import Event, Geometry, Karel
 from jaxprl.worlds.task import Layout, Task
@@ -60,11 +60,11 @@ _WORDS = {
 
 TASKS = (
     Task(
-        "Maze", WORLD, generate, reward,
+        "Maze", WORLD, from_seed(generate), reward,
         {**_WORDS, "returns": "The share of the initial distance to the marker that was covered, 1 on reaching it."},
     ),
     Task(
-        "MazeSparse", WORLD, lambda rng: generate(rng, sparse=True), sparse_reward,
+        "MazeSparse", WORLD, from_seed(generate, sparse=True), sparse_reward,
         {**_WORDS, "returns": "1 on reaching the marker, otherwise 0."},
     ),
 )  # fmt: skip

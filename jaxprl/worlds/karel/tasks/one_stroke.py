@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxprl.worlds import ops
-from jaxprl.worlds.karel.layouts import EAST, border, nothing
+from jaxprl.worlds.karel.layouts import EAST, border, from_seed, nothing
 from jaxprl.worlds.karel.world import WALL, Event, Geometry, Karel
 from jaxprl.worlds.task import Layout, Task
 
@@ -39,7 +39,7 @@ def reward(world: Geometry, progress: Progress, state: Karel, event: Event):
 
 TASKS = (
     Task(
-        "OneStroke", WORLD, generate, reward,
+        "OneStroke", WORLD, from_seed(generate), reward,
         {
             "map": "8 x 8 cells, open inside. A cell that the robot leaves becomes a wall.",
             "agent": "On a random cell, facing east.",

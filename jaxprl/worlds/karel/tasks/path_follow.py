@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from jaxprl.worlds import ops
-from jaxprl.worlds.karel.layouts import NORTH, border, mask
+from jaxprl.worlds.karel.layouts import NORTH, border, from_seed, mask
 from jaxprl.worlds.karel.tasks.harvester import Progress, collecting
 from jaxprl.worlds.karel.tasks.harvester import reward as collect
 from jaxprl.worlds.karel.world import TARGET, Event, Geometry, Karel
@@ -40,7 +40,7 @@ def reward(world: Geometry, progress: Progress, state: Karel, event: Event):
 
 TASKS = (
     Task(
-        "PathFollow", WORLD, generate, reward,
+        "PathFollow", WORLD, from_seed(generate), reward,
         {
             "map": "8 x 8 cells, open inside. A crooked line of markers leads from the bottom left cell to the top "
             "right cell, each step going one cell up or one cell right.",

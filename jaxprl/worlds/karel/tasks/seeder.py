@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from jaxprl.worlds import ops
-from jaxprl.worlds.karel.layouts import EAST, border, nothing
+from jaxprl.worlds.karel.layouts import EAST, border, from_seed, nothing
 from jaxprl.worlds.karel.tasks.harvester import Progress
 from jaxprl.worlds.karel.world import Event, Geometry, Karel
 from jaxprl.worlds.task import Layout, Task
@@ -33,7 +33,7 @@ def reward(world: Geometry, progress: Progress, state: Karel, event: Event):
 
 TASKS = (
     Task(
-        "Seeder", WORLD, generate, reward,
+        "Seeder", WORLD, from_seed(generate), reward,
         {
             "map": "8 x 8 cells, open inside, no markers.",
             "agent": "On a random cell, facing east.",

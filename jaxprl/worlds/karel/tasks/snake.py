@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxprl.worlds import ops
-from jaxprl.worlds.karel.layouts import EAST, border, inner_cell, nothing
+from jaxprl.worlds.karel.layouts import EAST, border, from_seed, inner_cell, nothing
 from jaxprl.worlds.karel.world import BODY, WALL, Event, Geometry, Karel
 from jaxprl.worlds.task import Layout, Task
 
@@ -106,7 +106,7 @@ def _respawn(progress: Progress, state: Karel, wanted):
 
 TASKS = (
     Task(
-        "Snake", WORLD, generate, reward,
+        "Snake", WORLD, from_seed(generate), reward,
         {
             "map": "8 x 8 cells, open inside, with one marker as food. The robot is the head of a snake whose body "
             "(shown as markers) follows it; eating food makes the body one cell longer and new food appears in a "

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxprl.worlds import ops
-from jaxprl.worlds.karel.layouts import EAST, border, mask, nothing
+from jaxprl.worlds.karel.layouts import EAST, border, from_seed, mask, nothing
 from jaxprl.worlds.karel.world import TARGET, Event, Geometry, Karel
 from jaxprl.worlds.task import Layout, Task
 
@@ -69,11 +69,11 @@ _FALL = "Leaving the stairs (the cells on or one above a stair) ends the episode
 
 TASKS = (
     Task(
-        "StairClimber", WORLD, generate, reward,
+        "StairClimber", WORLD, from_seed(generate), reward,
         {**_WORDS, "returns": f"The share of the initial distance that was covered, 1 on reaching the marker. {_FALL}"},
     ),
     Task(
-        "StairClimberSparse", WORLD, lambda rng: generate(rng, sparse=True), sparse_reward,
+        "StairClimberSparse", WORLD, from_seed(generate, sparse=True), sparse_reward,
         {**_WORDS, "returns": f"1 on reaching the marker. {_FALL}"},
     ),
 )  # fmt: skip

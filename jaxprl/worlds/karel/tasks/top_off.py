@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxprl.worlds import ops
-from jaxprl.worlds.karel.layouts import EAST, border, mask
+from jaxprl.worlds.karel.layouts import EAST, border, from_seed, mask
 from jaxprl.worlds.karel.world import TARGET, Event, Geometry, Karel
 from jaxprl.worlds.task import Layout, Task
 
@@ -70,11 +70,11 @@ _WRONG = "Putting a marker elsewhere, or removing one, ends the episode with -1.
 
 TASKS = (
     Task(
-        "TopOff", WORLD, generate, reward,
+        "TopOff", WORLD, from_seed(generate), reward,
         {**_WORDS, "returns": f"An equal share of 1 for each marker topped off. {_WRONG}"},
     ),
     Task(
-        "TopOffSparse", WORLD, lambda rng: generate(rng, sparse=True), sparse_reward,
+        "TopOffSparse", WORLD, from_seed(generate, sparse=True), sparse_reward,
         {**_WORDS, "returns": f"1 when every marker is topped off. {_WRONG}"},
     ),
 )  # fmt: skip

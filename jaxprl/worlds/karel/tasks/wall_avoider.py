@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from jaxprl.worlds import ops
-from jaxprl.worlds.karel.layouts import border, nothing
+from jaxprl.worlds.karel.layouts import border, from_seed, nothing
 from jaxprl.worlds.karel.tasks.harvester import Progress
 from jaxprl.worlds.karel.world import TARGET, Event, Geometry, Karel
 from jaxprl.worlds.task import Layout, Task
@@ -39,7 +39,7 @@ def reward(world: Geometry, progress: Progress, state: Karel, event: Event):
 
 TASKS = (
     Task(
-        "WallAvoider", WORLD, generate, reward,
+        "WallAvoider", WORLD, from_seed(generate), reward,
         {
             "map": "8 rows x 5 columns of cells, open inside, no markers.",
             "agent": "On a random cell, facing a random direction.",
