@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxprl.arguments import parse_seeds, run_main, use_compilation_cache
 from jaxprl.experiment import LLMS, METHODS, Config, run
@@ -38,11 +39,21 @@ def main(arguments: Sequence[str]) -> int:
             f"{result['unseen_layouts']:,} unseen layouts) after {result['evaluated']:,} programs, {result['stop']}"
         )
         if "llm" in result:
-            counts = result["llm"]
-            print(f"  LLM answers: {counts['accepted']} of {counts['answers']} accepted, rejected {counts['rejected']}")
+            print(f"  {in_words(result['llm'])}")
     best = max(results, key=lambda result: result["return"])
     print(f"\nBest program (seed {best['seed']}, {out}):\n\n{best['python']}")
     return 0
+
+
+def in_words(counts: dict[str, Any]) -> str:
+    """Return what became of the LLM's answers; of an answer's two blocks, one may be rejected and the other not."""
+    rejected = [
+        f"{number} {block} ({reason})"
+        for block in counts["rejected"]
+        for reason, number in counts["rejected"][block].items()
+    ]
+    told = f"{counts['accepted']} of {counts['answers']} LLM answers gave a program"
+    return f"{told}; blocks rejected: {', '.join(rejected) or 'none'}"
 
 
 def parser() -> argparse.ArgumentParser:
