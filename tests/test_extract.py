@@ -9,27 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxprl.dsl import ast
-from jaxprl.dsl.language import PROGRAM_TOKENS, Language
+from jaxprl.dsl.language import PROGRAM_TOKENS
 from jaxprl.dsl.python import PythonError, from_python, to_python
 from jaxprl.dsl.text import parse, to_text, token_count
 from jaxprl.errors import UserError
 from jaxprl.llm.answers import recorded
 from jaxprl.llm.extract import REASONS, Rejection, choose, extract, normalise
 from jaxprl.worlds.karel.world import LANGUAGE as KAREL
+from jaxprl.worlds.minigrid.world import LANGUAGE as MINIGRID
 
-OBJECTS = {"lava": 0.125, "door": 0.125, "ball": 0.125, "box": 0.125, "wall": 0, "floor": 0, "key": 0, "goal": 0}
-COLORS = {"red": 0.125, "blue": 0.125, "green": 0, "purple": 0, "yellow": 0, "grey": 0}
-MINIGRID = Language(
-    name="minigrid",
-    actions={"left": 0.15, "right": 0.15, "forward": 0.5, "pickup": 0.08, "drop": 0.08, "toggle": 0.04},
-    perceptions={
-        "front_is_clear": 0.125,
-        **{f"front_object_type h( {name} h)": share for name, share in OBJECTS.items()},
-        **{f"front_object_color h( {name} h)": share for name, share in COLORS.items()},
-        "is_carrying_object": 0.125,
-    },
-    not_probability=0.5,
-)
 LANGUAGES = {"karel": KAREL, "minigrid": MINIGRID}
 KAREL_TASKS = (
     "CleanHouse", "DoorKey", "FourCorners", "Harvester", "MazeSparse", "OneStroke",
