@@ -30,7 +30,8 @@ def main(arguments: Sequence[str]) -> int:
     )
     config.check()
     use_compilation_cache()
-    out = options.out or Path("runs") / time.strftime(f"{config.task}-{config.method}-%Y%m%d-%H%M%S")
+    name = config.task.replace(":", "-")
+    out = options.out or Path("runs") / time.strftime(f"{name}-{config.method}-%Y%m%d-%H%M%S")
     print(f"{config.method} on {config.task}, seeds {options.seeds}, up to {config.budget:,} programs -> {out}")
     results = run(config, out, resume=options.resume, workers=options.devices)
     for result in results:
@@ -59,7 +60,7 @@ def in_words(counts: dict[str, Any]) -> str:
 def parser() -> argparse.ArgumentParser:
     defaults = Config()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", default=defaults.task, help="a task of `python -m jaxprl tasks`")
+    parser.add_argument("--task", default=defaults.task, help="one of `python -m jaxprl tasks`, or farama:NAME")
     parser.add_argument("--method", default=defaults.method, help=", ".join(METHODS))
     parser.add_argument("--seeds", default="0", help="search seeds, like 0-31 or 0,3,7-9")
     parser.add_argument("--budget", type=int, help="programs that a search may evaluate (default: the task's)")

@@ -14,11 +14,12 @@ import numpy as np
 from jaxprl.arguments import parse_seeds, use_compilation_cache
 from jaxprl.dsl import ast, text
 from jaxprl.errors import UserError
+from jaxprl.llm import prompts
 from jaxprl.vm import host
 from jaxprl.vm.evaluate import Scale, evaluate
 from jaxprl.vm.interpreter import END_NAMES
 from jaxprl.worlds import registry
-from jaxprl.worlds.task import Task
+from jaxprl.worlds.task import Environment, HostTask, Task
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -48,17 +49,22 @@ def parser() -> argparse.ArgumentParser:
     trace.add_argument("--task", required=True)
     trace.add_argument("--layout-seed", default="0", help="(default: %(default)s)")
     trace.add_argument("--program", required=True, help="token text")
+
+    prompt = commands.add_parser("prompt", help="show what a language model is asked", description=print_prompt.__doc__)
+    prompt.set_defaults(command=print_prompt)
+    prompt.add_argument("--task", required=True)
+    prompt.add_argument("--style", default="python-dsl", help=f"{', '.join(prompts.STYLES)} (default: %(default)s)")
     return parser
 
 
 def print_tasks(options: argparse.Namespace) -> int:
     """List the tasks: name, domain, size of the world, and the goal in words."""
     for task in registry.tasks().values():
-        size = f"{task.world.height}x{task.world.width}"
+        size = "-" if isinstance(task, HostTask) else f"{task.world.height}x{task.world.width}"
         if options.json:
             print(json.dumps({"task": task.name, "domain": task.language.name, "size": size, **task.words}))
         else:
-            print(f"{task.name:20} {task.language.name:9} {size:7} {task.words['goal']}")
+            print(f"{task.name:33} {task.language.name:17} {size:7} {task.words.get('goal', '')}")
     return 0
 
 
@@ -100,7 +106,7 @@ def _read(name: str) -> list[str]:
     return [line.removesuffix("\r") for line in lines if line.strip()]
 
 
-def _parse(line: str, task: Task) -> dict[str, Any]:
+def _parse(line: str, task: Task | HostTask) -> dict[str, Any]:
     try:
         return {"program": line, "ast": text.parse(line, task.language)}
     except text.ParseError as error:
@@ -109,7 +115,8 @@ def _parse(line: str, task: Task) -> dict[str, Any]:
 
 def print_trace(options: argparse.Namespace) -> int:
     """Follow a program on one layout; a JSON object per call: kind, name, result of a perception, pose after it
-    (Karel: row, column, direction; MiniGrid: x, y, direction), reward and terminated of an action."""
+    (Karel: row, column, direction; MiniGrid: x, y, direction; null in worlds without one), reward and terminated of an
+    action."""
     task = registry.make(options.task)
     seeds = parse_seeds(options.layout_seed)
     if len(seeds) != 1:
@@ -120,19 +127,24 @@ def print_trace(options: argparse.Namespace) -> int:
     return 0
 
 
-def trace(task: Task, seed: int, program: ast.Program) -> list[dict[str, Any]]:
+def trace(task: Task | HostTask, seed: int, program: ast.Program) -> list[dict[str, Any]]:
     """Return a run's calls as dictionaries (`print_trace`)."""
-    environment = host.WorldEnvironment(task, task.layout(seed))
+    environment: Environment
+    if isinstance(task, HostTask):
+        environment, units = task.environment(seed), 1
+    else:
+        layout = task.layout(seed)
+        environment, units = host.WorldEnvironment(task, layout), int(layout.units)
     rows: list[dict[str, Any]] = []
 
     def observe(call: host.Call) -> None:
-        reward = None if call.reward is None else call.reward / environment.units
+        reward = None if call.reward is None else call.reward / units
         rows.append(
             {
                 "kind": call.kind,
                 "name": call.name,
                 "result": call.result,
-                "pose": task.world.pose(environment.state),
+                "pose": environment.pose(),
                 "reward": reward,
                 "terminated": call.terminated,
             }
@@ -140,3 +152,11 @@ def trace(task: Task, seed: int, program: ast.Program) -> list[dict[str, Any]]:
 
     host.run(program, environment, observe)
     return rows
+
+
+def print_prompt(options: argparse.Namespace) -> int:
+    """Show the prompt that asks a language model for a program: the system message, then the user message."""
+    task = registry.make(options.task)
+    messages = prompts.messages(task.language, task.name, task.words, options.style)
+    print("\n\n".join(message["content"] for message in messages))
+    return 0

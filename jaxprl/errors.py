@@ -1,5 +1,11 @@
 """The one exception that means "you asked for something that cannot be done"."""
 
+import difflib
+from collections.abc import Iterable
+
+MOST_NAMED = 30
+"""Names that an error lists."""
+
 
 class UserError(ValueError):
     """A mistake in what the user gave: a name, a number, a file, a program.
@@ -8,6 +14,10 @@ class UserError(ValueError):
     """
 
 
-def unknown(what: str, name: str, known) -> UserError:
-    """Return the error for a `name` that is not among `known`, which it lists."""
+def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
+    """Return the error for a `name` that is not among `known`: it lists them, or those like it if they are many."""
+    known = list(known)
+    if len(known) > MOST_NAMED:
+        near = difflib.get_close_matches(name, known, n=5, cutoff=0.4)
+        return UserError(f"unknown {what} {name!r}, one of {len(known)}; similar ones: {', '.join(near) or 'none'}")
     return UserError(f"unknown {what} {name!r}; known: {', '.join(known)}")

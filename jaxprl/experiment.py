@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import time
@@ -48,6 +49,11 @@ class Config:
     layouts: tuple[int, ...] = tuple(range(32))
     llm: str = "recorded"
 
+    @property
+    def answered(self) -> str:
+        """Name of the task whose recorded answers are used: on the real environments, that of the same task on ours."""
+        return self.task.removeprefix(registry.FARAMA)
+
     def check(self) -> None:
         """Raise UserError if it cannot be done."""
         registry.make(self.task)
@@ -61,7 +67,7 @@ class Config:
             raise UserError(f"layouts {UNSEEN.start}-{UNSEEN.stop - 1} are kept for the final test")
         if len(self.layouts) > MOST_LANES:
             raise UserError(f"{len(self.layouts)} layouts; a search evaluates on at most {MOST_LANES}")
-        if self.method == "llm-gs" and self.llm == "recorded" and self.task not in answers.tasks():
+        if self.method == "llm-gs" and self.llm == "recorded" and self.answered not in answers.tasks():
             there = ", ".join(name for name in registry.tasks() if name in answers.tasks())
             raise UserError(
                 f"no recorded answers for {self.task}: use --llm none or --method hc (there are some for {there})"
@@ -82,8 +88,8 @@ def run(config: Config, out: Path, *, resume: bool = False, workers: int | None 
     config.check()
     if workers is not None and not 1 <= workers <= 1024:
         raise UserError(f"devices {workers}: it goes from 1 to 1024 threads")
-    directory = RunDirectory(out, dataclasses.asdict(config), resume=resume)
-    return _Run(config, directory, workers).results()
+    with contextlib.closing(RunDirectory(out, dataclasses.asdict(config), resume=resume)) as directory:
+        return _Run(config, directory, workers).results()
 
 
 class _Run:
@@ -189,7 +195,7 @@ class _Run:
 
     def _answers(self, index: int) -> np.ndarray:
         """Return a search's start programs from the recorded answers, int32 [K, N], and write the answers down."""
-        found = starts.recorded_answers(self.task.name, self.task.language, self.seeds[index])
+        found = starts.recorded_answers(self.config.answered, self.task.language, self.seeds[index])
         for row in found.rows:
             self.directory.append("llm/answers.jsonl", row)
         self.llm[index] = found.counts()

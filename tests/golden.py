@@ -19,7 +19,7 @@ from jaxprl.worlds import registry
 from jaxprl.worlds.task import Task
 
 DATA = Path(__file__).parent / "data"
-TASKS = tuple(registry.tasks())
+TASKS = tuple(name for name, task in registry.tasks().items() if task.language.name in ("karel", "minigrid"))
 KAREL_TASKS = tuple(name for name in TASKS if registry.make(name).language.name == "karel")
 TOLERANCE = 1e-9
 

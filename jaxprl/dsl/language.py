@@ -38,6 +38,10 @@ class Language:
     max_tokens: int = 45
     max_height: int = 4
     max_sequence: int = 6
+    world: tuple[str, ...] = dataclasses.field(default=(), compare=False)
+    """The world in words, for prompts: a few sentences each."""
+    meanings: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
+    """What actions and perceptions do, in words, for prompts; it may explain words that the language does not have."""
 
     def __post_init__(self):
         if len(self.actions) > 14 or len(self.perceptions) > 32:

@@ -31,12 +31,18 @@ def to_python(program: ast.Program) -> str:
     return "\n".join(["def run():", *_lines(program.body, "    ")])
 
 
+def call_text(word: str) -> str:
+    """Return the Python text of an action or a perception: `move()`, `front_object_type("lava")`."""
+    name, *argument = word.split()
+    return f'{name}("{argument[1]}")' if argument else f"{name}()"
+
+
 def _lines(body: ast.Body, indent: str) -> list[str]:
     lines: list[str] = []
     for statement in body:
         match statement:
             case ast.Action(name):
-                lines.append(f"{indent}{name}()")
+                lines.append(f"{indent}{call_text(name)}")
             case ast.While(condition, inner):
                 lines += [f"{indent}while {_condition(condition)}:", *_lines(inner, indent + "    ")]
             case ast.Repeat(count, inner):
@@ -52,8 +58,7 @@ def _lines(body: ast.Body, indent: str) -> list[str]:
 def _condition(condition: ast.Condition) -> str:
     match condition:
         case ast.Perception(name):
-            word, *argument = name.split()
-            return f'{word}("{argument[1]}")' if argument else f"{word}()"
+            return call_text(name)
         case ast.Constant(value):
             return str(value)
         case ast.Not(inner):

@@ -53,6 +53,10 @@ class RunDirectory:
         self.write_json("config.json", config)
         self.write_json("env.json", environment())
 
+    def close(self) -> None:
+        """Leave the directory to other processes."""
+        self._lock.close()
+
     def _check_place(self, resume: bool) -> None:
         if not self.path.exists():
             return

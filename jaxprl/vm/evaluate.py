@@ -25,9 +25,9 @@ import numpy as np
 
 from jaxprl.dsl import ast, encode
 from jaxprl.dsl.compile import counter_bits, counter_words, instructions
-from jaxprl.vm import interpreter
+from jaxprl.vm import host, interpreter
 from jaxprl.vm.interpreter import Lanes
-from jaxprl.worlds.task import Layout, Task
+from jaxprl.worlds.task import HostTask, Layout, Task
 
 BLOCK = 512
 """Programs whose runs start together, at most."""
@@ -98,7 +98,7 @@ ANY = -(2**31)
 
 
 def evaluate(
-    task: Task,
+    task: Task | HostTask,
     programs: np.ndarray | Iterable[ast.Program],
     layouts: Layout,
     *,
@@ -123,6 +123,8 @@ def evaluate(
     Returns: the outcome of the P x E runs. It depends on none of `block`, `steps`, `slots` and `workers`, except for
     which of the programs that do not matter are incomplete.
     """
+    if isinstance(task, HostTask):
+        return Runs(*host.evaluate(task, programs, layouts, *(contest or ())))
     if not isinstance(programs, np.ndarray):
         programs = encode.encode_all(programs, task.language)
     count, episodes = len(programs), len(layouts.units)
@@ -152,7 +154,7 @@ def _layout_slice(layouts: Layout, first: int, count: int) -> Layout:
 
 
 def contest_scores(
-    task: Task,
+    task: Task | HostTask,
     programs: np.ndarray,
     layouts: Layout,
     scale: Scale,

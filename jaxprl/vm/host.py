@@ -1,42 +1,27 @@
 """Programs in plain Python, one call after the other, over any object with `act` and `perceive`.
 
-It is the oracle of the tests, makes the traces, and runs programs in environments that are not JAX. The meaning is
-that of `interpreter.py`, written independently; here states are compared exactly.
+It is the oracle of the tests, makes the traces, and runs programs in environments that are not JAX (`HostTask`). The
+meaning is that of `interpreter.py`, written independently; here states are compared exactly.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Hashable
-from typing import Any, Protocol
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any
 
 import jax
 import numpy as np
 
-from jaxprl.dsl import ast
-from jaxprl.worlds.task import Layout, Task
+from jaxprl.dsl import ast, encode
+from jaxprl.errors import UserError
+from jaxprl.vm.interpreter import DROPPED, END_NAMES
+from jaxprl.worlds.task import Environment, HostTask, Layout, Task
 
-
-class Environment(Protocol):
-    """What a program can run in."""
-
-    call_limit: int
-    """The call that crashes the run."""
-    terminated_hides_crash: bool
-    """Whether a run that is terminated by its last call is reported as terminated only."""
-
-    def act(self, action: str, *, at_limit: bool) -> tuple[float, bool]:
-        """Do an action and return (reward, terminated); `at_limit`: it is the crashing call."""
-        ...
-
-    def perceive(self, perception: str) -> bool:
-        """Return what a perception gives; its name includes its argument."""
-        ...
-
-    def key(self) -> Hashable:
-        """Return the state that WHILE compares."""
-        ...
+_END_CODES = {name: code for code, name in END_NAMES.items()}
+_ANY = -(2**31)
+"""`evaluate.ANY`; scores are above it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,6 +184,64 @@ class WorldEnvironment:
 
     def key(self) -> Hashable:
         return self.task.world.key(self.state)
+
+    def pose(self) -> list[int]:
+        return self.task.world.pose(self.state)
+
+
+def evaluate(
+    task: HostTask,
+    programs: np.ndarray | Iterable[ast.Program],
+    layouts: Layout,
+    beat: np.ndarray | None = None,
+    group: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return units, calls, actions and end of every run, int32 [4, P, E]; one run after the other.
+
+    `beat` and `group` say what is wanted (`evaluate.Contest`): a program stops as soon as returns of 1 on the layouts
+    left would not beat its score, and those behind the first better one of their group do not run. Equal programs share
+    their runs. Raises UserError for a return above 1, and for numbers that scores, int32, cannot hold.
+    """
+    if isinstance(programs, np.ndarray):
+        programs = [encode.decode(nodes, task.language) for nodes in programs]
+    programs, seeds = list(programs), layouts.state.tolist()
+    scores = [_ANY] * len(programs) if beat is None else beat.tolist()
+    groups = [0] * len(programs) if group is None else group.tolist()
+    bound = -_ANY - 1 if beat is None else (-_ANY - 1) // len(seeds)
+    if task.units > bound:
+        raise UserError(f"task {task.name}: {len(seeds)} layouts of {task.units:,} units; at most {bound:,} each fit")
+    found = np.full((len(programs), len(seeds), 4), (0, 0, 0, DROPPED), np.int32)
+    known: dict[ast.Program, list[tuple[int, int, int, int]]] = {}
+    better: set[int] = set()
+    for program, to_beat, its_group, rows in zip(programs, scores, groups, found, strict=True):
+        if its_group in better:
+            continue
+        runs = known.setdefault(program, [])
+        score = sum(units for units, *_ in runs)
+        while len(runs) < len(seeds) and score + (len(seeds) - len(runs)) * task.units > to_beat:
+            runs.append(_outcome(task, program, seeds[len(runs)], bound))
+            score += runs[-1][0]
+        for row, outcome in zip(rows, runs, strict=False):
+            row[:] = outcome
+        if _ANY < to_beat < score and len(runs) == len(seeds):
+            better.add(its_group)
+    return np.moveaxis(found, -1, 0)
+
+
+def _outcome(task: HostTask, program: ast.Program, seed: int, bound: int) -> tuple[int, int, int, int]:
+    """Return units, calls, actions and end of a run; at most `bound` units fit a score."""
+    outcome = run(program, task.environment(seed))
+    units = outcome.reward * task.units
+    if not units < task.units + 0.5:
+        raise UserError(
+            f"task {task.name}: a return of {outcome.reward:g} on layout {seed}; returns go up to 1: scale the rewards"
+        )
+    if units < -bound:
+        raise UserError(
+            f"task {task.name}: a return of {outcome.reward:g} on layout {seed}; the lowest that fits {task.units:,} "
+            f"units is {-bound / task.units:g}: scale the rewards, or choose fewer units"
+        )
+    return round(units), outcome.calls, outcome.actions, _END_CODES[outcome.end]
 
 
 def _plain(leaf: Any):

@@ -1,10 +1,10 @@
-"""What a task is: layouts from seeds, and a reward in whole units."""
+"""What a task is: layouts from seeds, and a reward in whole units; also where the world is not array code."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -56,3 +56,52 @@ class Task:
 
     def __hash__(self) -> int:
         return hash((self.name, self.world))
+
+
+class Environment(Protocol):
+    """What the plain-Python interpreter runs a program in (`vm/host.py`)."""
+
+    call_limit: int
+    """The call that crashes the run."""
+    terminated_hides_crash: bool
+    """Whether a run that is terminated by its last call is reported as terminated only."""
+
+    def act(self, action: str, *, at_limit: bool) -> tuple[float, bool]:
+        """Do an action and return (reward, terminated); `at_limit`: it is the crashing call."""
+        ...
+
+    def perceive(self, perception: str) -> bool:
+        """Return what a perception gives; its name includes its argument."""
+        ...
+
+    def key(self) -> Hashable:
+        """Return the state that WHILE compares."""
+        ...
+
+    def pose(self) -> list[int] | None:
+        """Return where the agent is, for traces, if there is something to say."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class HostTask:
+    """A task whose world is not array code: programs run in it one after the other, in plain Python.
+
+    `environment(seed)` gives an environment at its start; what happens in it follows from the seed and the actions, so
+    that a program has one return on a layout. Rewards are floats. A return, their sum, is taken to the nearest multiple
+    of 1 / units; with that, returns are compared exactly. No return exceeds 1, as in `Task`; one that does is an error.
+    """
+
+    name: str
+    language: Language
+    environment: Callable[[int], Environment]
+    units: int = 1_000_000
+    words: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
+    """As `Task.words`."""
+    budget: int = 10_000
+    """As `Task.budget`."""
+
+    def layouts(self, seeds: Iterable[int]) -> Layout:
+        """Return the layouts of `seeds`, stacked: the seed is all that there is to one."""
+        states = np.array(list(seeds))
+        return Layout(states, (), np.full(len(states), self.units, np.int32))

@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxprl.dsl.language import Language
 from jaxprl.worlds import ops
+from jaxprl.worlds.karel import words
 
 LANGUAGE = Language(
     name="karel",
@@ -26,6 +27,8 @@ LANGUAGE = Language(
     },
     not_probability=0.1,
     complements={"markersPresent": "noMarkersPresent", "noMarkersPresent": "markersPresent"},
+    world=words.WORLD,
+    meanings=words.MEANINGS,
 )  # fmt: skip
 
 NOTHING, MOVE, LEFT, RIGHT, PUT, PICK = range(6)

@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import jax
 import numpy as np
 
+from jaxprl.errors import UserError
 from jaxprl.worlds.minigrid.farama import from_farama
 from jaxprl.worlds.minigrid.world import MiniGrid
 
@@ -16,8 +19,19 @@ from jaxprl.worlds.minigrid.world import MiniGrid
 def world_of(env: Any, seed: int) -> MiniGrid:
     """Return the world of numpy values that `env.reset(seed=seed)` makes."""
     env.reset(seed=seed)
-    state = from_farama(env).world
-    return MiniGrid(*(np.asarray(leaf) for leaf in state))
+    return jax.tree.map(np.asarray, from_farama(env).world)
+
+
+@functools.cache
+def registered(name: str) -> Any:
+    """Return the environment that the package registers by that id: made once, and reset for every layout."""
+    import gymnasium
+    import minigrid
+
+    spec = gymnasium.registry.get(name)
+    if spec is None:
+        raise UserError(f"minigrid {minigrid.__version__} has no {name}: install a newer one")
+    return gymnasium.make(spec).unwrapped  # by its name, it would warn of old versions
 
 
 def lava_gap() -> Any:

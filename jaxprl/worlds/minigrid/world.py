@@ -22,6 +22,7 @@ import numpy as np
 
 from jaxprl.dsl.language import Language
 from jaxprl.worlds import ops
+from jaxprl.worlds.minigrid import words
 
 WALL, FLOOR, DOOR, KEY, BALL, BOX, GOAL, LAVA = range(2, 10)
 """Object types, with Farama's numbers (`OBJECT_TO_IDX`); 0 is an empty cell (Farama: 1)."""
@@ -47,14 +48,42 @@ LANGUAGE = Language(
         "is_carrying_object": 0.125,
     },
     not_probability=0.5,
+    world=words.WORLD,
+    meanings=words.MEANINGS,
 )
+EXTENDED = Language(
+    name="minigrid-extended",
+    actions={"left": 0.15, "right": 0.15, "forward": 0.4, "pickup": 0.1, "drop": 0.05, "toggle": 0.1, "done": 0.05},
+    perceptions={
+        "front_is_clear": 0.15,
+        **{f"front_object_type h( {name} h)": 0.0 if name == "floor" else 0.3 / 7 for name in TYPES},
+        **{f"front_object_color h( {name} h)": 0.1 / 6 for name in COLORS},
+        "is_carrying_object": 0.1,
+        "left_is_clear": 0.1,
+        "right_is_clear": 0.1,
+        "front_is_target": 0.1,
+        "front_is_landmark": 0.05,
+    },
+    not_probability=0.5,
+    world=words.WORLD,
+    meanings=words.MEANINGS,
+)
+"""`LANGUAGE` with more words, for the package's own tasks; the probabilities are ours. No task has a floor tile."""
 NOTHING, LEFT, RIGHT, FORWARD, PICKUP, DROP, TOGGLE, DONE = range(8)
 """Action codes: 0 does nothing here, then Farama's actions in order (their number plus one)."""
 _TYPE_CODES = np.array(list(TYPES.values()), np.int32)
 _COLOR_CODES = np.array(list(COLORS.values()), np.int32)
 _FIRST_TYPE, _FIRST_COLOR = 1, 1 + len(TYPES)
 _CARRYING = _FIRST_COLOR + len(COLORS)
-"""Perception codes: 0 front_is_clear, then the types, the colours, is_carrying_object."""
+_LEFT_CLEAR, _RIGHT_CLEAR, _TARGET, _LANDMARK = range(_CARRYING + 1, _CARRYING + 5)
+"""Perception codes: 0 front_is_clear, then the types, the colours, is_carrying_object; then those of `EXTENDED`."""
+
+
+class Mission(NamedTuple):
+    """The objects that a layout's mission names, by `kind_and_color`; 0 for none."""
+
+    target: Any  # int32
+    landmark: Any  # int32: what to put the target near
 
 
 class MiniGrid(NamedTuple):
@@ -65,6 +94,7 @@ class MiniGrid(NamedTuple):
     carrying: Any  # int32: an object, 0 for none
     cells: Any  # int32 [(W+2)*(H+2)], or a tuple: objects, 0 for none
     hash: Any  # uint32 [2], or None in plain Python: hash of the change of the cells since the start
+    mission: Any = None  # a Mission, or None where the language cannot ask for it
 
 
 class Event(NamedTuple):
@@ -84,8 +114,8 @@ class Geometry:
 
     width: int
     height: int
+    language: Language = LANGUAGE
 
-    language = LANGUAGE
     call_limit = 1_000
     """The call that crashes the run. An action that is this call still happens and counts; the run is crashed even if
     the program had nothing left to do (kept from the published system)."""
@@ -124,7 +154,7 @@ class Geometry:
         toggled = ops.where(action == TOGGLE, _toggled(before, state.carrying), before)
         after = ops.where(picks, 0, ops.where(drops, state.carrying, toggled))
         turn = ops.where(action == LEFT, 3, ops.where(action == RIGHT, 1, 0))
-        new = MiniGrid(
+        new = state._replace(
             cell=ops.where(goes, ahead, state.cell),
             direction=(state.direction + turn) & 3,
             carrying=ops.where(picks, before, ops.where(drops, 0, state.carrying)),
@@ -135,13 +165,21 @@ class Geometry:
 
     def perceive(self, state: MiniGrid, perception):
         """Return the bool that a perception code gives. An empty cell has neither type nor colour."""
-        front = ops.read(state.cells, state.cell + self._step(state.direction))
+        extended, direction = self.language is EXTENDED, state.direction
+        if extended:
+            turn = ops.where(perception == _LEFT_CLEAR, 3, ops.where(perception == _RIGHT_CLEAR, 1, 0))
+            direction = (direction + turn) & 3
+        seen = ops.read(state.cells, state.cell + self._step(direction))
         about_type = (perception >= _FIRST_TYPE) & (perception < _FIRST_COLOR)
         kind = ops.pick(_TYPE_CODES, ops.where(about_type, perception - _FIRST_TYPE, 0))
         about_color = (perception >= _FIRST_COLOR) & (perception < _CARRYING)
         color = ops.pick(_COLOR_CODES, ops.where(about_color, perception - _FIRST_COLOR, 0))
-        is_color = (front != 0) & (((front >> TYPE_BITS) & 7) == color)
-        found = ops.where(about_type, (front & 15) == kind, ops.where(about_color, is_color, can_enter(front)))
+        is_color = (seen != 0) & (((seen >> TYPE_BITS) & 7) == color)
+        found = ops.where(about_type, (seen & 15) == kind, ops.where(about_color, is_color, can_enter(seen)))
+        if extended:
+            named = ops.where(perception == _TARGET, state.mission.target, state.mission.landmark)
+            is_named = (seen != 0) & (kind_and_color(seen) == named)
+            found = ops.where((perception == _TARGET) | (perception == _LANDMARK), is_named, found)
         return ops.where(perception == _CARRYING, state.carrying != 0, found)
 
     def key(self, state: MiniGrid):
@@ -157,10 +195,20 @@ class Geometry:
         return ops.where((direction & 1) == 0, along_x, 2 - direction)
 
 
+def kind_and_color(item):
+    """Return an object's number without door state and contents; 0 for none."""
+    return item & ((1 << (TYPE_BITS + COLOR_BITS)) - 1)
+
+
 def can_enter(item):
     """Return whether the agent can step on a cell with this object, 0 for none."""
-    kind, state = item & 15, (item >> (TYPE_BITS + COLOR_BITS)) & 3
-    return (item == 0) | (kind == FLOOR) | (kind == GOAL) | (kind == LAVA) | ((kind == DOOR) & (state == OPEN))
+    kind = item & 15
+    return (item == 0) | (kind == FLOOR) | (kind == GOAL) | (kind == LAVA) | ((kind == DOOR) & is_open(item))
+
+
+def is_open(door):
+    """Return whether a door is open."""
+    return (door >> (TYPE_BITS + COLOR_BITS)) & 3 == OPEN
 
 
 def _toggled(item, carrying):
@@ -168,7 +216,7 @@ def _toggled(item, carrying):
     kind, state = item & 15, (item >> (TYPE_BITS + COLOR_BITS)) & 3
     fits = (carrying & 15 == KEY) & (((carrying ^ item) >> TYPE_BITS) & 7 == 0)
     new_state = ops.where(state == LOCKED, ops.where(fits, OPEN, LOCKED), ops.where(state == OPEN, CLOSED, OPEN))
-    door = (item & 127) | (new_state << (TYPE_BITS + COLOR_BITS))
+    door = kind_and_color(item) | (new_state << (TYPE_BITS + COLOR_BITS))
     return ops.where(kind == DOOR, door, ops.where(kind == BOX, item >> OBJECT_BITS, item))
 
 

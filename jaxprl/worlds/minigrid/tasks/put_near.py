@@ -1,4 +1,4 @@
-"""PutNear: put the ball down next to the box (MiniGrid; LLM-GS's variant with one ball and one box)."""
+"""PutNear: put an object down next to another (LLM-GS's variant with one ball and one box, and `minigrid`'s own)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 
 from jaxprl.worlds import ops
 from jaxprl.worlds.minigrid import layouts
-from jaxprl.worlds.minigrid.world import BALL, BOX, DROP, PICKUP, Event, Geometry, MiniGrid
+from jaxprl.worlds.minigrid.family import family, layout
+from jaxprl.worlds.minigrid.world import BALL, BOX, DROP, PICKUP, Event, Geometry, MiniGrid, item, kind_and_color
 from jaxprl.worlds.task import Layout, Task
 
 WORLD = Geometry(6, 6)
@@ -33,13 +34,39 @@ def reward(world: Geometry, progress: Progress, state: MiniGrid, event: Event):
     carries = (event.action == PICKUP) & (state.carrying != 0)
     has_ball = carries & (state.carrying & 15 == BALL)
     wrong = carries & (state.carrying & 15 != BALL)
-    dropping = (event.action == DROP) & (event.carried != 0)
-    put_down = dropping & (event.before == 0)
-    (x, y), (box_x, box_y) = world.position(event.ahead), world.position(progress.box)
-    near = put_down & (abs(x - box_x) <= 1) & (abs(y - box_y) <= 1)
+    dropping, near = dropped(world, progress.box, event)
     first = has_ball & ops.invert(progress.picked)
     units = ops.where(wrong, -2, ops.where(first | near, 1, 0))
     return state, progress._replace(picked=progress.picked | has_ball), units, wrong | dropping
+
+
+class Landmark(NamedTuple):
+    landmark: Any  # int32: the initial cell of the object to put the other one near
+
+
+def read(world: Geometry, env: Any, state: MiniGrid) -> Layout:
+    """Every object is the only one of its type and colour."""
+    target, landmark = item(env.move_type, env.moveColor), item(env.target_type, env.target_color)
+    cell = np.int32(world.cell(*env.target_pos))
+    return layout(state, Landmark(cell), target=target, landmark=landmark)
+
+
+def package_reward(world: Geometry, progress: Landmark, state: MiniGrid, event: Event):
+    """pickup that leaves the agent carrying another object than the target: end. drop while carrying: 1 if the object
+    was put down within one cell (also diagonally) of the landmark's initial cell; the run ends in any case."""
+    carries = (event.action == PICKUP) & (state.carrying != 0)
+    wrong = carries & (kind_and_color(state.carrying) != state.mission.target)
+    dropping, near = dropped(world, progress.landmark, event)
+    return state, progress, ops.where(near, 1, 0), wrong | dropping
+
+
+def dropped(world: Geometry, goal, event: Event):
+    """Return whether the action was a drop while carrying, and whether that put the object down within one cell of
+    the cell `goal`."""
+    dropping = (event.action == DROP) & (event.carried != 0)
+    put_down = dropping & (event.before == 0)
+    (x, y), (goal_x, goal_y) = world.position(event.ahead), world.position(goal)
+    return dropping, put_down & (abs(x - goal_x) <= 1) & (abs(y - goal_y) <= 1)
 
 
 TASKS = (
@@ -53,5 +80,17 @@ TASKS = (
             "episode with -1.",
         },
         budget=10_000,
+    ),
+    *family(
+        {"PutNear-6x6-N2-v0": (6, 6), "PutNear-8x8-N3-v0": (8, 8)},
+        read, package_reward,
+        {
+            "map": "Open inside. A few keys, balls and boxes of random colours lie on random cells, no two within one "
+            "cell of each other. One of them is the target, another the landmark.",
+            "agent": "On a random cell, facing a random direction.",
+            "goal": "Pick up the target and drop it within one cell of the landmark, diagonals included.",
+            "returns": "1 on dropping the target there. Dropping it elsewhere, trying to drop it on an object and "
+            "picking up another object end the episode with 0.",
+        },
     ),
 )  # fmt: skip

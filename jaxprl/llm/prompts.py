@@ -1,0 +1,131 @@
+"""Prompts that ask a language model for a program, in the three styles of LLM-GS.
+
+All that a prompt says about the world and the task comes from the language and the task's own words, so a new task or
+a new language needs no code here. The forms it shows are ones that `dsl/python.py` and `dsl/text.py` read.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from jaxprl.dsl.language import COUNTS, Language
+from jaxprl.dsl.python import call_text
+from jaxprl.errors import UserError, unknown
+
+
+class Style(NamedTuple):
+    """Which notations a prompt explains and asks for."""
+
+    python: bool
+    dsl: bool
+    program: str
+    """What a program is, above the list of forms."""
+    request: str
+
+
+STYLES: Mapping[str, Style] = {
+    "python-dsl": Style(
+        python=True,
+        dsl=True,
+        program="A program is a Python function run() built from these forms only. "
+        "After each arrow comes the same in the DSL:",
+        request="1. Write one short and simple Python program run() for this task, without comments, "
+        "in a ```python block.\n2. Then write the same program in the DSL, in a second ``` block.",
+    ),
+    "python": Style(
+        python=True,
+        dsl=False,
+        program="A program is a Python function run() built from these forms only:",
+        request="Write one short and simple Python program run() for this task, without comments, "
+        "in a ```python block.",
+    ),
+    "dsl": Style(
+        python=False,
+        dsl=True,
+        program="A program is DSL text, words separated by spaces, built from these forms only. "
+        "Before each arrow comes the meaning:",
+        request="Write one short and simple program in the DSL for this task, without comments, in a ``` block.",
+    ),
+}
+FORMS = (
+    ("def run(): S", "DEF run m( S m)"),
+    ("while B: S", "WHILE c( B c) w( S w)"),
+    ("if B: S", "IF c( B c) i( S i)"),
+    ("if B: S else: S", "IFELSE c( B c) i( S i) ELSE e( S e)"),
+    ("for i in range(N): S", "REPEAT R=N r( S r)"),
+    ("not P", "not c( P c)"),
+)
+"""The forms of programs, in Python and in the DSL. The readers understand more of them than prompts offer."""
+RULES = (
+    "S is one or more statements, each an action or a while, if or for; they can be nested.",
+    "B is P or not P, where P is a perception.",
+    f"N is a literal number from {COUNTS[0]} to {COUNTS[-1]}.",
+    "There are no variables, other functions, return, break, continue, elif, and, or, comparisons, True or False.",
+    "The program runs once, from top to bottom.",
+    "A while loop that would begin a round in a state of the world in which it has begun one before ends the episode.",
+)
+_LABELS = {"map": "Map", "agent": "Start", "goal": "Goal", "returns": "Reward"}
+"""A task's words and what they are called in a prompt."""
+
+
+def messages(
+    language: Language, name: str, words: Mapping[str, str], style: str = "python-dsl"
+) -> list[dict[str, str]]:
+    """Return the chat messages, one system and one user, that ask for a program for the task of that name and words.
+
+    Raises UserError if there is no such style, or no words for something that the prompt has to explain.
+    """
+    if style not in STYLES:
+        raise unknown("prompt style", style, STYLES)
+    meanings = {word: language.meanings.get(word) for word in _sampled({**language.actions, **language.perceptions})}
+    _require(f"language {language.name}", {"world": language.world, **meanings})
+    _require(f"task {name}", {key: words.get(key) for key in _LABELS})
+    return [
+        {"role": "system", "content": _wrapped(_system(language, STYLES[style]))},
+        {"role": "user", "content": _wrapped(_user(name, words, STYLES[style]))},
+    ]
+
+
+def _system(language: Language, style: Style) -> str:
+    def explained(words: Mapping[str, float]) -> Iterable[str]:
+        return (f"{call_text(word) if style.python else word}: {language.meanings[word]}" for word in _sampled(words))
+
+    sections = {
+        "The world:": language.world,
+        "Actions, one step each:": explained(language.actions),
+        "Perceptions, each True or False:": explained(language.perceptions),
+        style.program: _forms(language, style),
+        "Rules:": RULES,
+    }
+    lists = ("\n".join([title, *(f"- {line}" for line in lines)]) for title, lines in sections.items())
+    return "\n\n".join(["You write programs that act in a small grid world.", *lists])
+
+
+def _forms(language: Language, style: Style) -> list[str]:
+    rows = [*FORMS]
+    if style.python and style.dsl:  # one perception of each that takes an argument, then all other words
+        with_argument = {text.split()[0]: text for text in _sampled(language.perceptions) if " " in text}
+        rows += [(call_text(text), text) for text in with_argument.values()]
+        rows += [("any other action or perception", "its name without parentheses")]
+    return [" -> ".join(row) if style.dsl else row[0] for row in rows]
+
+
+def _user(name: str, words: Mapping[str, str], style: Style) -> str:
+    lines = [f"Task: {name}", *(f"{label}: {words[key]}" for key, label in _LABELS.items())]
+    return "\n".join([*lines, "", style.request])
+
+
+def _sampled(words: Mapping[str, float]) -> list[str]:
+    return [word for word, probability in words.items() if probability > 0]
+
+
+def _require(owner: str, words: Mapping[str, object]) -> None:
+    if missing := [word for word, meaning in words.items() if not meaning]:
+        raise UserError(f"{owner} lacks words that a prompt needs: {', '.join(missing)}")
+
+
+def _wrapped(text: str) -> str:
+    wrapper = textwrap.TextWrapper(120, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return "\n".join(map(wrapper.fill, text.splitlines()))

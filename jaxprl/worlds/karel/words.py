@@ -1,0 +1,20 @@
+"""Karel's world in words, for prompts."""
+
+WORLD = (
+    "A cell is either open floor or a wall. The outermost ring of cells is always wall.",
+    "An open cell holds a pile of 0 to 10 markers.",
+    "The robot stands on one cell and faces north (up), east (right), south (down) or west (left).",
+    "The episode ends after 10,000 actions and perceptions.",
+)
+MEANINGS = {
+    "move": "go one cell forward; if a wall is in the way, stay and turn around instead (two left turns).",
+    "turnLeft": "rotate 90 degrees counter-clockwise.",
+    "turnRight": "rotate 90 degrees clockwise.",
+    "putMarker": "put one marker on the cell under the robot; does nothing if there are 10.",
+    "pickMarker": "take one marker from the cell under the robot; does nothing if there is none.",
+    "frontIsClear": "the cell ahead is not a wall.",
+    "leftIsClear": "the cell to the robot's left is not a wall.",
+    "rightIsClear": "the cell to the robot's right is not a wall.",
+    "markersPresent": "the robot's cell holds at least one marker.",
+    "noMarkersPresent": "the robot's cell holds no marker.",
+}

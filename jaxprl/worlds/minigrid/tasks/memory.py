@@ -1,0 +1,53 @@
+"""Memory: go to that end of a passage where the object seen at the start lies again (`minigrid`'s Memory)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxprl.worlds import ops
+from jaxprl.worlds.minigrid.family import family, layout
+from jaxprl.worlds.minigrid.world import PICKUP, TOGGLE, Event, Geometry, MiniGrid
+from jaxprl.worlds.task import Layout
+
+
+class World(Geometry):
+    def act(self, state: MiniGrid, action, at_limit=False) -> tuple[MiniGrid, Event]:
+        """As everywhere, but pickup is a toggle."""
+        return super().act(state, ops.where(action == PICKUP, TOGGLE, action), at_limit)
+
+
+class Progress(NamedTuple):
+    success: Any  # int32: the cell next to the matching object
+    failure: Any  # int32: the cell next to the other one
+
+
+def read(world: Geometry, env: Any, state: MiniGrid) -> Layout:
+    """The mission names no object."""
+    success, failure = world.cell(*env.success_pos), world.cell(*env.failure_pos)
+    return layout(state, Progress(np.int32(success), np.int32(failure)))
+
+
+def reward(world: Geometry, progress: Progress, state: MiniGrid, event: Event):
+    """Next to the matching object: 1 and end; next to the other one: end."""
+    found = state.cell == progress.success
+    return state, progress, ops.where(found, 1, 0), found | (state.cell == progress.failure)
+
+
+_SIZES = {"S7": 7, "S9": 9, "S11": 11, "S13": 13, "S13Random": 13, "S17Random": 17}
+
+TASKS = family(
+    {f"Memory{name}-v0": (size, size) for name, size in _SIZES.items()},
+    read, reward,
+    {
+        "map": "A small room on the left holds a green key or a green ball in its top left corner. A passage leads "
+        "east from it and forks at its end, to the north and to the south. One branch ends at a key, the other at a "
+        "ball.",
+        "agent": "On a random cell of the middle row, in the room or the passage, facing east.",
+        "goal": "Go to the end of the branch where the same object lies as in the room.",
+        "returns": "1 on reaching the cell next to that object. Reaching the cell next to the other one ends the "
+        "episode with 0. pickup does what toggle does.",
+    },
+    geometry=World,
+)  # fmt: skip

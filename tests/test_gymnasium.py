@@ -1,0 +1,364 @@
+"""Environments that are not JAX: the real `minigrid` as the oracle of our world, and any gymnasium environment."""
+
+import dataclasses
+import functools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import golden
+import gymnasium
+import jax.numpy as jnp
+import minigrid  # noqa: F401  (registers the environments)
+import numpy as np
+import pytest
+import strategies
+
+from jaxprl import experiment
+from jaxprl.cli import trace
+from jaxprl.dsl import encode, sample
+from jaxprl.dsl.language import Language
+from jaxprl.dsl.text import parse
+from jaxprl.errors import UserError
+from jaxprl.search.driver import drive
+from jaxprl.search.hill_climbing import hill_climbing
+from jaxprl.search.schedule import Constant
+from jaxprl.search.types import UNKNOWN, search_keys
+from jaxprl.starts import random_starts
+from jaxprl.vm.evaluate import Contest, Scale, contest_scores, evaluate
+from jaxprl.vm.interpreter import DROPPED
+from jaxprl.worlds import registry
+from jaxprl.worlds.gym_environment import GymEnvironment, Interface, gym_task, observed
+from jaxprl.worlds.task import HostTask
+
+ROOT = Path(__file__).parent.parent
+PUBLISHED = ("LavaGap", "PutNear", "RedBlueDoor")
+TWINS = tuple(name for name in registry.tasks() if name.startswith("MiniGrid-"))
+SOME_TWINS = tuple(
+    f"MiniGrid-{name}-v0"
+    for name in ("PutNear-6x6-N2", "Fetch-5x5-N2", "GoToDoor-5x5", "GoToObject-6x6-N2", "UnlockPickup", "MemoryS7")
+)
+OBSTACLES = "MiniGrid-Dynamic-Obstacles-5x5-v0"
+
+
+def farama(name):
+    return registry.make(f"farama:{name}")
+
+
+def programs_of(rows, task):
+    return [parse(row.program, task.language) for row in rows]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_real_environments_give_the_golden_results_and_ours(name):
+    task, ours, rows = farama(name), registry.make(name), golden.returns(name)
+    layouts, programs = task.layouts(range(32)), programs_of(rows, task)
+    runs = evaluate(task, programs, layouts)
+    assert golden.differences(rows, golden.batched(runs, layouts.units)) == []
+
+    our_layouts = ours.layouts(range(32))
+    our_runs = evaluate(ours, programs, our_layouts)
+    assert (runs.units / layouts.units[0]).tolist() == (our_runs.units / our_layouts.units[0]).tolist()
+    for field, our_field in zip(runs[1:], our_runs[1:], strict=True):
+        assert field.tolist() == our_field.tolist()
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if golden.edge_cases(name)])
+def test_edge_cases_on_the_real_environments(name):
+    task, ours = farama(name), registry.make(name)
+    for row in golden.edge_cases(name):
+        [program], layouts = programs_of([row], task), task.layouts(row.seeds)
+        found = golden.batched(evaluate(task, [program], layouts), layouts.units)
+        same = golden.plain(ours, [program], [ours.layout(seed) for seed in row.seeds])
+        assert [field.tolist() for field in found] == [field.tolist() for field in same], row.label
+        assert "spelling" in row.label or golden.differences([row], found) == []
+
+
+def compare_traces(name, seeds, count):
+    """Every call of random programs gives the same on the real environment and on ours, pose and reward included."""
+    task, ours = farama(name), registry.make(name)
+    rng = np.random.default_rng(len(name))
+    for seed in seeds:
+        for _ in range(count):
+            program = strategies.random_program(rng, task.language, counts=range(20), depth=3, sequence=5)
+            assert trace(task, seed, program) == trace(ours, seed, program), (name, seed, program)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_random_programs_call_by_call(name):
+    compare_traces(name, range(20), 5)
+
+
+@pytest.mark.parametrize("name", SOME_TWINS)
+def test_registered_environments_call_by_call(name):
+    compare_traces(name, range(4), 10)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", TWINS)
+def test_every_registered_environment_call_by_call(name):
+    compare_traces(name, range(10), 10)
+
+
+def records(config, folder):
+    """Return what a run leaves, without times and the task's name."""
+    results = experiment.run(config, folder)
+    lines = (folder / "programs.jsonl").read_text().splitlines()
+    kept = [{key: value for key, value in result.items() if key not in ("task", "seconds")} for result in results]
+    return kept, list(map(json.loads, lines))
+
+
+@pytest.mark.parametrize(("name", "seeds", "budget", "bests"), [("LavaGap", (3, 5), 80, 6), ("PutNear", (2,), 90, 4)])
+def test_a_search_on_the_real_environment_is_the_same_search(tmp_path, monkeypatch, name, seeds, budget, bests):
+    monkeypatch.setattr(experiment, "UNSEEN", range(1_000_000, 1_000_050))
+    config = experiment.Config(name, "hc", seeds, budget)
+    ours = records(config, tmp_path / "ours")
+    assert records(dataclasses.replace(config, task=f"farama:{name}"), tmp_path / "real") == ours
+    assert len(ours[1]) >= bests
+
+
+def test_recorded_answers_serve_the_real_environment(tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "experiments" / "run.py", "--task", "farama:LavaGap", "--layouts", "0-3"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    [folder] = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("farama-LavaGap-llm-gs-")
+    result = json.loads((folder / "seed-0" / "result.json").read_text())
+    assert (result["task"], result["return"], result["llm"]["accepted"]) == ("farama:LavaGap", 1, 32)
+
+
+def search(task, layouts, scores, seeds=(1,), budget=320):
+    """Return the record of a hill climbing with k = 20."""
+    climbing = hill_climbing(
+        neighbours=functools.partial(sample.neighbours, task.language),
+        start=functools.partial(random_starts, task.language),
+        schedule=Constant(20),
+        budget=budget,
+        goal=Scale.of(layouts).denominator,
+    )
+    zero, events = jnp.zeros(len(seeds), jnp.int32), []
+
+    def record(event):
+        events.append((event.search, event.evaluated, event.score, event.program.tobytes()))
+
+    drive(climbing, climbing.init(search_keys(seeds), zero, zero + UNKNOWN), scores, record=record)
+    return events
+
+
+def test_dropping_changes_no_search():
+    task = farama("PutNear")
+    layouts = task.layouts(range(8))
+    scale, complete = Scale.of(layouts), []
+
+    def pruned(programs, beat, group):
+        found = contest_scores(task, programs, layouts, scale, Contest(beat, group))
+        complete.extend(found != UNKNOWN)
+        return found
+
+    def exact(programs, beat, group):
+        return scale.scores(evaluate(task, programs, layouts).units).astype(np.int32)
+
+    assert search(task, layouts, pruned) == search(task, layouts, exact)
+    assert 0 < np.mean(complete) < 1
+
+
+def test_dropping_keeps_every_decision():
+    task, rows = farama("LavaGap"), golden.returns("LavaGap")
+    layouts = task.layouts(range(8))
+    scale, nodes = Scale.of(layouts), encode.encode_all(programs_of(rows, task), task.language)
+    exact = scale.scores(evaluate(task, nodes, layouts).units)
+    rng = np.random.default_rng(0)
+    group = np.sort(rng.integers(0, 20, len(rows))).astype(np.int32)
+    beat = rng.choice(exact, 20)[group].astype(np.int32)
+    found = contest_scores(task, nodes, layouts, scale, Contest(beat, group))
+    known, beats = found != UNKNOWN, exact > beat
+    assert (found[known] == exact[known]).all()
+    for each in range(20):
+        [first, *behind] = np.flatnonzero(beats & (group == each)).tolist() or [None]
+        assert first is None or known[first]
+        assert not known[behind].any()
+    assert 0.1 < known.mean() < 0.5
+
+
+def test_what_does_not_matter_is_not_run():
+    task = farama("LavaGap")
+    layouts = task.layouts(range(8))
+    rows = sorted(golden.returns("LavaGap"), key=lambda row: np.mean(row.returns[:8]))
+    programs = programs_of([rows[-1], rows[0], rows[-1], rows[0], rows[0]], task)
+    nodes = encode.encode_all(programs, task.language)
+    contest = Contest(np.array([-5, -5, -5, UNKNOWN, 15], np.int32), np.array([0, 0, 1, 2, 2], np.int32))
+    runs = evaluate(task, nodes, layouts, contest=contest)
+    assert runs.complete.tolist() == [True, False, True, True, True]  # the last one shares the runs of the fourth
+    alone = evaluate(task, nodes[-1:], layouts, contest=Contest(contest.beat[-1:], contest.group[-1:]))
+    assert (alone.end == DROPPED).tolist() == [[False] + [True] * 7]
+
+
+def test_dynamic_obstacles_run():
+    task, seeds = farama(OBSTACLES), range(20)
+    go = parse("DEF run m( REPEAT R=2 r( WHILE c( front_is_clear c) w( forward w) right r) m)", task.language)
+    bump = parse("DEF run m( WHILE c( True c) w( forward w) m)", task.language)
+    runs = evaluate(task, [go, bump], task.layouts(seeds))
+    assert set(runs.units.ravel()) <= {-1, 0, 1}
+    assert (runs.units[1] == -1).all()  # into the wall, or a ball on the way
+    assert evaluate(task, [go, bump], task.layouts(seeds)).calls.tolist() == runs.calls.tolist()
+    for seed in seeds:
+        env = gymnasium.make(OBSTACLES, disable_env_checker=True)  # with its observations and its time limit
+        env.reset(seed=seed)
+        for call in trace(task, seed, go):
+            if call["kind"] == "action":
+                _, reward, terminated, _, _ = env.step(getattr(env.unwrapped.actions, call["name"]))
+                assert (call["reward"], call["terminated"]) == (np.sign(reward), terminated)
+                assert call["pose"] == [*env.unwrapped.agent_pos, env.unwrapped.agent_dir]
+
+
+def test_resets_print_nothing(capsys):
+    task = farama("BabyAI-PutNextLocal-v0")
+    for seed in range(20):
+        task.environment(seed)
+    assert capsys.readouterr() == ("", "")
+
+
+WAYS = {"west": 0, "south": 1, "east": 2, "north": 3}
+LAKE = Language("frozen lake", dict.fromkeys(WAYS, 0.25), {f"is_safe h( {way} h)": 0.25 for way in WAYS}, 0.1)
+
+
+def is_safe(way, env, cell):
+    """That way is neither a hole nor the border of FrozenLake, whose observation is the cell."""
+    [(_, ahead, _, _)] = env.P[cell][WAYS[way]]
+    return ahead != cell and env.desc.flat[ahead] != b"H"
+
+
+ON_LAKE = Interface(actions=WAYS, perceptions={f"is_safe h( {way} h)": functools.partial(is_safe, way) for way in WAYS})
+
+
+def lake(name="FrozenLake", interface=ON_LAKE, **options):
+    make_env = functools.partial(gymnasium.make, "FrozenLake-v1", is_slippery=False)
+    return gym_task(name, make_env, LAKE, interface, **options)
+
+
+@pytest.fixture
+def own_tasks(monkeypatch):
+    """Tasks registered by a test are gone after it."""
+    monkeypatch.setattr(registry, "_TASKS", registry.tasks())
+
+
+@pytest.mark.usefixtures("own_tasks")
+def test_another_environment_is_searched(tmp_path):
+    registry.register(lake())
+    config = experiment.Config("FrozenLake", "hc", seeds=(0, 1), budget=10_000, layouts=(0,))
+    for result in experiment.run(config, tmp_path / "out"):
+        assert (result["return"], result["unseen_return"], result["stop"]) == (1, 1, "solved")
+        assert result["evaluated"] > 1
+
+
+def test_a_time_limit_ends_no_run():
+    limited = gym_task(
+        "short", lambda: gymnasium.make("FrozenLake-v1", is_slippery=False, max_episode_steps=2), LAKE, ON_LAKE
+    )
+    program = parse("DEF run m( south south east south east east m)", LAKE)
+    runs = evaluate(limited, [program], limited.layouts([0]))
+    assert [field.item() for field in runs] == [1_000_000, 6, 6, 1]
+
+
+class Counting(gymnasium.Env):
+    """Rewards every step with the same number."""
+
+    def __init__(self, reward):
+        self.reward = reward
+
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        return {"steps": 0}, {}
+
+    def step(self, action):
+        self.steps += 1
+        return {"steps": self.steps}, self.reward, False, False, {}
+
+
+STEP = Language("steps", {"step": 1.0}, {"is_even": 1.0}, 0.1)
+STEPS = Interface(actions={"step": None}, perceptions={"is_even": lambda env, seen: seen["steps"] % 2 == 0})
+
+
+def counting(reward, **options):
+    return gym_task("Steps", lambda: Counting(reward), STEP, STEPS, **options)
+
+
+@pytest.mark.parametrize(("reward", "units"), [(1 / 3, 1_000_000), (-0.7, -2_100_000), (0.1234567, 370_370)])
+def test_returns_are_taken_to_the_nearest_unit(reward, units):
+    task = counting(reward)
+    runs = evaluate(task, [parse("DEF run m( step step step m)", STEP)], task.layouts([0, 1]))
+    assert runs.units.tolist() == [[units] * 2]
+
+
+@pytest.mark.parametrize(
+    ("reward", "units", "message"),
+    [
+        (0.34, 1_000_000, "task Steps: a return of 1.02 on layout 7; returns go up to 1: scale the rewards"),
+        (float("nan"), 1_000_000, "a return of nan on layout 7; returns go up to 1"),
+        (-1e3, 1_000_000, "a return of -3000 on layout 7; the lowest that fits 1,000,000 units is -1073.74"),
+        (0.1, 2**31 - 1, "2 layouts of 2,147,483,647 units; at most 1,073,741,823 each fit"),
+    ],
+)
+def test_returns_that_do_not_fit_are_refused(reward, units, message):
+    task = counting(reward, units=units)
+    scale = Scale.of(task.layouts([7, 8]))
+    nodes = encode.encode_all([parse("DEF run m( step step step m)", STEP)], STEP)
+    exactly = Contest(np.array([UNKNOWN], np.int32), np.array([0], np.int32))
+    with pytest.raises(UserError, match=message):
+        contest_scores(task, nodes, task.layouts([7, 8]), scale, exactly)
+
+
+def test_missing_words_are_named():
+    with pytest.raises(UserError, match=r"lacks is_safe h\( north h\), north, west of language frozen lake"):
+        lake(interface=Interface(
+            actions={"south": 1, "east": 2},
+            perceptions={name: rule for name, rule in ON_LAKE.perceptions.items() if "north" not in name},
+        ))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("MiniGrid-DoorKey-5x5", "MiniGrid-DoorKey-5x5-v0"), ("LavGap", "LavaGap"), ("Chess!", "none")]
+)
+def test_an_unknown_environment_lists_similar_ones(name, near):
+    with pytest.raises(UserError, match=f"unknown environment of minigrid '{name}', .*; similar ones: .*{near}"):
+        farama(name)
+
+
+def test_observations_of_any_shape_are_compared():
+    array = np.arange(6, dtype=np.uint8)
+    different = [
+        3, "go", None, array, array.reshape(2, 3), (array, 1), (array, 2), {"image": array, "text": "go"},
+        {"image": array, "text": "no"}, ((1, 2), 3), (1, (2, 3)),
+    ]  # fmt: skip
+    keys = [observed(None, observation) for observation in different]
+    assert len(set(keys)) == len(keys)
+    assert keys == [observed(None, observation) for observation in different]
+    assert observed(None, {"a": array, "b": 1}) == observed(None, {"b": 1, "a": array.copy()})
+    with pytest.raises(UserError, match="cannot be compared; give the interface a key"):
+        observed(None, object())
+
+
+def test_a_state_seen_twice_crashes():
+    env = GymEnvironment(Counting(0.0), STEPS, seed=0)
+    first = env.key()
+    env.act("step", at_limit=False)
+    assert env.key() != first == GymEnvironment(Counting(0.0), STEPS, seed=0).key()
+    assert env.pose() is None
+    task = HostTask("stuck", STEP, lambda seed: GymEnvironment(Counting(0.0), blind, seed=seed))
+    blind = Interface(actions=STEPS.actions, perceptions=STEPS.perceptions, key=lambda env, observation: 0)
+    runs = evaluate(task, [parse("DEF run m( WHILE c( True c) w( step w) m)", STEP)], task.layouts([0]))
+    assert [field.item() for field in runs] == [0, 1, 1, 2]
+
+
+@pytest.mark.usefixtures("own_tasks")
+def test_host_tasks_are_listed(capsys):
+    from jaxprl.cli import main
+
+    registry.register(lake(words={"goal": "Get over the ice."}))
+    assert main(["tasks"]) == 0
+    lines = [line.split(maxsplit=3) for line in capsys.readouterr().out.splitlines()]
+    assert ["FrozenLake", "frozen", "lake", "-       Get over the ice."] in lines
