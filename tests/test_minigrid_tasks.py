@@ -387,9 +387,7 @@ def test_the_published_language_does_not_know_the_new_words(word):
 
 
 def test_mistakes_are_named():
-    with pytest.raises(
-        UserError, match=r"unknown task 'MiniGrid-DoorKey-7x7-v0'(?s:.*)similar ones: .*MiniGrid-DoorKey-8x8-v0"
-    ):
+    with pytest.raises(UserError, match="similar ones: MiniGrid-DoorKey-8x8-v0"):
         registry.make("MiniGrid-DoorKey-7x7-v0")
     with pytest.raises(UserError, match="found 'unicorn'"):
         parse("DEF run m( IF c( front_object_type h( unicorn h) c) i( left i) m)", EXTENDED)
