@@ -1,10 +1,17 @@
-"""How fast it is: the batched interpreter and whole searches beside the plain-Python interpreter, in one run.
+"""How fast it is, beside yardsticks measured in the same run.
 
-    python experiments/benchmark.py                 # a table
-    python experiments/benchmark.py --json          # one JSON object
+    python experiments/benchmark.py                                # DoorKey, a table
+    python experiments/benchmark.py --task LavaGap --json          # one JSON object
+    python experiments/benchmark.py --sections scaling --plot scaling.png
 
-Every figure is the median of several repetitions with the quartiles beside it; compilation is timed apart. The golden
-programs are those of the tests: hand-written, random, and neighbours of good programs.
+- evaluate: every return of the golden programs (those of the tests), of the long-running neighbours of good programs
+  among them, and of random programs; nothing left out. Yardsticks: the plain-Python interpreter (MiniGrid: over the
+  real `minigrid` environments) and, where numba is there, a native scalar interpreter on one core (`native.py`).
+- search: hill climbing, everything included, in programs that count.
+- world (MiniGrid): random actions in thousands of copies of the world, and in `minigrid` itself.
+- scaling: cost per program against the number of runs, and of threads.
+
+Every figure is the median of several repetitions with the quartiles beside it; compilation is timed apart.
 """
 
 from __future__ import annotations
@@ -12,6 +19,7 @@ from __future__ import annotations
 import argparse
 import functools
 import gzip
+import importlib.util
 import json
 import sys
 import time
@@ -24,74 +32,89 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprl.arguments import run_main
-from jaxprl.dsl import ast, encode, sample, text
-from jaxprl.errors import UserError
+from jaxprl.dsl import encode, sample, text
+from jaxprl.dsl.compile import instructions
+from jaxprl.errors import UserError, unknown
 from jaxprl.experiment import NEIGHBOURHOOD
+from jaxprl.loops import prefer_whole_loops
 from jaxprl.runs.record import environment
 from jaxprl.search.driver import drive
 from jaxprl.search.hill_climbing import hill_climbing
 from jaxprl.search.schedule import Constant
-from jaxprl.search.types import UNKNOWN, search_keys
+from jaxprl.search.types import UNKNOWN, Answer, Question, search_keys
 from jaxprl.starts import random_starts
 from jaxprl.vm import host
-from jaxprl.vm.evaluate import Contest, Scale, contest_scores, evaluate
+from jaxprl.vm.evaluate import evaluate, first_better
+from jaxprl.vm.runs import Neighbourhoods, Scale
 from jaxprl.worlds import registry
-from jaxprl.worlds.task import Layout, Task
+from jaxprl.worlds.task import HostTask, Layout, Task
 
-GOLDEN = Path(__file__).parent.parent / "tests" / "data" / "returns_karel.json.gz"
+DATA = Path(__file__).parent.parent / "tests" / "data"
 LAYOUTS = range(32)
+LONG = 200
+"""Calls a run, at least, of a neighbour of a good program."""
+SLOW_REPEATS = 3
+NATIVE_TASKS = ("DoorKey", "CleanHouse")
+
+Row = dict[str, Any]
 
 
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
-    task = registry.make(options.task)
-    layouts = task.layouts(LAYOUTS)
-    golden = golden_programs(task)
-    good = [program for program in golden if program["kind"] == "neighbour" and np.mean(program["num_calls"]) >= 200]
-    drawn = np.asarray(sample.random_programs(task.language, jax.random.split(jax.random.key(0), options.programs)))
-    sets = {
-        "golden": nodes_of(golden, task),
-        "good neighbours": np.resize(nodes_of(good or golden, task), (options.programs, encode.WIDTH)),
-        "random": drawn,
-    }
-    rows = [measure_host(task, layouts, golden, options)]
-    rows += [measure_evaluate(name, task, layouts, nodes, options) for name, nodes in sets.items()]
-    rows += [measure_search(task, layouts, searches, options) for searches in options.searches]
-    report = {"task": task.name, "layouts": len(LAYOUTS), "environment": environment(), "rows": rows}
-    report["golden over host"] = rows[1]["programs/s"] / rows[0]["programs/s"]
+    prefer_whole_loops()
+    bench = Benchmark(options)
+    for section in options.sections:
+        if section not in SECTIONS:
+            raise unknown("section", section, SECTIONS)
+    rows = [row for section in options.sections for row in SECTIONS[section](bench)]
+    report = {"task": bench.task.name, "layouts": len(LAYOUTS), "environment": environment(), "rows": rows}
+    report |= ratios(rows)
     print(json.dumps(report) if options.json else table(report))
+    if options.plot:
+        plot(rows, options.plot)
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", default="DoorKey")
+    parser.add_argument("--task", default="DoorKey", help="one with golden programs: a Karel task, LavaGap, ...")
+    parser.add_argument("--sections", nargs="*", default=["evaluate", "search"], help=", ".join(SECTIONS))
     parser.add_argument("--programs", type=int, default=2048, help="programs of the larger sets")
-    parser.add_argument("--budget", type=int, default=20_000, help="programs of all searches of a row together")
+    parser.add_argument("--budget", type=int, default=200_000, help="programs of all searches of a row together")
     parser.add_argument("--searches", type=int, nargs="*", default=[1, 32], help="searches side by side, a row each")
+    parser.add_argument("--copies", type=int, default=16_384, help="copies of the world")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--plot", type=Path, help="picture of the scaling rows (needs matplotlib)")
     return parser
 
 
-def golden_programs(task: Task) -> list[dict[str, Any]]:
-    if not GOLDEN.exists():
-        raise UserError(f"{GOLDEN} is missing: run the benchmark from a checkout of the repository")
-    return json.loads(gzip.decompress(GOLDEN.read_bytes()))["tasks"][task.name]["programs"]
+class Benchmark:
+    """What the sections share: the task, its layouts, sets of programs."""
 
-
-def nodes_of(programs: list[dict[str, Any]], task: Task) -> np.ndarray:
-    return encode.encode_all([parsed(program, task) for program in programs], task.language)
-
-
-def parsed(program: dict[str, Any], task: Task) -> ast.Program:
-    return text.parse(program["program"], task.language)
+    def __init__(self, options: argparse.Namespace):
+        self.options = options
+        task = registry.make(options.task)
+        if isinstance(task, HostTask) or task.language.name not in ("karel", "minigrid"):
+            raise UserError(f"{task.name} has no golden programs; take a Karel task, LavaGap, PutNear or RedBlueDoor")
+        self.task: Task = task
+        self.layouts: Layout = jax.tree.map(jnp.asarray, task.layouts(LAYOUTS))
+        file = DATA / f"returns_{task.language.name}.json.gz"
+        if not file.exists():
+            raise UserError(f"{file} is missing: run the benchmark from a checkout of the repository")
+        golden = json.loads(gzip.decompress(file.read_bytes()))["tasks"][task.name]["programs"]
+        good = [row for row in golden if row["kind"] == "neighbour" and np.mean(row["num_calls"]) >= LONG]
+        self.golden = [text.parse(row["program"], task.language) for row in golden]
+        keys = jax.random.split(jax.random.key(0), options.programs)
+        self.random = np.asarray(sample.random_programs(task.language, keys))
+        parsed = [text.parse(row["program"], task.language) for row in good] or self.golden
+        self.good = np.resize(encode.encode_all(parsed, task.language, encode.WIDTH), self.random.shape)
 
 
 def timed(job: Callable[[], Any], repeats: int) -> tuple[float, list[float], Any]:
     """Return the seconds of the first run, of the later ones, and the last result."""
     started = time.perf_counter()
-    job()
+    result = job()
     first = time.perf_counter() - started
     seconds = []
     for _ in range(repeats):
@@ -101,81 +124,198 @@ def timed(job: Callable[[], Any], repeats: int) -> tuple[float, list[float], Any
     return first, seconds, result
 
 
-def row(name: str, programs: int, calls: int | None, first: float, seconds: list[float], **more: Any) -> dict[str, Any]:
+def row(name: str, unit: str, amount: int, first: float, seconds: list[float], *, calls: int = 0, **more: Any) -> Row:
     low, median, high = np.percentile(seconds, [25, 50, 75])
-    figures: dict[str, Any] = {"name": name, "programs": programs, "programs/s": programs / median}
-    figures |= {"quartiles": [programs / high, programs / low], "first run - median, s": max(0.0, first - median)}
-    if calls is not None:
-        figures |= {"calls/s": calls / median, "ns/call": median / calls * 1e9}
+    figures: Row = {"name": name, "unit": unit, "amount": amount, "per second": amount / median}
+    figures |= {"quartiles": [amount / high, amount / low], "first run - median, s": max(0.0, first - median)}
+    if calls:
+        figures |= {"calls": calls, "calls/s": calls / median, "ns/call": median / calls * 1e9}
     return figures | more
 
 
-def measure_host(task: Task, layouts: Layout, golden: list[dict[str, Any]], options: argparse.Namespace):
-    """The plain-Python interpreter on every fourth golden program."""
-    programs = [parsed(program, task) for program in golden[::4]]
-    starts = [task.layout(seed) for seed in LAYOUTS]
+def evaluation(bench: Benchmark) -> list[Row]:
+    """Every return of several sets of programs, and the yardsticks."""
+    golden = encode.encode_all(bench.golden, bench.task.language)
+    rows = [plain_python(bench)]
+    if importlib.util.find_spec("numba") and bench.task.name in NATIVE_TASKS:
+        rows.append(native(bench))
+    return [
+        *rows,
+        batched("golden", bench, golden),
+        batched("good neighbours", bench, bench.good),
+        batched("good neighbours, one thread", bench, bench.good, workers=1),
+        batched("random", bench, bench.random),
+    ]
+
+
+def plain_python(bench: Benchmark) -> Row:
+    """The plain-Python interpreter on every fourth golden program; a MiniGrid task: over the real environments."""
+    task, programs = bench.task, bench.golden[::4]
+    if task.language.name == "minigrid":
+        real = registry.make(f"{registry.FARAMA}{task.name}")
+        assert isinstance(real, HostTask)
+        make: Callable[[int], Any] = real.environment
+    else:
+        starts = [task.layout(seed) for seed in LAYOUTS]
+        make = lambda seed: host.WorldEnvironment(task, starts[seed])  # noqa: E731
 
     def job() -> int:
-        environments = ((program, host.WorldEnvironment(task, start)) for program in programs for start in starts)
-        return sum(host.run(program, environment).calls for program, environment in environments)
+        return sum(host.run(program, make(seed)).calls for program in programs for seed in LAYOUTS)
 
-    first, seconds, calls = timed(job, min(3, options.repeats))
-    return row("plain Python, golden / 4", len(programs), calls, first, seconds)
-
-
-def measure_evaluate(name: str, task: Task, layouts: Layout, nodes: np.ndarray, options: argparse.Namespace):
-    """The batched interpreter: every return, nothing dropped or reused."""
-    first, seconds, runs = timed(lambda: evaluate(task, nodes, layouts), options.repeats)
-    return row(f"evaluate, {name}", len(nodes), int(runs.calls.sum()), first, seconds)
+    first, seconds, calls = timed(job, min(SLOW_REPEATS, bench.options.repeats))
+    name = "plain Python over minigrid" if task.language.name == "minigrid" else "plain Python"
+    return row(f"{name}, golden / 4", "programs", len(programs), first, seconds, calls=calls)
 
 
-def measure_search(task: Task, layouts: Layout, searches: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Hill climbing, everything included, in programs that count; `evaluating` is the share of time in `evaluate`."""
-    scale = Scale.of(layouts)
+def native(bench: Benchmark) -> Row:
+    """The native scalar interpreter, one core."""
+    from native import run_programs
+
+    code, layouts = np.asarray(instructions(jnp.asarray(bench.good))), bench.task.layouts(LAYOUTS)
+    first, seconds, found = timed(lambda: run_programs(bench.task.name, code, layouts), bench.options.repeats)
+    calls = int(found[..., 1].sum())
+    return row("native (numba), one core, good neighbours", "programs", len(code), first, seconds, calls=calls)
+
+
+def batched(name: str, bench: Benchmark, nodes: np.ndarray, **options: Any) -> Row:
+    first, seconds, runs = timed(lambda: evaluate(bench.task, nodes, bench.layouts, **options), bench.options.repeats)
+    return row(f"evaluate, {name}", "programs", len(nodes), first, seconds, calls=int(runs.calls.sum()), **options)
+
+
+def searches(bench: Benchmark) -> list[Row]:
+    """Hill climbing from random programs; `evaluating` is the share of the time in `first_better`."""
+    return [hill_climb(bench, number) for number in bench.options.searches]
+
+
+def hill_climb(bench: Benchmark, number: int) -> Row:
+    task, scale = bench.task, Scale.of(bench.layouts)
     spent: list[float] = []
 
-    def scores(programs: np.ndarray, beat: np.ndarray, group: np.ndarray) -> np.ndarray:
+    def answer(question: Question) -> Answer:
         started = time.perf_counter()
-        found = contest_scores(task, programs, layouts, scale, Contest(beat, group))
+        found = first_better(task, Neighbourhoods(*question), bench.layouts)
         spent.append(time.perf_counter() - started)
-        return found
+        return Answer(*found)
 
     search = hill_climbing(
         neighbours=functools.partial(sample.neighbours, task.language),
         start=functools.partial(random_starts, task.language),
         schedule=Constant(NEIGHBOURHOOD),
-        budget=options.budget // searches,
-        goal=scale.denominator,
+        budget=bench.options.budget // number,
+        goal=scale.denominator + 1,  # never reached: the climb goes on to its budget
     )
 
     def job() -> int:
         spent.clear()
-        keys = search_keys(range(searches))
-        zero = jnp.zeros(searches, jnp.int32)
-        state = drive(search, search.init(keys, zero, zero + UNKNOWN), scores, record=lambda event: None)
-        return int(np.sum(np.asarray(state.evaluated)))
+        zero = jnp.zeros(number, jnp.int32)
+        state = search.init(search_keys(range(number)), zero, zero + UNKNOWN)
+        return int(np.sum(np.asarray(drive(search, state, answer, record=lambda event: None).evaluated)))
 
-    first, seconds, evaluated = timed(job, min(3, options.repeats))
-    share = sum(spent) / seconds[-1]
-    return row(f"hill climbing, {searches} side by side", evaluated, None, first, seconds, evaluating=share)
+    first, seconds, evaluated = timed(job, min(SLOW_REPEATS, bench.options.repeats))
+    name = f"hill climbing, {number} side by side"
+    return row(name, "programs", evaluated, first, seconds, evaluating=sum(spent) / seconds[-1])
 
 
-def table(report: dict[str, Any]) -> str:
+def world(bench: Benchmark) -> list[Row]:
+    """Environment steps/s with random actions, episodes that end going on."""
+    if bench.task.language.name != "minigrid":
+        raise UserError(f"section world compares with minigrid; {bench.task.name} is a Karel task")
+    from jaxprl.worlds.minigrid import act, from_farama, layouts
+
+    makers = {"LavaGap": layouts.lava_gap, "PutNear": layouts.put_near, "RedBlueDoor": layouts.red_blue_door}
+    env, blind, steps = makers[bench.task.name](), makers[bench.task.name](), 64
+    blind.gen_obs = dict
+    actions = np.random.default_rng(0).integers(0, 6, 1000)
+
+    def theirs(env: Any) -> None:
+        env.reset(seed=0)
+        for action in actions:
+            env.step(action)
+
+    env.reset(seed=0)
+    start = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], bench.options.copies, axis=0), from_farama(env))
+    own = jax.random.randint(jax.random.key(0), (steps, bench.options.copies), 0, 6)
+
+    @jax.jit
+    def ours(states: Any, actions: jax.Array) -> Any:
+        return jax.lax.scan(lambda states, row: (jax.vmap(act)(states, row), None), states, actions)[0]
+
+    slow = timed(lambda: theirs(env), bench.options.repeats)
+    less_slow = timed(lambda: theirs(blind), bench.options.repeats)
+    first, seconds, _ = timed(lambda: jax.block_until_ready(ours(start, own)), bench.options.repeats)
+    return [
+        row("minigrid itself", "steps", actions.size, *slow[:2]),
+        row("minigrid, its observations left out", "steps", actions.size, *less_slow[:2]),
+        row(f"ours, {bench.options.copies} copies", "steps", own.size, first, seconds),
+    ]
+
+
+def scaling(bench: Benchmark) -> list[Row]:
+    """Cost per program from 1,024 to 65,536 runs, with all threads, and with one."""
+    rows = []
+    for programs in (32, 64, 128, 256, 512, 1024, 2048):
+        nodes = np.resize(bench.good, (programs, encode.WIDTH))
+        rows.append(batched(f"{programs * len(LAYOUTS)} runs", bench, nodes) | {"runs": programs * len(LAYOUTS)})
+    return [*rows, *(batched(f"{threads} threads", bench, bench.good, workers=threads) for threads in (1, 2, 4))]
+
+
+SECTIONS: dict[str, Callable[[Benchmark], list[Row]]] = {
+    "evaluate": evaluation,
+    "search": searches,
+    "world": world,
+    "scaling": scaling,
+}
+
+
+def ratios(rows: list[Row]) -> dict[str, float]:
+    """Return the quotients that are quoted, of rows of this run."""
+    rate = {each["name"].partition(",")[0]: each["per second"] for each in rows}
+    named = {each["name"]: each for each in rows}
+    found: dict[str, float] = {}
+    golden = named.get("evaluate, golden")
+    plain = next((each for each in rows if each["name"].startswith("plain Python")), None)
+    if golden and plain:
+        found["golden programs/s over plain Python"] = golden["per second"] / plain["per second"]
+    one, numba = named.get("evaluate, good neighbours, one thread"), rate.get("native (numba)")
+    if one and numba:
+        found["time per call over native"] = numba / one["per second"]
+    if "ours" in rate:
+        found["steps/s over minigrid"] = rate["ours"] / rate["minigrid itself"]
+    return found
+
+
+def table(report: Row) -> str:
     where = report["environment"]
     lines = [
         f"{report['task']}, {report['layouts']} layouts, {where['backend']} ({where['processor']}), "
         f"jax {where['packages']['jax']}",
-        f"{'':32}{'programs/s':>12}{'quartiles':>20}{'ns/call':>10}{'first run':>11}",
+        f"{'':44}{'per second':>14}{'quartiles':>24}{'ns/call':>10}{'compile':>10}",
     ]
     for each in report["rows"]:
         low, high = each["quartiles"]
-        nanoseconds = f"{each['ns/call']:.1f}" if "ns/call" in each else f"({each['evaluating']:.0%})"
+        nanoseconds = f"{each['ns/call']:.1f}" if "ns/call" in each else ""
+        if "evaluating" in each:
+            nanoseconds = f"({each['evaluating']:.0%})"
         lines.append(
-            f"{each['name']:32}{each['programs/s']:12,.0f}{f'{low:,.0f}-{high:,.0f}':>20}{nanoseconds:>10}"
-            f"{each['first run - median, s']:10.1f}s"
+            f"{each['name']:44}{each['per second']:14,.0f}{f'{low:,.0f}-{high:,.0f}':>24}{nanoseconds:>10}"
+            f"{each['first run - median, s']:9.1f}s"
         )
-    lines.append(f"evaluate, golden / plain Python: {report['golden over host']:.0f} times")
-    return "\n".join(lines)
+    quotients = [key for key, value in report.items() if isinstance(value, float)]
+    return "\n".join([*lines, *(f"{key}: {report[key]:.1f}" for key in quotients)])
+
+
+def plot(rows: list[Row], file: Path) -> None:
+    """Draw the time per program against the number of runs."""
+    from matplotlib.figure import Figure
+
+    points = [each for each in rows if "runs" in each]
+    if not points:
+        raise UserError("there are no scaling rows to draw: add --sections scaling")
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([each["runs"] for each in points], [1e6 / each["per second"] for each in points], "o-")
+    axes.set(xscale="log", ylim=(0, None), xlabel="runs in a call", ylabel="microseconds a program")
+    figure.savefig(file, dpi=150)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxprl.arguments import parse_seeds, run_main, use_compilation_cache
+from jaxprl.arguments import parse_seeds, prepare_jax, run_main
 from jaxprl.experiment import LLMS, METHODS, Config, run
 from jaxprl.worlds import registry
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
         llm=options.llm,
     )
     config.check()
-    use_compilation_cache()
+    prepare_jax()
     name = config.task.replace(":", "-")
     out = options.out or Path("runs") / time.strftime(f"{name}-{config.method}-%Y%m%d-%H%M%S")
     print(f"{config.method} on {config.task}, seeds {options.seeds}, up to {config.budget:,} programs -> {out}")

@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 
 from jaxprl.errors import UserError
+from jaxprl.loops import prefer_whole_loops
 
 MOST_SEEDS = 1_000_000
 
@@ -53,9 +54,10 @@ def run_main(main: Callable[[Sequence[str]], int | None], arguments: Sequence[st
         return 2
 
 
-def use_compilation_cache() -> None:
-    """Keep compiled code between processes, under $XDG_CACHE_HOME/jaxprl, unless JAX was told of another folder or
-    nothing can be written there."""
+def prepare_jax() -> None:
+    """Have loops compiled whole (`loops.py`), and keep compiled code between processes, under $XDG_CACHE_HOME/jaxprl,
+    unless JAX was told of another folder or nothing can be written there."""
+    prefer_whole_loops()
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxprl"

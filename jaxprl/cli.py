@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxprl.arguments import parse_seeds, use_compilation_cache
+from jaxprl.arguments import parse_seeds, prepare_jax
 from jaxprl.dsl import ast, text
 from jaxprl.errors import UserError
 from jaxprl.llm import prompts
 from jaxprl.vm import host
-from jaxprl.vm.evaluate import Scale, evaluate
+from jaxprl.vm.evaluate import evaluate
 from jaxprl.vm.interpreter import END_NAMES
+from jaxprl.vm.runs import Scale
 from jaxprl.worlds import registry
 from jaxprl.worlds.task import Environment, HostTask, Task
 
@@ -74,7 +75,7 @@ def print_returns(options: argparse.Namespace) -> int:
     task = registry.make(options.task)
     layouts = task.layouts(parse_seeds(options.layout_seeds))
     rows = [_parse(line, task) for line in _read(options.programs)]
-    use_compilation_cache()
+    prepare_jax()
     programs = [row["ast"] for row in rows if "ast" in row]
     runs = evaluate(task, programs, layouts)
     outcomes = zip(runs.units, runs.calls, runs.actions, runs.end, strict=True)

@@ -25,10 +25,13 @@ from jaxprl.runs.record import RunDirectory
 from jaxprl.search.driver import Event, drive
 from jaxprl.search.hill_climbing import hill_climbing
 from jaxprl.search.schedule import Constant, Growing
-from jaxprl.search.types import UNKNOWN, search_keys
+from jaxprl.search.types import UNKNOWN, Answer, Question, search_keys
 from jaxprl.starts import Starts, given_starts, random_starts
-from jaxprl.vm.evaluate import ANY, MOST_LANES, Contest, Scale, contest_scores, evaluate
+from jaxprl.vm.evaluate import evaluate, first_better
+from jaxprl.vm.lanes import MOST_LANES
+from jaxprl.vm.runs import Neighbourhoods, Scale
 from jaxprl.worlds import registry
+from jaxprl.worlds.task import Task
 
 METHODS = ("llm-gs", "hc")
 LLMS = ("recorded", "none")
@@ -101,6 +104,8 @@ class _Run:
         self.seeds = [seed for seed in config.seeds if seed not in finished]
         self.task = registry.make(config.task)
         self.layouts = self.task.layouts(config.layouts)
+        if isinstance(self.task, Task):
+            self.layouts = jax.tree.map(jnp.asarray, self.layouts)  # once, not for every question
         self.unseen = self.task.layouts(UNSEEN)
         self.scale = Scale.of(self.layouts)
         self.goal = self.scale.denominator
@@ -138,12 +143,12 @@ class _Run:
         )
         state = search.init(keys, jnp.asarray(before.evaluated), jnp.asarray(before.best))
         self.show(state)
-        state = drive(search, state, self.scores, record=self.record, progress=self.show, start_source=source)
+        state = drive(search, state, self.first_better, record=self.record, progress=self.show, start_source=source)
         self.progress.show(self._best_return(), int(np.sum(np.asarray(state.evaluated))), final=True)
 
-    def scores(self, programs: np.ndarray, beat: np.ndarray, group: np.ndarray) -> np.ndarray:
-        contest = Contest(beat, group)
-        return contest_scores(self.task, programs, self.layouts, self.scale, contest, workers=self.workers)
+    def first_better(self, question: Question) -> Answer:
+        found = first_better(self.task, Neighbourhoods(*question), self.layouts, workers=self.workers)
+        return Answer(*found)
 
     def record(self, event: Event) -> None:
         seed, best = self.seeds[event.search], self.value(event.score)
@@ -182,8 +187,8 @@ class _Run:
         programs, counts = starts.stacked(chosen)
         used = np.arange(programs.shape[1]) < counts[:, None]
         scores = np.full(used.shape, UNKNOWN, np.int32)
-        exactly = np.full(used.sum(), ANY, np.int32)
-        scores[used] = self.scores(programs[used], exactly, np.zeros_like(exactly))
+        runs = evaluate(self.task, programs[used], self.layouts, workers=self.workers)
+        scores[used] = self.scale.scores(runs.units)
         found = starts.best_first(programs, counts, scores, self.config.budget, self.goal)
         for index, evaluated in enumerate(found.evaluated.tolist()):
             best = UNKNOWN

@@ -4,8 +4,11 @@ from pathlib import Path
 import hypothesis
 import jax
 
+from jaxprl.loops import prefer_whole_loops
+
 CACHE = Path(os.environ.get("JAXPRL_CACHE", Path(__file__).parents[1] / ".cache"))
 
+prefer_whole_loops()
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(CACHE / "jax"))

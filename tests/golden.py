@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxprl.dsl import ast
-from jaxprl.vm.evaluate import Runs
 from jaxprl.vm.host import WorldEnvironment, run
 from jaxprl.vm.interpreter import END_NAMES
+from jaxprl.vm.runs import Runs
 from jaxprl.worlds import registry
 from jaxprl.worlds.task import Task
 

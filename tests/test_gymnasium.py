@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import minigrid  # noqa: F401  (registers the environments)
 import numpy as np
 import pytest
+import questions
 import strategies
 
 from jaxprl import experiment
@@ -26,8 +27,9 @@ from jaxprl.search.hill_climbing import hill_climbing
 from jaxprl.search.schedule import Constant
 from jaxprl.search.types import UNKNOWN, search_keys
 from jaxprl.starts import random_starts
-from jaxprl.vm.evaluate import Contest, Scale, contest_scores, evaluate
-from jaxprl.vm.interpreter import DROPPED
+from jaxprl.vm import host
+from jaxprl.vm.evaluate import evaluate, first_better
+from jaxprl.vm.runs import Neighbourhoods, Scale
 from jaxprl.worlds import registry
 from jaxprl.worlds.gym_environment import GymEnvironment, Interface, gym_task, observed
 from jaxprl.worlds.task import HostTask
@@ -131,7 +133,7 @@ def test_recorded_answers_serve_the_real_environment(tmp_path):
     assert (result["task"], result["return"], result["llm"]["accepted"]) == ("farama:LavaGap", 1, 32)
 
 
-def search(task, layouts, scores, seeds=(1,), budget=320):
+def search(task, layouts, first_better, seeds=(1,), budget=320):
     """Return the record of a hill climbing with k = 20."""
     climbing = hill_climbing(
         neighbours=functools.partial(sample.neighbours, task.language),
@@ -145,56 +147,65 @@ def search(task, layouts, scores, seeds=(1,), budget=320):
     def record(event):
         events.append((event.search, event.evaluated, event.score, event.program.tobytes()))
 
-    drive(climbing, climbing.init(search_keys(seeds), zero, zero + UNKNOWN), scores, record=record)
+    drive(climbing, climbing.init(search_keys(seeds), zero, zero + UNKNOWN), first_better, record=record)
     return events
 
 
-def test_dropping_changes_no_search():
+@pytest.fixture
+def ran(monkeypatch):
+    """The layouts of the runs in plain Python so far, by program, in order."""
+    found = []
+    outcome = host._outcome
+
+    def counted(task, program, seed, bound):
+        found.append((program, seed))
+        return outcome(task, program, seed, bound)
+
+    monkeypatch.setattr(host, "_outcome", counted)
+    return found
+
+
+def test_leaving_runs_out_changes_no_search(ran):
     task = farama("PutNear")
     layouts = task.layouts(range(8))
-    scale, complete = Scale.of(layouts), []
-
-    def pruned(programs, beat, group):
-        found = contest_scores(task, programs, layouts, scale, Contest(beat, group))
-        complete.extend(found != UNKNOWN)
-        return found
-
-    def exact(programs, beat, group):
-        return scale.scores(evaluate(task, programs, layouts).units).astype(np.int32)
-
-    assert search(task, layouts, pruned) == search(task, layouts, exact)
-    assert 0 < np.mean(complete) < 1
+    found = search(task, layouts, lambda question: first_better(task, Neighbourhoods(*question), layouts))
+    few = len(ran)
+    assert found == search(task, layouts, functools.partial(questions.answered, task, layouts))
+    assert 0 < few < (len(ran) - few) / 4
 
 
-def test_dropping_keeps_every_decision():
+def test_answers_are_those_of_full_evaluation():
     task, rows = farama("LavaGap"), golden.returns("LavaGap")
     layouts = task.layouts(range(8))
-    scale, nodes = Scale.of(layouts), encode.encode_all(programs_of(rows, task), task.language)
-    exact = scale.scores(evaluate(task, nodes, layouts).units)
+    nodes = encode.encode_all(programs_of(rows, task), task.language)
     rng = np.random.default_rng(0)
-    group = np.sort(rng.integers(0, 20, len(rows))).astype(np.int32)
-    beat = rng.choice(exact, 20)[group].astype(np.int32)
-    found = contest_scores(task, nodes, layouts, scale, Contest(beat, group))
-    known, beats = found != UNKNOWN, exact > beat
-    assert (found[known] == exact[known]).all()
-    for each in range(20):
-        [first, *behind] = np.flatnonzero(beats & (group == each)).tolist() or [None]
-        assert first is None or known[first]
-        assert not known[behind].any()
-    assert 0.1 < known.mean() < 0.5
+    parents, near = rng.integers(0, len(rows), 30), rng.integers(0, len(rows), (30, 20))
+    counts = np.array([0, -1, 1, *[20] * 27], np.int32)
+    question = Neighbourhoods(nodes[parents], nodes[near], np.zeros((30, 20, 2), np.int32), counts)
+    truth = questions.answered(task, layouts, question)
+    questions.check(first_better(task, question, layouts), truth, question)
+    assert 5 < np.count_nonzero(truth.first > 0) < np.count_nonzero(counts > 0) - 5
 
 
-def test_what_does_not_matter_is_not_run():
+def test_what_does_not_matter_is_not_run(ran):
     task = farama("LavaGap")
-    layouts = task.layouts(range(8))
+    layouts, seeds = task.layouts(range(8)), range(8)
     rows = sorted(golden.returns("LavaGap"), key=lambda row: np.mean(row.returns[:8]))
-    programs = programs_of([rows[-1], rows[0], rows[-1], rows[0], rows[0]], task)
-    nodes = encode.encode_all(programs, task.language)
-    contest = Contest(np.array([-5, -5, -5, UNKNOWN, 15], np.int32), np.array([0, 0, 1, 2, 2], np.int32))
-    runs = evaluate(task, nodes, layouts, contest=contest)
-    assert runs.complete.tolist() == [True, False, True, True, True]  # the last one shares the runs of the fourth
-    alone = evaluate(task, nodes[-1:], layouts, contest=Contest(contest.beat[-1:], contest.group[-1:]))
-    assert (alone.end == DROPPED).tolist() == [[False] + [True] * 7]
+    bad, best = programs_of([rows[0], rows[-1]], task)
+    poor = next(row for row in rows if 0.3 < np.mean(row.returns[:8]) < 0.9)
+    [parent] = programs_of([poor], task)
+    nodes = encode.encode_all([parent, parent, bad, bad, best, bad, best], task.language)
+    changed, counts = np.zeros((1, 6, 2), np.int32), np.array([6], np.int32)
+    found = first_better(task, Neighbourhoods(nodes[:1], nodes[None, 1:], changed, counts), layouts)
+    assert found.first.tolist() == [3]
+    # The parent runs, once; of the bad one what it takes to know; the best one, and nothing behind it.
+    assert [seed for program, seed in ran if program == parent] == list(seeds)
+    assert [seed for program, seed in ran if program == best] == list(seeds)
+    losses = np.cumsum(1 - np.array(rows[0].returns[:8]))
+    enough = int(np.argmax(8 - losses <= np.sum(poor.returns[:8]))) + 1
+    assert 0 < enough < 8
+    assert [seed for program, seed in ran if program == bad] == list(range(enough))
+    assert len(ran) == 16 + enough
 
 
 def test_dynamic_obstacles_run():
@@ -305,11 +316,10 @@ def test_returns_are_taken_to_the_nearest_unit(reward, units):
 )
 def test_returns_that_do_not_fit_are_refused(reward, units, message):
     task = counting(reward, units=units)
-    scale = Scale.of(task.layouts([7, 8]))
     nodes = encode.encode_all([parse("DEF run m( step step step m)", STEP)], STEP)
-    exactly = Contest(np.array([UNKNOWN], np.int32), np.array([0], np.int32))
+    question = Neighbourhoods(nodes, nodes[None], np.zeros((1, 1, 2), np.int32), np.array([1], np.int32))
     with pytest.raises(UserError, match=message):
-        contest_scores(task, nodes, task.layouts([7, 8]), scale, exactly)
+        first_better(task, question, task.layouts([7, 8]))
 
 
 def test_missing_words_are_named():

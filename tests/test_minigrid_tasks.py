@@ -297,7 +297,7 @@ def keys(seed, count):
 def drawn():
     """Return random programs of the language, and neighbours of them."""
     nodes = random_programs(EXTENDED, keys(0, 400))
-    near = neighbours(EXTENDED, nodes[:20], jax.random.split(jax.random.key(1), (20, 20)))
+    near, _ = neighbours(EXTENDED, nodes[:20], jax.random.split(jax.random.key(1), (20, 20)))
     rows = np.concatenate([np.asarray(nodes), np.asarray(near).reshape(-1, nodes.shape[1])])
     return [encode.decode(row, EXTENDED) for row in rows]
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from jaxprl.dsl.text import parse
-from jaxprl.vm.evaluate import Scale, evaluate
+from jaxprl.vm.evaluate import evaluate
+from jaxprl.vm.runs import Scale
 from jaxprl.worlds import registry
 
 SEEDS = range(32)

@@ -8,11 +8,12 @@ import golden
 import jax
 import numpy as np
 import pytest
+import questions
 import scipy.stats
 
 from jaxprl.dsl import ast, encode
 from jaxprl.dsl.language import COUNTS, Language
-from jaxprl.dsl.sample import neighbours, random_programs
+from jaxprl.dsl.sample import _neighbours, _random_programs, neighbours, random_programs
 from jaxprl.dsl.text import parse, to_text, token_count
 from jaxprl.worlds.karel.world import LANGUAGE as KAREL
 from jaxprl.worlds.minigrid.world import LANGUAGE as MINIGRID
@@ -51,10 +52,15 @@ class Domain:
         return np.asarray(random_programs(self.language, keys(1, self.golden["n"])))
 
     @functools.cache  # noqa: B019  (a domain lives as long as the tests)
+    def changes_of(self, text, count=NEIGHBOURS):
+        """Return a program as nodes int32 [N], neighbours of it int32 [count, N], and what was changed [count, 2]."""
+        nodes = encode.encode(parse(text, self.language), self.language)
+        found, changed = neighbours(self.language, nodes[None], keys(2, count)[None])
+        return nodes, np.asarray(found)[0], np.asarray(changed)[0]
+
     def neighbours_of(self, text, count=NEIGHBOURS):
         """Return neighbours of a program, as nodes int32 [count, N]."""
-        nodes = encode.encode(parse(text, self.language), self.language)
-        return np.asarray(neighbours(self.language, nodes[None], keys(2, count)[None]))[0]
+        return self.changes_of(text, count)[1]
 
     def programs(self, nodes):
         return [decoded(self.language, row.tobytes()) for row in nodes]
@@ -279,9 +285,63 @@ def test_a_neighbour_depends_on_its_parent_and_key_alone(domain):
     texts = [domain.parents[-1], domain.parents[0]]
     parents = encode.encode_all([parse(text, domain.language) for text in texts], domain.language)
     some = keys(2, NEIGHBOURS)[np.array([[9, 100, 7], [7, 8, 9]])]
-    found = np.asarray(neighbours(domain.language, parents, some))
+    found, changed = map(np.asarray, neighbours(domain.language, parents, some))
     assert found[0].tolist() == domain.neighbours_of(texts[0])[[9, 100, 7]].tolist()
     assert found[1].tolist() == domain.neighbours_of(texts[1])[[7, 8, 9]].tolist()
+    assert changed[0].tolist() == domain.changes_of(texts[0])[2][[9, 100, 7]].tolist()
+    assert changed[1].tolist() == domain.changes_of(texts[1])[2][[7, 8, 9]].tolist()
+
+
+def check_changes(nodes, found, changed):
+    """Check that parent and neighbours are the same outside the subtree that is said to have been replaced."""
+    (ends, _), used = questions.tree(nodes), np.count_nonzero(nodes)
+    for row, (first, size) in zip(found, changed.tolist(), strict=True):
+        count = first + 2 if nodes[first] & 15 == encode.REPEAT and size == 2 else None
+        assert 1 <= first < used
+        assert count or ends[first] == first + size
+        new_end = count or questions.tree(row)[0][first]
+        assert (row[:first] == nodes[:first]).all()
+        assert row[np.arange(new_end, np.count_nonzero(row))].tolist() == nodes[first + size : used].tolist()
+        assert not count or row[first] == nodes[first]
+
+
+@for_all_parents
+def test_what_was_changed(domain, parent):
+    nodes, found, changed = domain.changes_of(parent["program"])
+    check_changes(nodes, found[:2_000], changed[:2_000])
+    spots = {first + size - 1 if nodes[first] & 15 == encode.REPEAT and size == 2 else first for first, size in changed}
+    assert spots == set(range(1, np.count_nonzero(nodes)))
+    kept = (found == nodes).all(axis=1)
+    assert kept.any()
+    assert not kept.all()
+
+
+@pytest.mark.parametrize(("domain", "text"), LARGE)
+def test_what_was_changed_in_programs_that_are_not_sampled(domain, text):
+    check_changes(*domain.changes_of(text, 500))
+
+
+@in_both_domains
+def test_one_by_one_and_in_lockstep_the_same_programs_are_drawn(domain):
+    one_by_one, lockstep = (
+        np.asarray(_random_programs(domain.language, keys(3, 400), encode.WIDTH, way)) for way in (True, False)
+    )
+    assert one_by_one.tolist() == lockstep.tolist()
+    assert len(np.unique(one_by_one, axis=0)) > 100
+
+
+@in_both_domains
+def test_one_by_one_and_in_lockstep_the_same_neighbours_are_drawn(domain):
+    large = next(text for each, text in (param.values for param in LARGE) if each is domain)
+    texts = [domain.parents[0], domain.parents[-1], large]
+    parents = encode.encode_all([parse(text, domain.language) for text in texts], domain.language)
+    some = jax.random.split(jax.random.key(4), (len(texts), 200))
+    one_by_one, lockstep = (
+        tuple(map(np.asarray, _neighbours(domain.language, parents, some, way))) for way in (True, False)
+    )
+    for one, other in zip(one_by_one, lockstep, strict=True):
+        assert one.tolist() == other.tolist()
+    assert len(np.unique(one_by_one[0].reshape(-1, parents.shape[1]), axis=0)) > 100
 
 
 @functools.cache

@@ -11,10 +11,8 @@ from jaxprl.dsl import encode, sample
 from jaxprl.search.driver import Event, drive, with_intervals
 from jaxprl.search.hill_climbing import hill_climbing
 from jaxprl.search.schedule import Constant, Growing
-from jaxprl.search.types import UNKNOWN, search_keys
+from jaxprl.search.types import UNKNOWN, Answer, search_keys
 from jaxprl.starts import best_first, given_starts, random_starts, recorded_answers, stacked
-from jaxprl.vm.evaluate import ANY, Contest, Scale, contest_scores, evaluate
-from jaxprl.worlds import registry
 from jaxprl.worlds.karel.world import LANGUAGE
 
 GOAL = 1000
@@ -43,7 +41,17 @@ def begin(search, seeds):
     return search.init(keys, zero, zero + UNKNOWN)
 
 
-def play(search, seeds, scores=lambda programs, beat, group: count_moves(programs), **options):
+def first_better(question):
+    """Answer a question by the scores of all its programs."""
+    scores, parents = count_moves(question.programs), count_moves(question.parents)
+    wanted = np.arange(scores.shape[1]) < question.counts[:, None]
+    beats = wanted & (scores > parents[:, None])
+    first = np.where(beats.any(axis=1), beats.argmax(axis=1), -1).astype(np.int32)
+    better = np.where(beats.any(axis=1), scores[np.arange(len(scores)), first], UNKNOWN).astype(np.int32)
+    return Answer(parents, first, better)
+
+
+def play(search, seeds, **options):
     """Drive searches to their end; returns their last state and their events by seed."""
     events = {seed: [] for seed in seeds}
 
@@ -51,7 +59,7 @@ def play(search, seeds, scores=lambda programs, beat, group: count_moves(program
         program = None if event.program is None else event.program.tobytes()
         events[seeds[event.search]].append((event.evaluated, event.score, program, event.source))
 
-    return drive(search, begin(search, seeds), scores, record=record, **options), events
+    return drive(search, begin(search, seeds), first_better, record=record, **options), events
 
 
 def one_by_one(search_key, budget, schedule, goal):
@@ -67,7 +75,7 @@ def one_by_one(search_key, budget, schedule, goal):
             found.append((n, score, current.tobytes(), "random"))
         while tried < k and n < budget and best < goal:
             keys = jax.random.fold_in(search_key, n)[None, None]
-            candidate = np.asarray(sample.neighbours(LANGUAGE, current[None], keys))[0, 0]
+            candidate = np.asarray(sample.neighbours(LANGUAGE, current[None], keys)[0])[0, 0]
             n, tried = n + 1, tried + 1
             if count_moves(candidate) > score:
                 current, score, tried = candidate, int(count_moves(candidate)), 0
@@ -130,35 +138,36 @@ def test_k_is_fixed_at_the_start_of_a_climb():
         climb, k = int(state.climb[0]), int(state.k[0])
         assert k == Growing(1000)(started.setdefault(climb, int(state.evaluated[0])))
         question = search.ask(state, 64)
-        state, _ = search.tell(state, question, jnp.asarray(count_moves(np.asarray(question.programs))))
+        state, _ = search.tell(state, question, first_better(jax.tree.map(np.asarray, question)))
     assert len(started) > 1
 
 
-def test_pruning_changes_no_search():
-    task = registry.make("DoorKey")
-    layouts = task.layouts(range(8))
-    scale = Scale.of(layouts)
-
-    def scores(programs, beat, group, prune):
-        if prune:
-            return contest_scores(task, programs, layouts, scale, Contest(beat, group))
-        return scale.scores(evaluate(task, programs, layouts).units).astype(np.int32)
-
-    search = toy(400, Constant(100), scale.denominator)
-    state, pruned = play(search, [0, 1], functools.partial(scores, prune=True))
-    other, complete = play(search, [0, 1], functools.partial(scores, prune=False))
-    assert pruned == complete
-    assert (state.best == other.best).all()
+def test_a_question_is_about_the_programs_that_come_next():
+    search = toy(400, Constant(30))
+    state, limits = begin(search, [0, 1, 2]), set()
+    while not np.asarray(state.done).all():
+        question = search.ask(state, 16)
+        left = 400 - np.asarray(state.evaluated) - (np.asarray(state.score) == UNKNOWN)
+        for index in range(3):
+            counts = {"k": int(state.k[index] - state.tried[index]), "budget": int(left[index]), "width": 16}
+            expected = -1 if bool(state.done[index]) else min(counts.values())
+            assert int(question.counts[index]) == expected
+            limits |= {name for name, count in counts.items() if count == expected}
+        keys = jax.vmap(lambda key, first: jax.vmap(lambda i: jax.random.fold_in(key, first + i))(jnp.arange(16)))(
+            state.key, 400 - left
+        )
+        programs, changed = sample.neighbours(LANGUAGE, state.current, keys)
+        assert (question.parents == state.current).all()
+        assert (question.programs == programs).all()
+        assert (question.changed == changed).all()
+        state, _ = search.tell(state, question, first_better(jax.tree.map(np.asarray, question)))
+    assert limits == {"k", "budget", "width"}
 
 
 def test_intervals_come_in_order_with_the_best_of_their_moment():
     bests = [Event(0, 12, 5, np.zeros(1), "random"), Event(0, 27, 9, np.zeros(1), "mutation")]
     merged = with_intervals(bests, 0, (8, 30), 2, 10)
     assert [(event.evaluated, event.score) for event in merged] == [(10, 2), (12, 5), (20, 5), (27, 9), (30, 9)]
-
-
-def test_a_score_that_is_not_known_asks_for_the_exact_one():
-    assert UNKNOWN == ANY
 
 
 def test_start_programs_are_tried_best_first_and_ties_keep_their_order():

@@ -10,13 +10,14 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "jaxprl"
 BELOW = {
     "errors": set(),
-    "dsl": {"errors"},
+    "loops": set(),
+    "dsl": {"errors", "loops"},
     "worlds": {"errors", "dsl"},
-    "vm": {"errors", "dsl", "worlds"},
+    "vm": {"errors", "loops", "dsl", "worlds"},
     "search": {"errors"},
     "llm": {"errors", "dsl"},
     "runs": {"errors"},
-    "arguments": {"errors"},
+    "arguments": {"errors", "loops"},
 }
 
 

@@ -7,7 +7,8 @@ reached. An instruction is two uint32 words. It does an action, if it has one, t
              PERCEIVE  bits 6-10 perception, 11 negate, 12 record, 13-21 the WHILE node that records
              ALWAYS    bits 12-21 as above
              REPEAT    bits 6-19 count, 20-24 shift of the counter in its word, 25-29 which word
-    word 1   bits 0-9 the next address if the test holds, 10-19 otherwise
+    word 1   bits 0-9 the next address if the test holds, 10-19 otherwise; in programs of up to 64 nodes 20-25 the
+             node of the action, or of the test if there is none, 26-31 the node of the test, or of the action
 
 `record` marks an edge into a WHILE's body: there the state is remembered and compared. `and`, `or` and `not` are
 only edges. Every action carries the test that follows it, which halves the steps of a run.
@@ -22,7 +23,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprl.dsl import encode
-from jaxprl.dsl.encode import ACTION, AND, CONCAT, CONSTANT, COUNT, IF, IFELSE, NOT, OR, PERCEPTION, REPEAT, WHILE
+from jaxprl.dsl.encode import (
+    ACTION,
+    AND,
+    CONCAT,
+    CONSTANT,
+    COUNT,
+    IF,
+    IFELSE,
+    NOT,
+    OR,
+    PERCEPTION,
+    REPEAT,
+    WHILE,
+    write,
+)
 
 NEVER, PERCEIVE, REPEATS, ALWAYS = range(4)
 """Tests: none (the second address is next), a perception, a REPEAT's counter, a constant True."""
@@ -30,6 +45,8 @@ HALT = 1023
 """Address behind the program."""
 COUNT_BITS = 5
 """Bits of a REPEAT counter that hold the counts which sampling makes (0..19)."""
+TRACED = 64
+"""Nodes of the largest program whose instructions tell which nodes they are of."""
 _MOST = 1 << 14
 
 
@@ -44,7 +61,7 @@ def counter_words(nodes: np.ndarray, bits: int) -> int:
     """Return the uint32 words that the REPEAT counters of these programs need, int32 [P, N]."""
     deepest = 1
     for row in nodes[((nodes & 15) == REPEAT).sum(axis=-1) > 32 // bits]:
-        end = np.asarray(encode.ends(jnp.asarray(row)))
+        end = np.asarray(encode.tree(jnp.asarray(row))[0])
         repeats = np.flatnonzero((row & 15) == REPEAT)
         nesting = [(repeats <= i).sum() - (end[repeats] <= i).sum() for i in repeats]
         deepest = max(deepest, max(nesting))
@@ -54,17 +71,18 @@ def counter_words(nodes: np.ndarray, bits: int) -> int:
 @functools.partial(jax.jit, static_argnames="bits")
 def instructions(nodes: jax.Array, *, bits: int = COUNT_BITS) -> jax.Array:
     """Return the instructions uint32 [P, N, 2] of programs int32 [P, N], counters having `bits` bits each."""
-    return jax.vmap(functools.partial(_instructions, bits=bits))(nodes)
+    return jax.vmap(functools.partial(instructions_of, bits=bits))(nodes)
 
 
-def _instructions(nodes: jax.Array, *, bits: int) -> jax.Array:
+def instructions_of(nodes: jax.Array, *, bits: int) -> jax.Array:
+    """Return the instructions uint32 [N, 2] of one program int32 [N]."""
     n = nodes.shape[0]
     index = jnp.arange(n, dtype=jnp.int32)
     kind, value = encode.kinds(nodes), encode.values(nodes)
-    end = encode.ends(nodes)
-    parent = encode.parents(nodes, end)
+    end, parent = encode.tree(nodes)
     entry = _entries(kind)
-    count = jnp.where(_is_idle(kind, value, end, parent), 0, jnp.clip(jnp.roll(value, -1), 0, _MOST - 1))
+    idle = (kind == REPEAT) & ~_calls(kind, value, end)
+    count = jnp.where(idle, 0, jnp.clip(jnp.roll(value, -1), 0, _MOST - 1))
 
     # What a node inherits: the address to go on at (`yes`; for conditions: if it holds), the address if a condition
     # does not hold (`no`), which of the two edges records (0, 1 or 2), the WHILE it belongs to, the REPEATs around.
@@ -95,9 +113,9 @@ def _instructions(nodes: jax.Array, *, bits: int) -> jax.Array:
             edge,
         )
         row = [new_yes, new_no, new_edge, jnp.where(condition, above, loop), depth + jnp.where(over == REPEAT, 1, 0)]
-        return inherited.at[i].set(jnp.stack(row).astype(jnp.int32)), None
+        return write(inherited, jnp.stack(row).astype(jnp.int32), i), None
 
-    inherited = jnp.zeros((n, 5), jnp.int32).at[0, 0].set(HALT)
+    inherited = jnp.full((n, 5), jnp.array([HALT, 0, 0, 0, 0], jnp.int32))
     inherited, _ = jax.lax.scan(inherit, inherited, index[1:])
     yes, no, edge, loop, depth = inherited.T
 
@@ -122,8 +140,24 @@ def _instructions(nodes: jax.Array, *, bits: int) -> jax.Array:
     takes = (kind == ACTION) & (yes != HALT) & (kind[follows] != ACTION)
     word0 = jnp.where(takes, test[follows], test) | jnp.where(kind == ACTION, value + 1, 0)
     word1 = jnp.where(takes, address[follows], jnp.where(kind == ACTION, yes << 10, address))
+    if n <= TRACED:
+        word1 |= index << 20 | jnp.where(takes, follows, index) << 26
     words = jnp.stack([word0, word1], axis=-1).astype(jnp.uint32)
-    return words.at[0].set(words[entry[0]])  # a run starts at address 0
+    return jnp.where(index[:, None] == 0, words[entry[0]], words)  # a run starts at address 0
+
+
+def nodes_of(instruction: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the nodes, int32, whose action and test an instruction uint32 [2] of a program of up to 64 nodes does."""
+    places = instruction[1]
+    return ((places >> 20) & 63).astype(jnp.int32), (places >> 26).astype(jnp.int32)
+
+
+def has_idle_repeat(nodes: jax.Array) -> jax.Array:
+    """Return whether a REPEAT of a program, int32 [N], is left out because its body can make no call; what becomes of
+    it depends on nodes that no run comes to."""
+    kind, value = encode.kinds(nodes), encode.values(nodes)
+    end, _ = encode.tree(nodes)
+    return jnp.any((kind == REPEAT) & ~_calls(kind, value, end) & (jnp.roll(value, -1) > 0))
 
 
 def _entries(kind: jax.Array) -> jax.Array:
@@ -133,19 +167,25 @@ def _entries(kind: jax.Array) -> jax.Array:
     return jax.lax.cummin(jnp.where(starts, index, HALT), reverse=True)
 
 
-def _is_idle(kind: jax.Array, value: jax.Array, end: jax.Array, parent: jax.Array) -> jax.Array:
-    """Return for each REPEAT whether its body can make no call: then it is not run, however often it says.
+def _calls(kind: jax.Array, value: jax.Array, end: jax.Array) -> jax.Array:
+    """Return for every node whether it can make a call or crash, bool [N]: an idle REPEAT is not run, however often it
+    says. A WHILE on True crashes if its body does nothing.
 
-    Dead are the bodies of a REPEAT with a count under 1, and what IF, WHILE and IFELSE on a constant never enter.
+    A REPEAT with a count under 1 does not reach its body, nor do IF, WHILE and IFELSE on a constant what it rules out.
     """
-    index = jnp.arange(kind.shape[0])
-    over, first = kind[parent], parent + 1
-    branches = (over == IF) | (over == WHILE) | (over == IFELSE)
-    constant = branches & (kind[first] == CONSTANT)
-    is_body, is_else = index == first + 1, (index > first + 1) & (over == IFELSE)
-    dead = is_body & ((constant & (value[first] == 0)) | ((over == REPEAT) & (value[first] < 1)))
-    dead |= is_else & constant & (value[first] == 1)
-    within = (index[:, None] <= index[None, :]) & (index[None, :] < end[:, None])
-    reached = ~jnp.any(within & dead[:, None], axis=0)
-    calls = ((kind == ACTION) | (kind == PERCEPTION)) & reached
-    return (kind == REPEAT) & ~jnp.any(within & calls[None, :], axis=1)
+    n = kind.shape[0]
+
+    def close(calls, i):
+        first = jnp.minimum(i + 1, n - 1)
+        second = jnp.minimum(end[first], n - 1)
+        third = jnp.minimum(end[second], n - 1)
+        over = kind[i]
+        holds, constant = value[first] > 0, kind[first] == CONSTANT
+        body = calls[second] & (holds | ~((over == REPEAT) | constant))
+        otherwise = calls[third] & (over == IFELSE) & ~(constant & holds)
+        endless = (over == WHILE) & constant & holds
+        below = calls[first] | ((over != NOT) & (body | otherwise)) | endless
+        leaf = jnp.asarray(encode.ARITY)[over] == 0
+        return write(calls, jnp.where(leaf, (over == ACTION) | (over == PERCEPTION), below), i), None
+
+    return jax.lax.scan(close, jnp.zeros(n, bool), jnp.arange(n, dtype=jnp.int32), reverse=True)[0]

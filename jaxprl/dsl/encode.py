@@ -125,23 +125,28 @@ def values(nodes: jax.Array) -> jax.Array:
     return nodes >> KIND_BITS
 
 
-def ends(nodes: jax.Array) -> jax.Array:
-    """Return where each node's subtree ends (exclusive), int32 [N], for the nodes int32 [N] of one program."""
+def tree(nodes: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return for every node of one program, int32 [N], where its subtree ends (exclusive) and its parent; the parent
+    of the Program node and of padding is 0."""
     n = nodes.shape[0]
     children = jnp.asarray(ARITY)[kinds(nodes)]
 
-    def close(end, i):  # children come after their parent, so going backwards finds them done
-        first = i + 1
-        second = jnp.where(children[i] > 0, end[first], first)
-        third = jnp.where(children[i] > 1, end[second], second)
-        return end.at[i].set(jnp.where(children[i] > 2, end[third], third)), None
+    def close(carry, i):  # children come after their parent, so going backwards finds them done
+        end, parent = carry
+        first, many = i + 1, children[i]
+        second = jnp.where(many > 0, end[first], first)
+        third = jnp.where(many > 1, end[second], second)
+        last = jnp.where(many > 2, end[third], third)
+        for child, exists in ((first, many > 0), (second, many > 1), (third, many > 2)):
+            parent = write(parent, i, jnp.where(exists, child, n))
+        return (write(end, last, i), parent), None
 
     beyond = jnp.arange(1, n + 2, dtype=jnp.int32)
-    return jax.lax.scan(close, beyond, jnp.arange(n, dtype=jnp.int32), reverse=True)[0][:n]
+    index = jnp.arange(n, dtype=jnp.int32)
+    (end, parent), _ = jax.lax.scan(close, (beyond, jnp.zeros_like(beyond)), index, reverse=True)
+    return end[:n], parent[:n]
 
 
-def parents(nodes: jax.Array, end: jax.Array) -> jax.Array:
-    """Return each node's parent, int32 [N], given the `ends`; 0 for the Program node and for padding."""
-    index = jnp.arange(nodes.shape[0], dtype=jnp.int32)
-    above = (index[:, None] < index[None, :]) & (end[:, None] > index[None, :]) & (kinds(nodes)[:, None] != PAD)
-    return jnp.max(jnp.where(above, index[:, None], 0), axis=0)
+def write(table: jax.Array, value: jax.Array, index: jax.Array) -> jax.Array:
+    """Return `table` with `value` at `index`, which is in range."""
+    return jax.lax.dynamic_update_index_in_dim(table, value, index, 0, allow_negative_indices=False)

@@ -14,8 +14,9 @@ there (both kept from the published system: they shape the distribution). Accept
 rejection a node is chosen afresh. A neighbour may equal its parent; neighbours of a program beyond the limits obey
 them.
 
-All lanes draw in lockstep: a step pops one open statement spot of the lane and draws its node, with the condition or
-count that belongs to it; a lane whose program is rejected starts over while others go on.
+A step pops one open statement spot and draws its node, with the condition or count that belongs to it; a program that
+is rejected starts over. On a CPU one program is drawn after the other, on an accelerator all draw in lockstep; the
+programs are the same.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from jaxprl.dsl.encode import (
 )  # fmt: skip
 from jaxprl.dsl.language import COUNTS, Language
 from jaxprl.errors import UserError
+from jaxprl.loops import has_whole_loops
 
 STATEMENT, CONDITION, PLAIN_CONDITION, NUMBER = range(4)
 """What may grow at a spot: a statement, any condition, a condition without Not, a count."""
@@ -85,22 +87,28 @@ class _Lane(NamedTuple):
 
 def random_programs(language: Language, keys: jax.Array, width: int = encode.WIDTH) -> jax.Array:
     """Return one random program per key, nodes int32 [B, width]; keys are typed [B]."""
-    return _random_programs(language, keys, width)
+    return _random_programs(language, keys, width, has_whole_loops())
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2))
-def _random_programs(language: Language, keys: jax.Array, width: int) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=(0, 2, 3))
+def _random_programs(language: Language, keys: jax.Array, width: int, one_by_one: bool) -> jax.Array:
     seedling = jnp.zeros((1, width), jnp.int32).at[0, 0].set(PROGRAM)
     one = jnp.ones((1, width), jnp.int32)
     spots = Spots(one[:, 0], 0 * one, one, one, 0 * one, 0 * one, 4 * one, one == 1)
-    return _replace_nodes(language, seedling, spots, jnp.zeros_like(seedling), keys[None])[0]
+    return _replace_nodes(language, seedling, spots, jnp.zeros_like(seedling), keys[None], one_by_one)[0][0]
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def neighbours(language: Language, programs: jax.Array, keys: jax.Array) -> jax.Array:
-    """Return neighbours int32 [S, B, N] of programs int32 [S, N], one per key; keys are typed [S, B]."""
+def neighbours(language: Language, programs: jax.Array, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return neighbours int32 [S, B, N] of programs int32 [S, N], one per key, and what was changed, int32 [S, B, 2]:
+    the node of the program whose subtree was replaced and the size of that subtree (a count's starts at its REPEAT).
+    Keys are typed [S, B]."""
+    return _neighbours(language, programs, keys, has_whole_loops())
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _neighbours(language: Language, programs: jax.Array, keys: jax.Array, one_by_one: bool):
     spots, sizes = jax.vmap(functools.partial(_spots, language))(programs)
-    return _replace_nodes(language, programs, spots, sizes, keys)
+    return _replace_nodes(language, programs, spots, sizes, keys, one_by_one)
 
 
 def _spots(language: Language, nodes: jax.Array) -> tuple[Spots, jax.Array]:
@@ -108,8 +116,7 @@ def _spots(language: Language, nodes: jax.Array) -> tuple[Spots, jax.Array]:
     n = nodes.shape[0]
     index = jnp.arange(n, dtype=jnp.int32)
     kind = encode.kinds(nodes)
-    end = encode.ends(nodes)
-    parent = encode.parents(nodes, end)
+    end, parent = encode.tree(nodes)
     above = kind[parent]
     first = index == parent + 1
     used = kind != encode.PAD
@@ -157,28 +164,42 @@ def _perception_tokens(language: Language) -> np.ndarray:
     return np.array([len(name.split()) for name in language.perception_names], np.int32)
 
 
-def _replace_nodes(language: Language, programs: jax.Array, spots: Spots, sizes: jax.Array, keys: jax.Array):
-    """Return programs [S, B, N] that differ from `programs` in one regrown node."""
+def _replace_nodes(
+    language: Language, programs: jax.Array, spots: Spots, sizes: jax.Array, keys: jax.Array, one_by_one: bool
+) -> tuple[jax.Array, jax.Array]:
+    """Return programs [S, B, N] that differ from `programs` in one regrown node; and which [S, B, 2]."""
     if language.max_height > 4 or language.max_sequence > 6:
         raise UserError("sampling goes up to height 4 and sequences of 6 (open spots are kept in eight bytes)")
     (s, n), b = programs.shape, keys.shape[1]
-    owner = jnp.repeat(jnp.arange(s), b)
-    zero = jnp.zeros(s * b, jnp.int32)
-    lanes = _Lane(
-        keys.reshape(-1), draws=zero, spot=zero, nodes=jnp.zeros((s * b, n + 2), jnp.int32), size=zero, tokens=zero,
-        height=zero, chain=zero, stack=jnp.zeros((s * b, 2), jnp.uint32), done=zero == 1,
-    )  # fmt: skip
+    owner = jnp.repeat(jnp.arange(s, dtype=jnp.int32), b)
     grow = functools.partial(_grow, _Tables.of(language), language, spots)
+
+    def start(key: jax.Array) -> _Lane:
+        zero = jnp.int32(0)
+        return _Lane(
+            key, draws=zero, spot=zero, nodes=jnp.zeros(n + 2, jnp.int32), size=zero, tokens=zero, height=zero,
+            chain=zero, stack=jnp.zeros(2, jnp.uint32), done=jnp.bool_(False),
+        )  # fmt: skip
+
+    def splice(owner: jax.Array, lane: _Lane) -> tuple[jax.Array, jax.Array]:
+        program, old_size, index = programs[owner], sizes[owner, lane.spot], jnp.arange(n)
+        behind = program.at[index - lane.size + old_size].get(mode="fill", fill_value=0)
+        inside = lane.nodes.at[index - lane.spot].get(mode="clip")
+        nodes = jnp.where(index < lane.spot, program, jnp.where(index < lane.spot + lane.size, inside, behind))
+        of_repeat = _one((program[lane.spot] & 15) == COUNT)
+        return nodes, jnp.stack([lane.spot - of_repeat, old_size + of_repeat])
+
+    def one(owner_and_key: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        owner, key = owner_and_key
+        return splice(owner, jax.lax.while_loop(lambda lane: ~lane.done, functools.partial(grow, owner), start(key)))
+
+    if one_by_one:
+        nodes, changed = jax.lax.map(one, (owner, keys.reshape(-1)))
+        return nodes.reshape(s, b, n), changed.reshape(s, b, 2)
+    lanes = jax.vmap(start)(keys.reshape(-1))
     lanes = jax.lax.while_loop(lambda lanes: ~jnp.all(lanes.done), lambda lanes: jax.vmap(grow)(owner, lanes), lanes)
-
-    def splice(program, spot, old_size, grown, new_size):
-        index = jnp.arange(n)
-        behind = program.at[index - new_size + old_size].get(mode="fill", fill_value=0)
-        inside = grown.at[index - spot].get(mode="clip")
-        return jnp.where(index < spot, program, jnp.where(index < spot + new_size, inside, behind))
-
-    old_size = sizes[owner, lanes.spot]
-    return jax.vmap(splice)(programs[owner], lanes.spot, old_size, lanes.nodes, lanes.size).reshape(s, b, n)
+    nodes, changed = jax.vmap(splice)(owner, lanes)
+    return nodes.reshape(s, b, n), changed.reshape(s, b, 2)
 
 
 class _Tables(NamedTuple):

@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprl.search.types import Search
+from jaxprl.search.types import Answer, Question, Search
 
-Scores = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""programs int32 [P, N], score to beat int32 [P], group int32 [P] -> scores int32 [P] (`vm.evaluate.Contest`)."""
+FirstBetter = Callable[[Question], Answer]
+"""Both of numpy arrays (`vm.evaluate.first_better`)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ LEAST_AHEAD = 64
 def drive(
     search: Search,
     state: Any,
-    scores: Scores,
+    first_better: FirstBetter,
     *,
     record: Callable[[Event], None],
     progress: Callable[[Any], None] = lambda state: None,
@@ -52,7 +52,7 @@ def drive(
 
     Args:
       search, state: the searches, as they stand.
-      scores: evaluates programs.
+      first_better: evaluates programs.
       record: is told of every new best program and of every `interval` programs, in order for each search.
       progress: is told of the state after every batch.
       start_source: `Event.source` of programs that climbs start from.
@@ -63,12 +63,7 @@ def drive(
     while not np.asarray(state.done).all():
         before = np.asarray(state.evaluated)
         question = search.ask(state, _width(ahead, int((~np.asarray(state.done)).sum())))
-        programs = np.asarray(question.programs)
-        wanted = np.arange(programs.shape[1]) < np.asarray(question.wanted)[:, None]
-        group, _ = np.nonzero(wanted)
-        found = np.zeros(wanted.shape, np.int32)
-        found[wanted] = scores(programs[wanted], np.asarray(question.beat)[group], group.astype(np.int32))
-        state, bests = search.tell(state, question, jax.numpy.asarray(found))
+        state, bests = search.tell(state, question, first_better(jax.tree.map(np.asarray, question)))
         bests = jax.tree.map(np.asarray, bests)
         after = np.asarray(state.evaluated)
         for index in range(len(after)):

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprl.search.schedule import Schedule, steps
-from jaxprl.search.types import UNKNOWN, Bests, Question, Search
+from jaxprl.search.types import UNKNOWN, Answer, Bests, Question, Search
 
 
 class State(NamedTuple):
@@ -43,7 +43,7 @@ LOOK_AHEAD = 64
 
 def hill_climbing(
     *,
-    neighbours: Callable[[jax.Array, jax.Array], jax.Array],
+    neighbours: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]],
     start: Callable[[jax.Array, jax.Array], jax.Array],
     schedule: Schedule,
     budget: int,
@@ -52,7 +52,7 @@ def hill_climbing(
     """Return the search.
 
     Args:
-      neighbours: (programs int32 [S, N], keys [S, B]) -> int32 [S, B, N].
+      neighbours: (programs int32 [S, N], keys [S, B]) -> int32 [S, B, N], what was changed int32 [S, B, 2].
       start: (keys [S], climb int32 [S], counted from 0) -> int32 [S, N], the start programs of climbs.
       schedule: neighbourhood size from programs evaluated.
       budget: programs that a search may evaluate.
@@ -72,8 +72,8 @@ def hill_climbing(
     def ask(state: State, width: int) -> Question:
         return _ask(state, width, neighbours=neighbours, budget=budget)
 
-    def tell(state: State, question: Question, scores: jax.Array) -> tuple[State, Bests]:
-        state, bests, starts = _tell(state, question, scores, budget=budget, goal=goal)
+    def tell(state: State, question: Question, answer: Answer) -> tuple[State, Bests]:
+        state, bests, starts = _tell(state, question, answer, budget=budget, goal=goal)
         return (begin(state, starts) if starts.any() else state), bests
 
     return Search(init, ask, tell)
@@ -95,42 +95,36 @@ def _begin(state: State, starts: jax.Array, *, start, table: tuple[jax.Array, ja
 
 @functools.partial(jax.jit, static_argnames=("width", "neighbours", "budget"))
 def _ask(state: State, width: int, *, neighbours, budget: int) -> Question:
-    n = state.evaluated[:, None] + jnp.arange(width, dtype=jnp.int32)[None, :]
+    left = budget - state.evaluated - _one(state.score == UNKNOWN)  # the start of a climb counts before its neighbours
+    n = (budget - left)[:, None] + jnp.arange(width, dtype=jnp.int32)[None, :]
     keys = jax.vmap(lambda key, row: jax.vmap(functools.partial(jax.random.fold_in, key))(row))(state.key, n)
-    programs = neighbours(state.current, keys)
-    fresh = state.score == UNKNOWN
-    programs = programs.at[:, 0].set(jnp.where(fresh[:, None], state.current, programs[:, 0]))
-    climb_left = state.k - state.tried + jnp.where(fresh, 1, 0)
-    ahead = jnp.maximum(state.tried, LOOK_AHEAD)
-    wanted = jnp.minimum(jnp.minimum(climb_left, budget - state.evaluated), jnp.minimum(ahead, width))
-    return Question(programs, jnp.where(state.done, 0, wanted), state.score)
+    programs, changed = neighbours(state.current, keys)
+    ahead = jnp.minimum(jnp.maximum(state.tried, LOOK_AHEAD), width)
+    counts = jnp.minimum(jnp.minimum(state.k - state.tried, left), ahead)
+    return Question(state.current, programs, changed, jnp.where(state.done, -1, counts))
 
 
 @functools.partial(jax.jit, static_argnames=("budget", "goal"))
-def _tell(state: State, question: Question, scores: jax.Array, *, budget: int, goal: int):
-    programs, wanted, _ = question
-    width = scores.shape[1]
-    index = jnp.arange(width, dtype=jnp.int32)[None, :]
-    fresh = (state.score == UNKNOWN) & ~state.done
-    score = jnp.where(fresh, scores[:, 0], state.score)
+def _tell(state: State, question: Question, answer: Answer, *, budget: int, goal: int):
+    running = ~state.done
+    fresh = (state.score == UNKNOWN) & running
+    score = jnp.where(fresh, answer.score, state.score)
     solved_at_start = fresh & (score >= goal)
-    better = (index < wanted[:, None]) & (scores > score[:, None]) & ~solved_at_start[:, None]
-    improves = jnp.any(better, axis=1)
-    first = jnp.argmax(better, axis=1).astype(jnp.int32)
-    looked_at = jnp.where(solved_at_start, 1, jnp.where(improves, first + 1, wanted))
+    improves = running & (answer.first >= 0) & ~solved_at_start
+    looked_at = jnp.where(improves, answer.first + 1, jnp.where(solved_at_start, 0, question.counts))
+    evaluated = state.evaluated + jnp.where(running, _one(fresh) + looked_at, 0)
 
-    chosen = jnp.take_along_axis(programs, first[:, None, None], axis=1)[:, 0]
-    new_score = jnp.where(improves, jnp.take_along_axis(scores, first[:, None], axis=1)[:, 0], score)
-    tried = jnp.where(improves, 0, state.tried + looked_at - jnp.where(fresh, 1, 0))
-    evaluated = state.evaluated + looked_at
+    index = jnp.maximum(answer.first, 0)[:, None, None]
+    chosen = jnp.take_along_axis(question.programs, index, axis=1)[:, 0]
+    new_score = jnp.where(improves, answer.better, score)
     best_at_start = jnp.where(fresh, jnp.maximum(state.best, score), state.best)
     best = jnp.where(improves, jnp.maximum(best_at_start, new_score), best_at_start)
     done = state.done | (best >= goal) | (evaluated >= budget)
     new_state = state._replace(
         evaluated=evaluated,
         current=jnp.where(improves[:, None], chosen, state.current),
-        score=jnp.where(state.done, state.score, new_score),
-        tried=jnp.where(state.done, state.tried, tried),
+        score=jnp.where(running, new_score, state.score),
+        tried=jnp.where(running, jnp.where(improves, 0, state.tried + looked_at), state.tried),
         best=best,
         done=done,
     )
@@ -142,3 +136,7 @@ def _tell(state: State, question: Question, scores: jax.Array, *, budget: int, g
         start=jnp.broadcast_to(jnp.array([True, False]), (len(score), 2)),
     )
     return new_state, bests, ~done & (new_state.tried >= new_state.k)
+
+
+def _one(condition: jax.Array) -> jax.Array:
+    return condition.astype(jnp.int32)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 UNKNOWN = -(2**31)
 """Score (int32: an exact mean return, as the numerator of a fraction that all programs of a run share) of a program
-that is not evaluated, below every other one. As a score to beat it asks for the exact score (`vm.evaluate.ANY`)."""
+that is not evaluated, below every other one."""
 
 
 def search_keys(seeds: Sequence[int]) -> jax.Array:
@@ -34,20 +34,29 @@ class Bests(NamedTuple):
 
 
 class Question(NamedTuple):
-    """The programs that searches want evaluated next, in the order in which they count."""
+    """What searches want to know next: which neighbour is the first with a higher score than its program."""
 
-    programs: jax.Array  # int32 [S, B, N]
-    wanted: jax.Array  # int32 [S]: how many of them the search looks at, if none of them is better
-    beat: jax.Array  # int32 [S]: only a higher score matters, and only the first one (`vm.evaluate.Contest`)
+    parents: jax.Array  # int32 [S, N]
+    programs: jax.Array  # int32 [S, B, N]: neighbours, in the order in which they count
+    changed: jax.Array  # int32 [S, B, 2]: the parent's node whose subtree was replaced, and that subtree's size
+    counts: jax.Array  # int32 [S]: how many neighbours are looked at, if none of them is better; -1: nothing is wanted
+
+
+class Answer(NamedTuple):
+    """The answer, int32 [S]."""
+
+    score: jax.Array  # the parent's
+    first: jax.Array  # index of the first neighbour with a higher score, -1 if there is none
+    better: jax.Array  # its score
 
 
 class Search(NamedTuple):
-    """`init -> state`, `ask(state, width) -> question`, `tell(state, question, scores) -> state, bests`.
+    """`init -> state`, `ask(state, width) -> question`, `tell(state, question, answer) -> state, bests`.
 
-    `state.evaluated` int32 [S] counts programs and `state.done` bool [S] says which searches have ended; scores are
-    int32 [S, B]. What a search does depends on its key alone, not on `width` and not on the searches beside it.
+    `state.evaluated` int32 [S] counts programs and `state.done` bool [S] says which searches have ended. What a search
+    does depends on its key alone, not on `width` and not on the searches beside it.
     """
 
     init: Callable[..., Any]
     ask: Callable[[Any, int], Question]
-    tell: Callable[[Any, Question, jax.Array], tuple[Any, Bests]]
+    tell: Callable[[Any, Question, Answer], tuple[Any, Bests]]

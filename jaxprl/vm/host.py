@@ -16,12 +16,13 @@ import numpy as np
 
 from jaxprl.dsl import ast, encode
 from jaxprl.errors import UserError
-from jaxprl.vm.interpreter import DROPPED, END_NAMES
+from jaxprl.vm.interpreter import END_NAMES
+from jaxprl.vm.runs import Improvements, Neighbourhoods, Runs
 from jaxprl.worlds.task import Environment, HostTask, Layout, Task
 
 _END_CODES = {name: code for code, name in END_NAMES.items()}
-_ANY = -(2**31)
-"""`evaluate.ANY`; scores are above it."""
+_MOST = 2**31 - 1
+"""Units that an int32 holds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,43 +190,49 @@ class WorldEnvironment:
         return self.task.world.pose(self.state)
 
 
-def evaluate(
-    task: HostTask,
-    programs: np.ndarray | Iterable[ast.Program],
-    layouts: Layout,
-    beat: np.ndarray | None = None,
-    group: np.ndarray | None = None,
-) -> np.ndarray:
-    """Return units, calls, actions and end of every run, int32 [4, P, E]; one run after the other.
+def evaluate(task: HostTask, programs: np.ndarray | Iterable[ast.Program], layouts: Layout) -> Runs:
+    """Run every program on every layout, one run after the other; equal programs share their runs.
 
-    `beat` and `group` say what is wanted (`evaluate.Contest`): a program stops as soon as returns of 1 on the layouts
-    left would not beat its score, and those behind the first better one of their group do not run. Equal programs share
-    their runs. Raises UserError for a return above 1, and for numbers that scores, int32, cannot hold.
+    Raises UserError for a return above 1, and for one that int32 units cannot hold.
     """
     if isinstance(programs, np.ndarray):
         programs = [encode.decode(nodes, task.language) for nodes in programs]
-    programs, seeds = list(programs), layouts.state.tolist()
-    scores = [_ANY] * len(programs) if beat is None else beat.tolist()
-    groups = [0] * len(programs) if group is None else group.tolist()
-    bound = -_ANY - 1 if beat is None else (-_ANY - 1) // len(seeds)
+    rows, seeds = list(programs), layouts.state.tolist()
+    known = {program: [_outcome(task, program, seed, _MOST) for seed in seeds] for program in dict.fromkeys(rows)}
+    found = np.array([known[program] for program in rows], np.int32).reshape(len(rows), len(seeds), 4)
+    return Runs(*np.moveaxis(found, -1, 0))
+
+
+def first_better(task: HostTask, question: Neighbourhoods, layouts: Layout) -> Improvements:
+    """Return how neighbourhoods fare (`evaluate.first_better`).
+
+    A neighbour stops as soon as returns of 1 on the layouts left would not make it better; one that equals the program
+    or an earlier neighbour does not run. Raises UserError as `evaluate`, and for scores that int32 cannot hold.
+    """
+    seeds = layouts.state.tolist()
+    bound = _MOST // len(seeds)
     if task.units > bound:
         raise UserError(f"task {task.name}: {len(seeds)} layouts of {task.units:,} units; at most {bound:,} each fit")
-    found = np.full((len(programs), len(seeds), 4), (0, 0, 0, DROPPED), np.int32)
-    known: dict[ast.Program, list[tuple[int, int, int, int]]] = {}
-    better: set[int] = set()
-    for program, to_beat, its_group, rows in zip(programs, scores, groups, found, strict=True):
-        if its_group in better:
-            continue
-        runs = known.setdefault(program, [])
-        score = sum(units for units, *_ in runs)
-        while len(runs) < len(seeds) and score + (len(seeds) - len(runs)) * task.units > to_beat:
-            runs.append(_outcome(task, program, seeds[len(runs)], bound))
-            score += runs[-1][0]
-        for row, outcome in zip(rows, runs, strict=False):
-            row[:] = outcome
-        if _ANY < to_beat < score and len(runs) == len(seeds):
-            better.add(its_group)
-    return np.moveaxis(found, -1, 0)
+    answer = Improvements(*np.zeros((3, len(question.counts)), np.int32))
+    for search in np.flatnonzero(question.counts >= 0).tolist():
+        parent = encode.decode(question.parents[search], task.language)
+        score = sum(_outcome(task, parent, seed, bound)[0] for seed in seeds)
+        answer.score[search], answer.first[search] = score, -1
+        tried = {parent}
+        for index in range(question.counts[search]):
+            program = encode.decode(question.programs[search, index], task.language)
+            if program in tried:
+                continue
+            tried.add(program)
+            highest = len(seeds) * task.units
+            for seed in seeds:
+                if highest <= score:
+                    break
+                highest += _outcome(task, program, seed, bound)[0] - task.units
+            if highest > score:
+                answer.first[search], answer.better[search] = index, highest
+                break
+    return answer
 
 
 def _outcome(task: HostTask, program: ast.Program, seed: int, bound: int) -> tuple[int, int, int, int]:

@@ -27,7 +27,14 @@ def read(table, index):
     """Return `table[index]` as an int (int32 for arrays); the index is in range."""
     if isinstance(table, bytes | tuple):
         return table[index]
-    return table.at[index].get(mode="promise_in_bounds").astype(jnp.int32)
+    # The conditional is a fence: what XLA fuses into several users is read again in each, and then the table cannot be
+    # written in place.
+    return jax.lax.cond(index >= 0, _entry, lambda table, index: jnp.int32(0), table, jnp.asarray(index, jnp.int32))
+
+
+def _entry(table, index):
+    found = jax.lax.dynamic_index_in_dim(table, index, keepdims=False, allow_negative_indices=False)
+    return found.astype(jnp.int32)
 
 
 def write(table, index, value):
@@ -36,7 +43,8 @@ def write(table, index, value):
         return table[:index] + bytes((value,)) + table[index + 1 :]
     if isinstance(table, tuple):
         return (*table[:index], value, *table[index + 1 :])
-    return table.at[index].set(jnp.asarray(value).astype(table.dtype), mode="promise_in_bounds")
+    new = jnp.asarray(value).astype(table.dtype)
+    return jax.lax.dynamic_update_index_in_dim(table, new, index, 0, allow_negative_indices=False)
 
 
 def pick(constants: np.ndarray, index):

@@ -18,7 +18,8 @@ WORLD = Geometry(12, 6)
 class Progress(NamedTuple):
     red: Any  # int32: the red door's cell
     blue: Any  # int32: the blue door's cell
-    opened: Any  # bool: the red door was opened before
+    red_open: Any  # bool: the red door is open
+    opened: Any  # bool: it was opened before
 
 
 def generate(seed: int) -> Layout:
@@ -36,19 +37,19 @@ def doors(state: MiniGrid) -> Progress:
     """Return where the doors are."""
     (red,) = np.flatnonzero(state.cells & OBJECT == item("door", "red", CLOSED))
     (blue,) = np.flatnonzero(state.cells & OBJECT == item("door", "blue", CLOSED))
-    return Progress(np.int32(red), np.int32(blue), np.bool_(False))
+    return Progress(np.int32(red), np.int32(blue), np.bool_(False), np.bool_(False))
 
 
 def reward(world: Geometry, progress: Progress, state: MiniGrid, event: Event):
     """Blue open after the action: +0.5 if red was open before it, else -1; the run ends. Otherwise, red open after it
     and not before, the first time: +0.5."""
-    red, blue = ops.read(state.cells, progress.red), ops.read(state.cells, progress.blue)
-    red_open, blue_open = is_open(red), is_open(blue)
-    red_was_open = ops.where(event.ahead == progress.red, is_open(event.before), red_open)
+    red_was_open = progress.red_open
+    red_open = ops.where(event.ahead == progress.red, is_open(event.after), red_was_open)
+    blue_open = (event.ahead == progress.blue) & is_open(event.after)
     opens_red = red_open & ops.invert(red_was_open) & ops.invert(blue_open)
     first = opens_red & ops.invert(progress.opened)
     units = ops.where(blue_open, ops.where(red_was_open, 1, -2), ops.where(first, 1, 0))
-    return state, progress._replace(opened=progress.opened | opens_red), units, blue_open
+    return state, progress._replace(red_open=red_open, opened=progress.opened | opens_red), units, blue_open
 
 
 def package_reward(world: Geometry, progress: Progress, state: MiniGrid, event: Event):

@@ -1,0 +1,30 @@
+"""The native scalar interpreter of the benchmark returns what `evaluate` returns."""
+
+import importlib.util
+from pathlib import Path
+
+import golden
+import numpy as np
+import pytest
+
+from jaxprl.dsl import encode, text
+from jaxprl.dsl.compile import counter_bits, instructions
+from jaxprl.vm.evaluate import evaluate
+from jaxprl.worlds import registry
+
+pytest.importorskip("numba")
+
+FILE = Path(__file__).parent.parent / "experiments" / "native.py"
+
+
+@pytest.mark.parametrize("name", ["DoorKey", "CleanHouse", "HarvesterSparse"])
+def test_native_interpreter_agrees_with_evaluate(name):
+    spec = importlib.util.spec_from_file_location("native", FILE)
+    native = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(native)
+    task = registry.make(name)
+    layouts = task.layouts(range(4))
+    rows = [*golden.returns(name), *golden.edge_cases(name)]
+    nodes = encode.encode_all([text.parse(row.program, task.language) for row in rows], task.language)
+    code = np.asarray(instructions(nodes, bits=counter_bits(nodes)))
+    assert np.array_equal(native.run_programs(name, code, layouts), np.stack(evaluate(task, nodes, layouts), axis=-1))
