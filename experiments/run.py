@@ -2,6 +2,9 @@
 
 python experiments/run.py                            # LLM-GS on DoorKey from the bundled answers
 python experiments/run.py --task Maze --method hc --seeds 0-7 --out runs/maze
+python experiments/run.py --task Maze --method hc --seeds 0-7 --out runs/maze --resume   # after a crash
+
+SIGTERM and SIGINT save and stop: exit codes 75 and 130. Errors: 2.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from typing import Any
 
 from jaxprl.arguments import parse_seeds, prepare_jax, run_main
 from jaxprl.experiment import LLMS, METHODS, Config, run
+from jaxprl.runs.checkpoint import Every
+from jaxprl.runs.signals import StopRequest
 from jaxprl.worlds import registry
 
 
@@ -29,11 +34,13 @@ def main(arguments: Sequence[str]) -> int:
         llm=options.llm,
     )
     config.check()
+    every = Every.parse(options.checkpoint_every)
     prepare_jax()
     name = config.task.replace(":", "-")
     out = options.out or Path("runs") / time.strftime(f"{name}-{config.method}-%Y%m%d-%H%M%S")
     print(f"{config.method} on {config.task}, seeds {options.seeds}, up to {config.budget:,} programs -> {out}")
-    results = run(config, out, resume=options.resume, workers=options.devices)
+    with StopRequest() as stop:
+        results = run(config, out, resume=options.resume, workers=options.devices, every=every, stop=stop)
     for result in results:
         print(
             f"seed {result['seed']}: return {result['return']:.4f} ({result['unseen_return']:.4f} on "
@@ -67,7 +74,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--layouts", default="0-31", help="layout seeds that programs are evaluated on")
     parser.add_argument("--llm", default=defaults.llm, help=f"where LLM answers come from: {', '.join(LLMS)}")
     parser.add_argument("--out", type=_folder, help="run directory (default: a new one under runs/)")
-    parser.add_argument("--resume", action="store_true", help="go on in a run directory that is there")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on in a run directory that is there, from its newest checkpoint"
+    )
+    parser.add_argument(
+        "--checkpoint-every", default="60s", help="how often to save: 60s, 100000 (programs), or both: 60s,100000"
+    )
     parser.add_argument("--devices", type=int, help="threads on a CPU (default: its cores)")
     return parser
 

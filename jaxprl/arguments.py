@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 
-from jaxprl.errors import UserError
+from jaxprl.errors import Stopped, UserError
 from jaxprl.loops import prefer_whole_loops
 
 MOST_SEEDS = 1_000_000
@@ -43,6 +43,9 @@ def run_main(main: Callable[[Sequence[str]], int | None], arguments: Sequence[st
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

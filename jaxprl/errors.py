@@ -1,4 +1,4 @@
-"""The one exception that means "you asked for something that cannot be done"."""
+"""The exceptions that end a command without a traceback."""
 
 import difflib
 from collections.abc import Iterable
@@ -12,6 +12,14 @@ class UserError(ValueError):
 
     The message says what was wrong, where, and what is allowed; command lines print it without a traceback.
     """
+
+
+class Stopped(Exception):
+    """A run was told to stop, and has saved what it needs to go on; `code` is the exit code of the process."""
+
+    def __init__(self, message: str, code: int):
+        super().__init__(message)
+        self.code = code
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UserError:

@@ -87,7 +87,9 @@ def test_a_directory_in_use_is_refused(tmp_path):
                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
     try:
         assert holder.stdout.readline() == "held\n"
-        assert "in use" in call("experiments/run.py", "--out", str(tmp_path / "out"), "--resume", code=2)
+        assert f"in use by process {holder.pid} on " in call(
+            "experiments/run.py", "--out", str(tmp_path / "out"), "--resume", code=2
+        )
     finally:
         holder.communicate("")
 
@@ -123,6 +125,7 @@ def test_llm_gs_keeps_its_best_program(tmp_path, llm, budget):
         (["--layouts", "1000000"], "kept for the final test"),
         (["--budget", "0"], "budget 0"),
         (["--devices", "0"], "devices 0"),
+        (["--checkpoint-every", "1m"], "checkpoint interval"),
         (["--out", "README.md"], "not a directory"),
         (["--out", "/proc/no/such"], "/proc/no/such"),
         (["--out", "x" * 300], "File name too long"),

@@ -5,25 +5,47 @@ metrics.jsonl   a line per new best program and per interval: seed, evaluated, b
 programs.jsonl  a line per new best program: seed, evaluated, program, return, source
 llm/            every answer of the language model and what became of it
 seed-N/result.json   what search seed N found
+checkpoints/    what the searches can be continued from (`checkpoint.py`)
+
+A JSON file is written whole and reaches the disk before its name does. A line of a record can be torn by a crash, and
+lines can be more than the newest checkpoint knows: a run that goes on cuts the records back to that checkpoint and
+writes the lines after it again.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
+import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from jaxprl.errors import UserError
 
 _LOCK = ".lock"
+RECORDS = ("metrics.jsonl", "programs.jsonl", "llm/answers.jsonl")
+"""The files that lines are added to."""
 PACKAGES = ("jaxprl", "jax", "jaxlib", "numpy")
+
+
+class Position(NamedTuple):
+    """A place in a record."""
+
+    size: int
+    """Bytes up to there."""
+    sha256: str
+    """Their checksum."""
 
 
 class RunDirectory:
@@ -32,37 +54,54 @@ class RunDirectory:
     def __init__(self, path: Path, config: dict[str, Any], *, resume: bool = False):
         """Create the directory, or with `resume` go on in it.
 
-        Raises UserError if it is in use, not empty without `resume`, not a run, or of another configuration. Searches
-        that have a result are kept; the lines of the others are removed, since they start again.
+        Raises UserError if it is in use, not empty without `resume`, not a run, or of another configuration.
         """
         self.path = path
-        config = json.loads(json.dumps(config))  # as it will be read back
-        try:
-            self._check_place(resume)
+        self.config = json.loads(json.dumps(config))  # as it will be read back
+        with self._telling(path):
+            if not (path / _LOCK).exists():
+                self._check_place(resume)
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = (path / _LOCK).open("a")
-        except OSError as error:
-            raise UserError(f"output directory {path}: {error.strerror}") from None
+            self._lock = (path / _LOCK).open("a+")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"output directory {path} is in use by another process") from None
-        if (path / "config.json").exists():
-            self._check_config(config)
-            self._drop_unfinished(set(config["seeds"]) - set(self.finished()))
-        self.write_json("config.json", config)
-        self.write_json("env.json", environment())
+            self._hold()
+            self._check_place(resume)  # nobody else changes it now
+            self.resumed = (path / "config.json").exists()
+            if self.resumed:
+                self._check_config()
+            else:
+                self.write_json("config.json", self.config)
+            self.write_json("env.json", environment())
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Leave the directory to other processes."""
         self._lock.close()
+
+    def _hold(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.seek(0)
+            holder = self._lock.read().strip() or "another process"
+            raise UserError(f"output directory {self.path} is in use by {holder}") from None
+        except OSError as error:
+            raise UserError(f"output directory {self.path} cannot be locked: {error.strerror}") from None
+        with self._telling(self.path / _LOCK):
+            self._lock.truncate(0)
+            self._lock.write(
+                f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
+            )
+            self._lock.flush()
 
     def _check_place(self, resume: bool) -> None:
         if not self.path.exists():
             return
         if not self.path.is_dir():
             raise UserError(f"output {self.path} is not a directory")
-        names = {entry.name for entry in self.path.iterdir()} - {_LOCK}
+        names = {entry.name for entry in self.path.iterdir()} - {_LOCK, "config.json.new"}
         if names and not resume:
             raise UserError(
                 f"output directory {self.path} is not empty; choose another one, or --resume to go on in it"
@@ -70,44 +109,132 @@ class RunDirectory:
         if names and "config.json" not in names:
             raise UserError(f"output directory {self.path} is not empty and holds no run that could be resumed")
 
+    @contextlib.contextmanager
+    def _telling(self, file: Path) -> Iterator[None]:
+        """Say in the error for people which file could not be read or written, and that the rest is kept."""
+        try:
+            yield
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            kept = "; what was written before is kept: make room and --resume" if full else ""
+            raise UserError(f"{file}: {error.strerror or error}{kept}") from None
+
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file whole: it is the old one or the new one, never half of it."""
         file = self.path / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        fresh = file.with_name(file.name + ".new")
-        fresh.write_text(json.dumps(value, indent=2) + "\n")
-        fresh.replace(file)
+        with self._telling(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(file, json.dumps(value, indent=2) + "\n")
 
     def append(self, name: str, row: dict[str, Any]) -> None:
         """Add a line to a JSON-lines file."""
         file = self.path / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a") as lines:
-            lines.write(json.dumps(row) + "\n")
+        with self._telling(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("a") as lines:
+                lines.write(json.dumps(row) + "\n")
+
+    def positions(self) -> dict[str, Position]:
+        """Return where the records end."""
+        files = {name: self.path / name for name in RECORDS}
+        return {name: Position(file.stat().st_size, _checksum(file)) for name, file in files.items() if file.exists()}
+
+    def sync(self) -> None:
+        """Bring the records to the disk."""
+        for name in RECORDS:
+            file = self.path / name
+            with self._telling(file):
+                if file.exists():
+                    sync(file)
+                    sync(file.parent)
+
+    def differing(self, positions: dict[str, Position]) -> str | None:
+        """Return how the records differ from what they were up to `positions`, None if they do not."""
+        for name, (size, sha256) in positions.items():
+            file = self.path / name
+            there = file.stat().st_size if file.exists() else 0
+            if there < size:
+                return f"{name} has {there} bytes of the {size} that it had then"
+            if _checksum(file, size) != sha256:
+                return f"{name} is not what it was then"
+        return None
+
+    def cut(self, positions: dict[str, Position]) -> None:
+        """Take the records back to `positions`; those of a file that is not among them to nothing."""
+        for name in RECORDS:
+            file = self.path / name
+            with self._telling(file):
+                if file.exists():
+                    os.truncate(file, positions[name].size if name in positions else 0)
 
     def finished(self) -> dict[int, dict[str, Any]]:
         """Return the results that are there, by search seed; one that cannot be read does not count."""
         results = [_read_object(file) for file in self.path.glob("seed-*/result.json")]
         return {result["seed"]: result for result in results if result and "seed" in result}
 
-    def _check_config(self, config: dict[str, Any]) -> None:
+    def _check_config(self) -> None:
         old = _read_object(self.path / "config.json")
         if old is None:
             raise UserError(f"{self.path / 'config.json'} cannot be read: the run cannot be resumed")
-        differing = [name for name in sorted(old | config) if old.get(name) != config.get(name)]
+        differing = differences(old, self.config)
         if differing:
-            what = "; ".join(f"{name} was {old.get(name)!r}, is {config.get(name)!r}" for name in differing)
-            raise UserError(f"{self.path} is a run of another configuration: {what}")
+            raise UserError(f"{self.path} is a run of another configuration: {differing}")
 
-    def _drop_unfinished(self, seeds: set[int]) -> None:
-        for name in ("metrics.jsonl", "programs.jsonl", "llm/answers.jsonl"):
-            file = self.path / name
-            if file.exists():
-                rows = file.read_text(errors="replace").splitlines()
-                kept = [row for row in rows if _seed_of(row) not in seeds | {None}]
-                fresh = file.with_name(file.name + ".new")
-                fresh.write_text("".join(f"{row}\n" for row in kept))
-                fresh.replace(file)
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:
+    """Return in words where two JSON objects differ; empty if they do not."""
+    found = []
+    for name in sorted(old | new):
+        was, now = old.get(name), new.get(name)
+        if isinstance(was, dict) and isinstance(now, dict):
+            found.append(differences(was, now, f"{prefix}{name} "))
+        elif was != now:
+            found.append(f"{prefix}{name} was {was!r}, is {now!r}")
+    return "; ".join(filter(None, found))
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """Return the rows of a JSON-lines file; a torn last line is left out.
+
+    Raises UserError for any other line that is not a JSON object.
+    """
+    rows = []
+    lines = file.read_bytes().split(b"\n")  # what follows the last line end is nothing, or a torn line
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise UserError(f"{file}, line {number}: not a JSON object")
+        rows.append(row)
+    return rows
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a file so that after a crash it is the old one or the new one."""
+    fresh = file.with_name(file.name + ".new")
+    fresh.write_text(text)
+    sync(fresh)
+    fresh.replace(file)
+    sync(file.parent)
+
+
+def sync(path: Path) -> None:
+    """Have the system write a file, or a directory's names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _checksum(file: Path, size: int | None = None) -> str:
+    """Return the SHA-256 of a file, or of its first `size` bytes."""
+    with file.open("rb") as content:
+        if size is None:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+        return hashlib.sha256(content.read(size)).hexdigest()
 
 
 def _read_object(file: Path) -> dict[str, Any] | None:
@@ -117,14 +244,6 @@ def _read_object(file: Path) -> dict[str, Any] | None:
     except json.JSONDecodeError:
         return None
     return value if isinstance(value, dict) else None
-
-
-def _seed_of(row: str) -> int | None:
-    """Return the search seed of a line, None if the line is torn."""
-    try:
-        return json.loads(row)["seed"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return None
 
 
 def environment() -> dict[str, Any]:
