@@ -239,6 +239,24 @@ def test_memories_that_grow_often(engine, enlarged):
         assert enlarged[:1] == [32]
 
 
+@for_both_engines
+@pytest.mark.parametrize("long_one", ["parent", "neighbour"])
+def test_a_run_whose_memory_becomes_full_is_not_taken_for_ended(long_one, engine, enlarged):
+    task = capped_task(Limited(5, 4))
+    layouts = task.layouts(range(6))
+    texts = ["DEF run m( WHILE c( True c) w( turnLeft putMarker w) m)", "DEF run m( putMarker putMarker m)"]
+    pair = encode.encode_all([parse(text, LANGUAGE) for text in texts], LANGUAGE)
+    better, *_ = Scale.of(layouts).scores(evaluate(task, pair, layouts).units)
+    parent, neighbour = pair if long_one == "parent" else pair[::-1]
+    question = questions.whole(parent[None], neighbour[None, None], np.array([[[1, np.count_nonzero(parent) - 1]]]))
+    question = question._replace(changed=question.changed.astype(np.int32))
+    truth = check(task, layouts, question, engines=[engine], slots=2, workers=1)
+    assert truth.first.tolist() == [-1 if long_one == "parent" else 0]
+    assert better in (truth.score[0], truth.better[0])
+    if engine == "sequential":
+        assert enlarged == [32]
+
+
 LARGE = {
     "a long sequence": f"DEF run m( REPEAT R=3 r( move {PUT} turnLeft r) {'move turnLeft ' * 45} m)",
     "a long body": f"DEF run m( IF c( markersPresent c) i( {'move turnLeft ' * 45} i) move putMarker m)",

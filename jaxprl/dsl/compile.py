@@ -50,6 +50,9 @@ TRACED = 64
 _MOST = 1 << 14
 
 
+_tree = jax.jit(encode.tree)
+
+
 def counter_bits(nodes: np.ndarray) -> int:
     """Return the bits that a REPEAT counter needs for these programs, int32 [..., N]."""
     counts = nodes[(nodes & 15) == COUNT] >> encode.KIND_BITS
@@ -61,7 +64,7 @@ def counter_words(nodes: np.ndarray, bits: int) -> int:
     """Return the uint32 words that the REPEAT counters of these programs need, int32 [P, N]."""
     deepest = 1
     for row in nodes[((nodes & 15) == REPEAT).sum(axis=-1) > 32 // bits]:
-        end = np.asarray(encode.tree(jnp.asarray(row))[0])
+        end = np.asarray(_tree(jnp.asarray(row))[0])
         repeats = np.flatnonzero((row & 15) == REPEAT)
         nesting = [(repeats <= i).sum() - (end[repeats] <= i).sum() for i in repeats]
         deepest = max(deepest, max(nesting))

@@ -29,7 +29,7 @@ ENGINES = {"sequential": sequential.Batches, "lanes": lanes.Batches}
 BLOCK = 512
 """Programs of one batch, at most."""
 SHARES = 4
-"""Batches of neighbourhoods for every thread: they take different times."""
+"""Batches for every thread, at least: they take different times."""
 
 
 def evaluate(
@@ -66,7 +66,8 @@ def evaluate(
         return Runs(*(np.concatenate(columns, axis=1) for columns in zip(*runs, strict=True)))
     batches = _batches(task, programs, layouts, engine, slots)
     workers = workers or _workers()
-    parts = max(-(-count // max(1, min(block, MOST_LANES // episodes))), min(workers, count))
+    least = 1 if workers == 1 else SHARES * workers
+    parts = max(-(-count // max(1, min(block, MOST_LANES // episodes))), min(least, count))
     found = np.zeros((count, episodes, 4), np.int32)
     jobs = [functools.partial(batches.run_programs, programs[part::parts]) for part in range(parts)]
     for part, rows in enumerate(_in_threads(jobs, workers)):
