@@ -185,9 +185,14 @@ def native(bench: Benchmark) -> Row:
     return row("native (numba), one core, good neighbours", "programs", len(code), first, seconds, calls=calls)
 
 
-def batched(name: str, bench: Benchmark, nodes: np.ndarray, **options: Any) -> Row:
-    first, seconds, runs = timed(lambda: evaluate(bench.task, nodes, bench.layouts, **options), bench.options.repeats)
-    return row(f"evaluate, {name}", "programs", len(nodes), first, seconds, calls=int(runs.calls.sum()), **options)
+def batched(name: str, bench: Benchmark, *calls: np.ndarray, **options: Any) -> Row:
+    """Every return of the programs of one call or several."""
+
+    def job() -> int:
+        return sum(int(evaluate(bench.task, nodes, bench.layouts, **options).calls.sum()) for nodes in calls)
+
+    first, seconds, steps = timed(job, bench.options.repeats)
+    return row(f"evaluate, {name}", "programs", sum(map(len, calls)), first, seconds, calls=steps, **options)
 
 
 def searches(bench: Benchmark) -> list[Row]:
@@ -259,11 +264,12 @@ def world(bench: Benchmark) -> list[Row]:
 
 
 def scaling(bench: Benchmark) -> list[Row]:
-    """Cost per program from 1,024 to 65,536 runs, with all threads, and with one."""
+    """The same programs in calls of 1,024 to 65,536 runs, with all threads; and in one call with one, two, four."""
     rows = []
     for programs in (32, 64, 128, 256, 512, 1024, 2048):
-        nodes = np.resize(bench.good, (programs, encode.WIDTH))
-        rows.append(batched(f"{programs * len(LAYOUTS)} runs", bench, nodes) | {"runs": programs * len(LAYOUTS)})
+        parts = np.split(bench.good, range(programs, len(bench.good), programs))
+        runs = programs * len(LAYOUTS)
+        rows.append(batched(f"{runs} runs a call", bench, *parts) | {"runs": runs})
     return [*rows, *(batched(f"{threads} threads", bench, bench.good, workers=threads) for threads in (1, 2, 4))]
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from jaxprl.arguments import parse_seeds, prepare_jax, run_main
 from jaxprl.experiment import LLMS, METHODS, Config, run
+from jaxprl.hosts import Host, join
 from jaxprl.runs.checkpoint import Every
 from jaxprl.runs.signals import StopRequest
 from jaxprl.worlds import registry
@@ -25,10 +26,11 @@ from jaxprl.worlds import registry
 
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
+    host = join(options.hosts) if options.hosts else Host()
     config = Config(
         task=options.task,
         method=options.method,
-        seeds=tuple(parse_seeds(options.seeds)),
+        seeds=host.share(parse_seeds(options.seeds)),
         budget=registry.make(options.task).budget if options.budget is None else options.budget,
         layouts=tuple(parse_seeds(options.layouts)),
         llm=options.llm,
@@ -38,7 +40,10 @@ def main(arguments: Sequence[str]) -> int:
     prepare_jax()
     name = config.task.replace(":", "-")
     out = options.out or Path("runs") / time.strftime(f"{name}-{config.method}-%Y%m%d-%H%M%S")
-    print(f"{config.method} on {config.task}, seeds {options.seeds}, up to {config.budget:,} programs -> {out}")
+    if host.count > 1:
+        out /= host.name
+    seeds = options.seeds if host.count == 1 else ",".join(map(str, config.seeds))
+    print(f"{config.method} on {config.task}, seeds {seeds}, up to {config.budget:,} programs -> {out}")
     with StopRequest() as stop:
         results = run(config, out, resume=options.resume, workers=options.devices, every=every, stop=stop)
     for result in results:
@@ -49,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
         if "llm" in result:
             print(f"  {in_words(result['llm'])}")
     best = max(results, key=lambda result: result["return"])
-    print(f"\nBest program (seed {best['seed']}, {out}):\n\n{best['python']}")
+    print(f"\nBest program (seed {best['seed']}, {out}):\n\n{best['python']}", flush=True)
     return 0
 
 
@@ -81,6 +86,10 @@ def parser() -> argparse.ArgumentParser:
         "--checkpoint-every", default="60s", help="how often to save: 60s, 100000 (programs), or both: 60s,100000"
     )
     parser.add_argument("--devices", type=int, help="threads on a CPU (default: its cores)")
+    parser.add_argument(
+        "--hosts",
+        help="share the seeds with other hosts: auto (Slurm and the like), or ADDRESS:PORT,COUNT,INDEX of host 0",
+    )
     return parser
 
 

@@ -18,6 +18,7 @@ BELOW = {
     "llm": {"errors", "dsl"},
     "runs": {"errors"},
     "arguments": {"errors", "loops"},
+    "hosts": {"errors"},
 }
 
 
