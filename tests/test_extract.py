@@ -1,6 +1,7 @@
 """Answers of language models: what the published parser made of them, slips of the pen, and text of any kind."""
 
 import re
+import time
 
 import golden
 import numpy as np
@@ -14,7 +15,7 @@ from jaxprl.dsl.python import PythonError, from_python, to_python
 from jaxprl.dsl.text import parse, to_text, token_count
 from jaxprl.errors import UserError
 from jaxprl.llm.answers import recorded
-from jaxprl.llm.extract import REASONS, Rejection, choose, extract, normalise
+from jaxprl.llm.extract import MOST_CHARACTERS, REASONS, Rejection, choose, extract, normalise
 from jaxprl.worlds.karel.world import LANGUAGE as KAREL
 from jaxprl.worlds.minigrid.world import LANGUAGE as MINIGRID
 
@@ -141,6 +142,10 @@ def outcomes(block):
 def has_block(block, response):
     pattern = {"python": r"def \w+\(|```python", "dsl": r"DEF |def run m\("}[block]
     return re.search(pattern, response) is not None
+
+
+def test_every_row_has_a_verdict():
+    assert len({row["id"] for row in ROWS}) == len(ROWS) == 168
 
 
 @pytest.mark.parametrize("block", ["python", "dsl"])
@@ -300,6 +305,47 @@ def test_forgiven(text, expected):
 )
 def test_not_forgiven(text, reason):
     assert dsl(text) == reason
+
+
+SHAPES = (
+    "(", ")", "()", "c( ", "w( ", "m)", "R=1", "r=1r(", "move ", "DEF run m( ", "WHILE ", "IF c( frontIsClear c) i( ",
+    "def run():\n", "def run():\n    move()\n", "def ", "    move()\n", "move();", "not ", "frontIsClear and ",
+    "lambda: ", "if a:\n ", "while ", "else:", "a.b.", "1", "0x", "[", "{", "f'{", "'", '"', "\'\'\'", "`", "```",
+    "```\n", "~~~ ", "#", "# x\n", "# m(\n", "//", "\\", "\0", "\ud800", "\u00a0", "\r", "\t", " ", "\n ",
+)  # fmt: skip
+"""What texts without end are made of."""
+
+
+BEGINNINGS = ("", "DEF run m( ", "DEF run m( WHILE c( ", "```python\ndef run():\n    ", "def run():\n    while ")
+
+
+def test_no_text_takes_a_second():
+    for number, shape in enumerate(SHAPES):
+        check_quickly(BEGINNINGS[number % len(BEGINNINGS)], shape, MOST_CHARACTERS)
+        check_quickly(BEGINNINGS[(number + 1) % len(BEGINNINGS)], shape, 1_000_000)
+
+
+@pytest.mark.full
+def test_no_text_takes_a_second_in_full():
+    for begin in BEGINNINGS:
+        for shape in SHAPES:
+            check_quickly(begin, shape, MOST_CHARACTERS)
+            check_quickly(begin, shape, 10_000_000)
+
+
+def check_quickly(begin, shape, size):
+    text = begin + shape * ((size - len(begin)) // len(shape))
+    before = time.process_time()
+    extraction = extract(text, KAREL)
+    assert time.process_time() - before < 1, (begin, shape)
+    assert all(rejection.reason in REASONS for rejection in extraction.rejections)
+
+
+def test_a_text_without_end_is_not_read():
+    text = "DEF run m( move m)" + " " * MOST_CHARACTERS
+    assert dsl(text[:MOST_CHARACTERS]) == program("move")
+    assert dsl(text) == python(text) == "too long"
+    assert dsl("(" * 100_000) == python("(" * 100_000).replace("python", "dsl") == "no dsl block"
 
 
 def test_longest_program():

@@ -44,7 +44,7 @@ def test_importing_is_light_and_configures_nothing():
     code = """
 import sys, jax
 before = dict(jax.config.values)
-import jaxprl.experiment, jaxprl.cli
+import jaxprl.experiment, jaxprl.cli, jaxprl.llm.client
 assert dict(jax.config.values) == before
 heavy = {"minigrid", "gymnasium", "openai", "orbax", "matplotlib", "torch"} & set(sys.modules)
 assert not heavy, heavy

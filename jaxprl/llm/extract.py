@@ -18,6 +18,8 @@ from jaxprl.dsl.python import PythonError, from_python
 from jaxprl.dsl.text import token_count
 from jaxprl.llm.dsl_reader import Unreadable, read_dsl
 
+MOST_CHARACTERS = 200_000
+"""Length of an answer that is read: within a second, whatever it is made of."""
 REASONS = {
     "no python block": "neither a Python block nor a line that begins a function",
     "no function": "a Python block without one function to read",
@@ -33,7 +35,7 @@ REASONS = {
     "bad argument": "a perception with an argument that it does not take, or without the one that it needs",
     "bad count": "a count of repetitions that is not a literal integer",
     "empty body": "a block without a statement",
-    "too long": f"more than {PROGRAM_TOKENS} tokens",
+    "too long": f"more than {PROGRAM_TOKENS} tokens, or an answer of more than {MOST_CHARACTERS:,} characters",
 }
 """What a rejection can be counted by, and what it means."""
 
@@ -80,6 +82,9 @@ def extract(text: str, language: Language) -> Extraction:
 
     Every text has an outcome; nothing is raised.
     """
+    if len(text) > MOST_CHARACTERS:
+        message = f"an answer of {len(text):,} characters, at most {MOST_CHARACTERS:,} are read"
+        return Extraction(Rejection("python", "too long", message), Rejection("dsl", "too long", message))
     text = text.translate(_LOOKALIKES).replace("\r\n", "\n").replace("\r", "\n")
     return Extraction(_outcome("python", _python, text, language), _outcome("dsl", read_dsl, text, language))
 
