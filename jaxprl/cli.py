@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxprl.arguments import parse_seeds, prepare_jax
 from jaxprl.dsl import ast, text
+from jaxprl.dsl.python import statement_lines
 from jaxprl.errors import UserError
 from jaxprl.llm import prompts
 from jaxprl.vm import host
@@ -20,7 +21,7 @@ from jaxprl.vm.evaluate import evaluate
 from jaxprl.vm.interpreter import END_NAMES
 from jaxprl.vm.runs import Scale
 from jaxprl.worlds import registry
-from jaxprl.worlds.task import Environment, HostTask, Task
+from jaxprl.worlds.task import HostTask, Task
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -115,9 +116,9 @@ def _parse(line: str, task: Task | HostTask) -> dict[str, Any]:
 
 
 def print_trace(options: argparse.Namespace) -> int:
-    """Follow a program on one layout; a JSON object per call: kind, name, result of a perception, pose after it
-    (Karel: row, column, direction; MiniGrid: x, y, direction; null in worlds without one), reward and terminated of an
-    action."""
+    """Follow a program on one layout; a JSON object per call: kind, name, line in the program's Python text, result of
+    a perception, pose after it (Karel: row, column, direction; MiniGrid: x, y, direction; null in worlds without one),
+    reward and terminated of an action."""
     task = registry.make(options.task)
     seeds = parse_seeds(options.layout_seed)
     if len(seeds) != 1:
@@ -130,12 +131,8 @@ def print_trace(options: argparse.Namespace) -> int:
 
 def trace(task: Task | HostTask, seed: int, program: ast.Program) -> list[dict[str, Any]]:
     """Return a run's calls as dictionaries (`print_trace`)."""
-    environment: Environment
-    if isinstance(task, HostTask):
-        environment, units = task.environment(seed), 1
-    else:
-        layout = task.layout(seed)
-        environment, units = host.WorldEnvironment(task, layout), int(layout.units)
+    environment, units = host.environment(task, task.layouts([seed]), 0)
+    lines = statement_lines(program)
     rows: list[dict[str, Any]] = []
 
     def observe(call: host.Call) -> None:
@@ -148,6 +145,7 @@ def trace(task: Task | HostTask, seed: int, program: ast.Program) -> list[dict[s
                 "pose": environment.pose(),
                 "reward": reward,
                 "terminated": call.terminated,
+                "line": lines[call.statement],
             }
         )
 

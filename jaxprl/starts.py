@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
+import zlib
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,10 +22,17 @@ from jaxprl.search.types import UNKNOWN
 
 LLM_PROGRAMS = 32
 """Programs that LLM-GS starts from."""
+FRUITLESS = 3
+"""Requests in a row that bring no program, after which a language model is not asked again for the same."""
 _BEFORE = 2**31
 """Name of what is drawn before a search's first program, in `fold_in`; its programs have the names 0, 1, 2, .."""
 _CLIMBS = 2**31 + 1
 """Name of the random programs that climbs start from."""
+
+
+Ask = Callable[[list[dict[str, str]], int, str], list[str]]
+"""(chat messages, answers wanted, name of the request within the run) -> the raw answers that could be had. The name
+tells requests with the same messages apart, like "seed 3, round 1, ask 0"."""
 
 
 class Answers(NamedTuple):
@@ -31,6 +41,41 @@ class Answers(NamedTuple):
     programs: list[ast.Program]
     rows: list[dict[str, Any]]
     """For the record, every answer that was looked at: its index, text, program if any, and rejections."""
+    requests: list[int]
+    """Programs that each request brought, if the language model was asked."""
+
+    def take(
+        self,
+        texts: Iterable[tuple[int, str]],
+        language: Language,
+        *,
+        rng: np.random.Generator,
+        wanted: int,
+        row: Mapping[str, Any],
+    ) -> None:
+        """Look at answers, given with their indices, until `wanted` programs are there; `row` goes into every row.
+
+        Of an answer with two valid programs, one is drawn.
+        """
+        for index, text in texts:
+            if len(self.programs) == wanted:
+                return
+            extraction = extract.extract(text, language)
+            program = extract.choose(extraction, int(rng.integers(2)))
+            rejected = [dataclasses.asdict(rejection) for rejection in extraction.rejections]
+            spelled = to_text(program) if program else None
+            self.rows.append({**row, "index": index, "text": text, "program": spelled, "rejected": rejected})
+            if program:
+                self.programs.append(program)
+
+    def not_empty(self, source: str) -> Answers:
+        """Return these answers. Raises UserError, with what was wrong with them, if none holds a program."""
+        if self.programs:
+            return self
+        rejected = self.counts()["rejected"]
+        reasons = [f"{n} {block} ({reason})" for block in rejected for reason, n in rejected[block].items()]
+        why = f"; blocks rejected: {', '.join(reasons)}" if reasons else ""
+        raise UserError(f"none of {source} holds a program{why}")
 
     def counts(self) -> dict[str, Any]:
         """Return how many answers were looked at and gave a program, and rejections by block and reason."""
@@ -48,19 +93,28 @@ def recorded_answers(task_name: str, language: Language, seed: int) -> Answers:
     """
     rng = np.random.default_rng([seed, _BEFORE])
     texts = answers.recorded(task_name)
-    found = Answers([], [])
-    for index in rng.permutation(len(texts)).tolist():
-        if len(found.programs) == LLM_PROGRAMS:
-            break
-        extraction = extract.extract(texts[index], language)
-        program = extract.choose(extraction, int(rng.integers(2)))
-        rejected = [dataclasses.asdict(rejection) for rejection in extraction.rejections]
-        text = to_text(program) if program else None
-        found.rows.append({"seed": seed, "index": index, "text": texts[index], "program": text, "rejected": rejected})
-        if program:
-            found.programs.append(program)
-    if not found.programs:
-        raise UserError(f"none of the {len(texts)} recorded answers for {task_name} holds a program")
+    found, order = Answers([], [], []), rng.permutation(len(texts)).tolist()
+    looked_at = ((index, texts[index]) for index in order)
+    found.take(looked_at, language, rng=rng, wanted=LLM_PROGRAMS, row={"seed": seed})
+    return found.not_empty(f"the {len(texts)} recorded answers for {task_name}")
+
+
+def asked_answers(
+    messages: list[dict[str, str]], language: Language, ask: Ask, *, seed: int, occasion: str, wanted: int
+) -> Answers:
+    """Return `wanted` programs of a language model: it is asked for one and a half times as many answers as programs
+    are missing, until none is or until `FRUITLESS` requests in a row bring none.
+
+    The same answers give the same programs: what is drawn follows from the search seed and the occasion ("round 0").
+    """
+    rng = np.random.default_rng([seed, _BEFORE, zlib.crc32(occasion.encode())])
+    found = Answers([], [], [])
+    while len(found.programs) < wanted and found.requests[-FRUITLESS:] != [0] * FRUITLESS:
+        before = len(found.programs)
+        name = f"seed {seed}, {occasion}, ask {len(found.requests)}"
+        texts = ask(messages, math.ceil(1.5 * (wanted - before)), name)
+        found.take(enumerate(texts), language, rng=rng, wanted=wanted, row={"seed": seed, "request": name})
+        found.requests.append(len(found.programs) - before)
     return found
 
 
@@ -82,14 +136,19 @@ class Starts(NamedTuple):
 def stacked(chosen: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Return programs int32 [S, K, N], padded, and how many each search has, int32 [S]."""
     counts = np.array([len(nodes) for nodes in chosen], np.int32)
-    programs = np.zeros((len(chosen), counts.max(), max(nodes.shape[1] for nodes in chosen)), np.int32)
+    programs = np.zeros((len(chosen), max(1, counts.max()), max(nodes.shape[1] for nodes in chosen)), np.int32)
     for row, nodes in zip(programs, chosen, strict=True):
         row[: len(nodes), : nodes.shape[1]] = nodes
     return programs, counts
 
 
-def best_first(programs: np.ndarray, counts: np.ndarray, scores: np.ndarray, budget: int, goal: int) -> Starts:
-    """Return the start programs of searches from their scores int32 [S, K], in the order they were evaluated in."""
+def best_first(
+    programs: np.ndarray, counts: np.ndarray, scores: np.ndarray, budget: int | np.ndarray, goal: int
+) -> Starts:
+    """Return the start programs of searches from their scores int32 [S, K], in the order they were evaluated in.
+
+    `budget`: programs that each search may evaluate.
+    """
     within = np.minimum(counts, budget)
     solves = (scores >= goal) & (np.arange(scores.shape[1]) < within[:, None])
     evaluated = np.where(solves.any(axis=1), solves.argmax(axis=1) + 1, within).astype(np.int32)
@@ -110,3 +169,46 @@ def given_starts(programs: jax.Array, counts: jax.Array, keys: jax.Array, climb:
     """Return each search's start program for its climb: the first, the second, ..., the first again."""
     del keys
     return jnp.take_along_axis(programs, (climb % counts)[:, None, None], axis=1)[:, 0]
+
+
+class Pool(NamedTuple):
+    """Start programs that can become more while S searches go on; it is part of their state."""
+
+    programs: jax.Array  # int32 [S, K, N]
+    counts: jax.Array  # int32 [S]: how many there are
+    shift: jax.Array  # int32 [S]: climb number c starts from program number (c + shift) mod count
+
+    @classmethod
+    def of(cls, found: Starts) -> Pool:
+        counts = jnp.asarray(found.counts)
+        return cls(jnp.asarray(found.programs), counts, jnp.zeros_like(counts))
+
+
+def pooled_starts(pool: Pool, keys: jax.Array, climb: jax.Array) -> jax.Array:
+    """Return each search's start program for its climb: the pool's in turn."""
+    return given_starts(pool.programs, pool.counts, keys, climb + pool.shift)
+
+
+def joined(pool: Pool, climb: np.ndarray, fresh: Starts) -> Pool:
+    """Return the pool with fresh programs, best first, before the program that climb number `climb`, int32 [S], would
+    start from: the next climbs start from them, and then the turn goes on where it was. A search of which `fresh` has
+    none keeps its turn."""
+    counts, added = np.asarray(pool.counts), fresh.counts
+    turn = (climb + np.asarray(pool.shift)) % counts
+    rows = [
+        np.concatenate([old[:place], new[:more], old[place:count]])
+        for old, new, place, count, more in zip(
+            *_as_wide(np.asarray(pool.programs), fresh.programs), turn, counts, added, strict=True
+        )
+    ]
+    programs, total = stacked(rows)
+    room = (1 << (programs.shape[1] - 1).bit_length()) - programs.shape[1]  # few sizes are compiled
+    programs = np.pad(programs, ((0, 0), (0, room), (0, 0)))
+    shift = np.where(added > 0, turn - climb, np.asarray(pool.shift)).astype(np.int32)
+    return Pool(jnp.asarray(programs), jnp.asarray(total), jnp.asarray(shift))
+
+
+def _as_wide(*arrays: np.ndarray) -> list[np.ndarray]:
+    """Return arrays of nodes [..., N] padded to the same N."""
+    widest = max(array.shape[-1] for array in arrays)
+    return [np.pad(array, [*[(0, 0)] * (array.ndim - 1), (0, widest - array.shape[-1])]) for array in arrays]

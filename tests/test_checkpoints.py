@@ -327,8 +327,9 @@ def test_a_checkpoint_without_its_records_is_not_used(saved, capsys):
 
 def test_another_format_or_configuration_is_refused(saved, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "FORMAT", 2)
-        with pytest.raises(UserError, match="has format 1; this version reads format 2"):
+        saved_format = checkpoint.FORMAT
+        patch.setattr(checkpoint, "FORMAT", saved_format + 1)
+        with pytest.raises(UserError, match=f"has format {saved_format}; this version reads format {saved_format + 1}"):
             Checkpoints(saved).load()
     saved.config["answer"] = {"0": "ab", "1": "ce"}
     with pytest.raises(UserError, match="answer 1 was 'cd', is 'ce'"):

@@ -178,6 +178,7 @@ def test_trace_follows_a_run():
     printed = call("-m", "jaxprl", "trace", "--task", "DoorKey", "--layout-seed", "1", "--program", program)
     calls = [json.loads(line) for line in printed.splitlines()]
     assert [row["name"] for row in calls] == ["frontIsClear", "move", "frontIsClear", "putMarker"]
+    assert [row["line"] for row in calls] == [2, 3, 2, 4]
     assert calls[1]["pose"] == [2, 3, 1]
     assert (calls[-1]["reward"], calls[-1]["terminated"]) == (-1.0, True)
 

@@ -8,11 +8,22 @@ import numpy as np
 import pytest
 
 from jaxprl.dsl import encode, sample
+from jaxprl.revision import Round, joining
 from jaxprl.search.driver import Event, drive, with_intervals
 from jaxprl.search.hill_climbing import hill_climbing
 from jaxprl.search.schedule import Constant, Growing
 from jaxprl.search.types import UNKNOWN, Answer, search_keys
-from jaxprl.starts import best_first, given_starts, random_starts, recorded_answers, stacked
+from jaxprl.starts import (
+    Answers,
+    Pool,
+    best_first,
+    given_starts,
+    joined,
+    pooled_starts,
+    random_starts,
+    recorded_answers,
+    stacked,
+)
 from jaxprl.worlds.karel.world import LANGUAGE
 
 GOAL = 1000
@@ -206,3 +217,133 @@ def test_recorded_answers_are_drawn_by_the_seed_and_counted():
     assert counts["accepted"] == 32
     rejections = [each["reason"] for row in first.rows for each in row["rejected"]]
     assert sum(sum(reasons.values()) for reasons in counts["rejected"].values()) == len(rejections)
+
+
+def drawn(*name, count):
+    """Return random programs, int32 [count, N], by name."""
+    return np.asarray(sample.random_programs(LANGUAGE, jax.random.split(search_keys([sum(name)])[0], count)))
+
+
+def proposed(seed, climb, left, fresh=3):
+    """Good programs that join a search: as many as its budget has left, up to the first that reaches the goal."""
+    nodes = drawn(7000, 10 * seed, climb, count=40)
+    nodes = nodes[np.sort(np.argsort(-count_moves(nodes))[:fresh])][:left]
+    scores = count_moves(nodes).astype(np.int64)
+    solved = np.flatnonzero(scores >= 90)
+    scores = scores[: solved[0] + 1] if len(solved) else scores
+    return Round(Answers([], [], []), nodes, scores, np.zeros((len(scores), 1)), len(scores), [], None)
+
+
+def play_joined(seeds, budget, goal, proposed=proposed, **options):
+    """Drive searches that two programs each start from and that others join; returns their events by seed."""
+    search = hill_climbing(
+        neighbours=functools.partial(sample.neighbours, LANGUAGE),
+        start=pooled_starts,
+        schedule=Constant(4),
+        budget=budget,
+        goal=goal,
+    )
+    programs = np.stack([drawn(seed, count=2) for seed in seeds])
+    zero = jnp.zeros(len(seeds), jnp.int32)
+    pool = Pool(jnp.asarray(programs), zero + 2, zero)
+    state, events, asked = search.init(search_keys(seeds), zero, zero + UNKNOWN, pool), {seed: [] for seed in seeds}, []
+
+    def propose(index, climb, left):
+        asked.append((seeds[index], climb))
+        return proposed(seeds[index], climb, left)
+
+    def record(event):
+        program = None if event.program is None else event.program.tobytes()
+        events[seeds[event.search]].append((event.evaluated, event.score, program, event.source))
+
+    between = joining(search, propose, climbs=2, budget=budget, goal=goal)
+    state = drive(search, state, first_better, record=record, between=between, start_source="start", **options)
+    return state, events, asked
+
+
+def joined_one_by_one(seed, budget, goal):
+    """The same search as its definition says it."""
+    key, cycle = search_keys([seed])[0], list(drawn(seed, count=2))
+    found, asked, n, climb, best, vain = [], [], 0, 1, UNKNOWN, 0
+
+    def seen(program, source):
+        nonlocal n, best, vain
+        n += 1
+        if (score := int(count_moves(program))) > best:
+            best, vain = score, -1
+            found.append((n, score, program.tobytes(), source))
+        return score
+
+    while True:
+        if vain == 2:
+            asked.append((seed, climb))
+            fresh = proposed(seed, climb, budget - n)
+            for program in fresh.nodes[: len(fresh.scores)]:
+                seen(program, "llm")
+            vain = 0
+            if n >= budget or best >= goal:
+                return n, found, asked
+            cycle[:0] = [fresh.nodes[index] for index in np.argsort(-fresh.scores, kind="stable")]
+        current = cycle.pop(0)
+        cycle.append(current)
+        score, tried = seen(current, "start"), 0
+        while tried < 4 and n < budget and best < goal:
+            keys = jax.random.fold_in(key, n)[None, None]
+            candidate = np.asarray(sample.neighbours(LANGUAGE, current[None], keys)[0])[0, 0]
+            tried += 1
+            if int(count_moves(candidate)) > score:
+                current, tried, score = candidate, 0, int(count_moves(candidate))
+                seen(candidate, "mutation")
+            else:
+                n += 1
+        if n >= budget or best >= goal:
+            return n, found, asked
+        climb, vain = climb + 1, vain + 1
+
+
+@pytest.mark.parametrize(("seeds", "budget", "goal"), [((3,), 150, GOAL), ((3, 4, 5), 211, GOAL), ((1, 2), 300, 90)])
+def test_programs_join_a_search_that_stalls(seeds, budget, goal):
+    state, events, asked = play_joined(list(seeds), budget, goal, interval=10_000)
+    assert len(asked) > len(seeds)
+    for index, seed in enumerate(seeds):
+        evaluated, found, expected = joined_one_by_one(seed, budget, goal)
+        assert [pair for pair in asked if pair[0] == seed] == expected
+        assert events[seed] == found
+        assert int(state.evaluated[index]) == evaluated <= budget
+    assert any(row[3] == "llm" for rows in events.values() for row in rows)
+
+
+def test_requests_in_vain_change_nothing_and_come_again():
+    def nothing(seed, climb, left):
+        return proposed(seed, climb, 0)
+
+    _, events, asked = play_joined([3, 4], 150, GOAL, nothing, interval=10_000)
+    climbs = [climb for seed, climb in asked if seed == 3]
+    assert len(climbs) > 2
+    assert min(np.diff(climbs)) == 2
+    assert {row[3] for row in events[3]} == {"start", "mutation"}
+
+
+def test_intervals_are_recorded_across_programs_that_join():
+    _, events, asked = play_joined([3], 150, GOAL, interval=1)
+    assert asked
+    assert [row[0] for row in events[3] if row[2] is None] == list(range(1, 151))
+
+
+def test_fresh_programs_come_next_and_the_turn_goes_on():
+    name = lambda *numbers: np.array(numbers, np.int32)[:, None]  # noqa: E731  programs of one node
+    pool = Pool(jnp.asarray(np.stack([name(1, 2, 3), name(5, 6, 0)])), jnp.array([3, 2]), jnp.array([0, 0]))
+    keys = search_keys([0, 1])
+
+    def turns(pool, climbs):
+        rows = [pooled_starts(pool, keys, jnp.full(2, climb, jnp.int32))[:, 0].tolist() for climb in climbs]
+        return [list(row) for row in zip(*rows, strict=True)]
+
+    fresh = best_first(np.stack([name(8, 9), name(0, 0)]), np.array([2, 0]), np.array([[10, 20], [0, 0]]), 99, 100)
+    more = joined(pool, np.array([4, 4]), fresh)
+    assert turns(pool, range(4, 10)) == [[2, 3, 1, 2, 3, 1], [5, 6, 5, 6, 5, 6]]
+    assert turns(more, range(4, 10)) == [[9, 8, 2, 3, 1, 9], [5, 6, 5, 6, 5, 6]]
+    wider = best_first(np.array([[[7, 7]], [[4, 4]]]), np.array([1, 1]), np.array([[1], [1]]), 99, 100)
+    most = joined(more, np.array([7, 7]), wider)
+    assert turns(most, range(7, 14)) == [[7, 3, 1, 9, 8, 2, 7], [4, 6, 5, 4, 6, 5, 4]]
+    assert most.programs.shape == (2, 8, 2)

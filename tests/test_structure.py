@@ -17,6 +17,8 @@ BELOW = {
     "search": {"errors"},
     "llm": {"errors", "dsl"},
     "runs": {"errors"},
+    "starts": {"errors", "dsl", "llm", "search"},
+    "revision": {"errors", "dsl", "worlds", "vm", "search", "llm", "starts"},
     "arguments": {"errors", "loops"},
     "hosts": {"errors"},
 }

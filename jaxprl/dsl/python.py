@@ -31,6 +31,13 @@ def to_python(program: ast.Program) -> str:
     return "\n".join(["def run():", *_lines(program.body, "    ")])
 
 
+def statement_lines(program: ast.Program) -> list[int]:
+    """Return the line of `to_python`, counted from 1, on which each statement begins, in the order of
+    `ast.statements`. Its condition is on the same line."""
+    lines = to_python(program).splitlines()
+    return [number for number, line in enumerate(lines, 1) if number > 1 and line.strip() != "else:"]
+
+
 def call_text(word: str) -> str:
     """Return the Python text of an action or a perception: `move()`, `front_object_type("lava")`."""
     name, *argument = word.split()

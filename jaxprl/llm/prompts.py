@@ -71,9 +71,11 @@ _LABELS = {"map": "Map", "agent": "Start", "goal": "Goal", "returns": "Reward"}
 
 
 def messages(
-    language: Language, name: str, words: Mapping[str, str], style: str = "python-dsl"
+    language: Language, name: str, words: Mapping[str, str], style: str = "python-dsl", *, added: str = ""
 ) -> list[dict[str, str]]:
     """Return the chat messages, one system and one user, that ask for a program for the task of that name and words.
+
+    `added` goes into the user message as it is, between the task and the request (`revision.py`).
 
     Raises UserError if there is no such style, or no words for something that the prompt has to explain.
     """
@@ -82,9 +84,10 @@ def messages(
     meanings = {word: language.meanings.get(word) for word in _sampled({**language.actions, **language.perceptions})}
     _require(f"language {language.name}", {"world": language.world, **meanings})
     _require(f"task {name}", {key: words.get(key) for key in _LABELS})
+    request = _wrapped(STYLES[style].request)
     return [
         {"role": "system", "content": _wrapped(_system(language, STYLES[style]))},
-        {"role": "user", "content": _wrapped(_user(name, words, STYLES[style]))},
+        {"role": "user", "content": "\n\n".join(filter(None, [_wrapped(_user(name, words)), added, request]))},
     ]
 
 
@@ -112,9 +115,8 @@ def _forms(language: Language, style: Style) -> list[str]:
     return [" -> ".join(row) if style.dsl else row[0] for row in rows]
 
 
-def _user(name: str, words: Mapping[str, str], style: Style) -> str:
-    lines = [f"Task: {name}", *(f"{label}: {words[key]}" for key, label in _LABELS.items())]
-    return "\n".join([*lines, "", style.request])
+def _user(name: str, words: Mapping[str, str]) -> str:
+    return "\n".join([f"Task: {name}", *(f"{label}: {words[key]}" for key, label in _LABELS.items())])
 
 
 def _sampled(words: Mapping[str, float]) -> list[str]:

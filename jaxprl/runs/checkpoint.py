@@ -33,7 +33,7 @@ import numpy as np
 from jaxprl.errors import UserError
 from jaxprl.runs.record import Position, RunDirectory, differences, sync, write_whole
 
-FORMAT = 1
+FORMAT = 2
 """Version of what a checkpoint holds."""
 KEPT = 3
 _MANIFEST = "manifest"

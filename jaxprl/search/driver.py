@@ -44,6 +44,7 @@ def drive(
     *,
     record: Callable[[Event], None],
     progress: Callable[[Any], None] = lambda state: None,
+    between: Callable[[Any], tuple[Any, Sequence[Event]]] = lambda state: (state, ()),
     start_source: str = "random",
     interval: int = 10_000,
     ahead: int = AHEAD,
@@ -55,6 +56,8 @@ def drive(
       first_better: evaluates programs.
       record: is told of every new best program and of every `interval` programs, in order for each search.
       progress: is told of the state after every batch.
+      between: is given the state after every batch, before `progress`; it returns the state to go on from, and the new
+        bests among programs that it evaluated itself, in order for each search.
       start_source: `Event.source` of programs that climbs start from.
       interval: programs between two lines of a search's record.
       ahead: how many programs to evaluate ahead, over all searches; it changes no result.
@@ -65,14 +68,17 @@ def drive(
         question = search.ask(state, _width(ahead, int((~np.asarray(state.done)).sum())))
         state, bests = search.tell(state, question, first_better(jax.tree.map(np.asarray, question)))
         bests = jax.tree.map(np.asarray, bests)
+        events = [
+            Event(index, int(n), int(score), program, start_source if start else "mutation")
+            for index in range(len(before))
+            for new, n, score, program, start in zip(*(leaf[index] for leaf in bests), strict=True)
+            if new
+        ]
+        state, more = between(state)
         after = np.asarray(state.evaluated)
         for index in range(len(after)):
-            events = [
-                Event(index, int(n), int(score), program, start_source if start else "mutation")
-                for new, n, score, program, start in zip(*(leaf[index] for leaf in bests), strict=True)
-                if new
-            ]
-            for event in with_intervals(events, index, (before[index], after[index]), int(best[index]), interval):
+            own = [event for event in (*events, *more) if event.search == index]
+            for event in with_intervals(own, index, (before[index], after[index]), int(best[index]), interval):
                 record(event)
         best = np.asarray(state.best)
         progress(state)

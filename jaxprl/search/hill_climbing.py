@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,8 @@ class State(NamedTuple):
     k: jax.Array  # int32: neighbours to look at in this climb
     best: jax.Array  # int32: highest score so far
     done: jax.Array  # bool
+    best_at: jax.Array  # int32: climbs begun when `best` last rose
+    pool: Any = None  # what start programs are taken from besides the key: a pytree, or None for nothing
 
 
 LOOK_AHEAD = 64
@@ -44,7 +46,7 @@ LOOK_AHEAD = 64
 def hill_climbing(
     *,
     neighbours: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]],
-    start: Callable[[jax.Array, jax.Array], jax.Array],
+    start: Callable[..., jax.Array],
     schedule: Schedule,
     budget: int,
     goal: int,
@@ -53,7 +55,8 @@ def hill_climbing(
 
     Args:
       neighbours: (programs int32 [S, N], keys [S, B]) -> int32 [S, B, N], what was changed int32 [S, B, 2].
-      start: (keys [S], climb int32 [S], counted from 0) -> int32 [S, N], the start programs of climbs.
+      start: (keys [S], climb int32 [S], counted from 0) -> int32 [S, N], the start programs of climbs; of searches
+        that have a pool, (pool, keys, climb).
       schedule: neighbourhood size from programs evaluated.
       budget: programs that a search may evaluate.
       goal: score of return 1.
@@ -61,22 +64,55 @@ def hill_climbing(
     table = tuple(jnp.asarray(column) for column in steps(schedule, budget))
     begin = functools.partial(_begin, start=start, table=table)
 
-    def init(keys: jax.Array, evaluated: jax.Array, best: jax.Array) -> State:
+    def init(keys: jax.Array, evaluated: jax.Array, best: jax.Array, pool: Any = None) -> State:
         """Return searches that have evaluated some programs already (LLM-GS: its start programs), with their best
         score, `UNKNOWN` if there is none; the first climb is about to start."""
-        zero = jnp.zeros_like(evaluated)
-        first = start(keys, zero)
-        state = State(keys, evaluated, zero, first, zero, zero, zero, best, (best >= goal) | (evaluated >= budget))
-        return begin(state, ~state.done)
+        zero, done = jnp.zeros_like(evaluated), (best >= goal) | (evaluated >= budget)
+        first = _started(start, pool, keys, zero)
+        state = State(keys, evaluated, zero, first, zero, zero, zero, best, done, zero, pool)
+        return begin(state, ~done)
+
+    def join(state: State, where: jax.Array, evaluated: jax.Array, best: jax.Array, pool: Any) -> State:
+        """Return the searches after programs from elsewhere were evaluated for those `where`, bool [S], is true, each
+        with a climb that is about to start: `evaluated` int32 [S] more programs, of which `best` int32 [S] is the
+        highest score. Those climbs start anew, from the new pool, and the count of climbs in vain is 0."""
+        evaluated = state.evaluated + jnp.where(where, evaluated, 0)
+        best = jnp.where(where, jnp.maximum(state.best, best), state.best)
+        done = state.done | (best >= goal) | (evaluated >= budget)
+        again = where & ~done
+        climb = state.climb - _one(again)
+        wider = pool.programs.shape[-1] - state.current.shape[-1]
+        state = state._replace(
+            evaluated=evaluated,
+            climb=climb,
+            current=jnp.pad(state.current, ((0, 0), (0, wider))),
+            best=best,
+            done=done,
+            best_at=jnp.where(again, climb, state.best_at),
+            pool=pool,
+        )
+        return begin(state, again)
 
     def ask(state: State, width: int) -> Question:
-        return _ask(state, width, neighbours=neighbours, budget=budget)
+        return _ask(state._replace(pool=None), width, neighbours=neighbours, budget=budget)
 
     def tell(state: State, question: Question, answer: Answer) -> tuple[State, Bests]:
-        state, bests, starts = _tell(state, question, answer, budget=budget, goal=goal)
+        pool = state.pool  # kept apart: one that grows would have all of this compiled again
+        state, bests, starts = _tell(state._replace(pool=None), question, answer, budget=budget, goal=goal)
+        state = state._replace(pool=pool)
         return (begin(state, starts) if starts.any() else state), bests
 
-    return Search(init, ask, tell)
+    return Search(init, ask, tell, join)
+
+
+def stalled(state: State, climbs: int) -> jax.Array:
+    """Return bool [S]: the search is about to start a climb, and the last `climbs` climbs brought no new best."""
+    about_to_start = ~state.done & (state.score == UNKNOWN)
+    return about_to_start & (state.climb - 1 - state.best_at >= climbs)
+
+
+def _started(start: Callable[..., jax.Array], pool: Any, keys: jax.Array, climb: jax.Array) -> jax.Array:
+    return start(keys, climb) if pool is None else start(pool, keys, climb)
 
 
 @functools.partial(jax.jit, static_argnames="start")
@@ -84,9 +120,10 @@ def _begin(state: State, starts: jax.Array, *, start, table: tuple[jax.Array, ja
     """Return the state with a new climb where `starts`, bool [S]."""
     from_evaluated, ks = table
     k = ks[jnp.searchsorted(from_evaluated, state.evaluated, side="right") - 1]
+    first = _started(start, state.pool, state.key, state.climb)
     return state._replace(
         climb=state.climb + jnp.where(starts, 1, 0),
-        current=jnp.where(starts[:, None], start(state.key, state.climb), state.current),
+        current=jnp.where(starts[:, None], first, state.current),
         score=jnp.where(starts, UNKNOWN, state.score),
         tried=jnp.where(starts, 0, state.tried),
         k=jnp.where(starts, k, state.k),
@@ -127,6 +164,7 @@ def _tell(state: State, question: Question, answer: Answer, *, budget: int, goal
         tried=jnp.where(running, jnp.where(improves, 0, state.tried + looked_at), state.tried),
         best=best,
         done=done,
+        best_at=jnp.where(best > state.best, state.climb, state.best_at),
     )
     bests = Bests(
         found=jnp.stack([best_at_start > state.best, best > best_at_start], axis=1),

@@ -60,3 +60,5 @@ class Search(NamedTuple):
     init: Callable[..., Any]
     ask: Callable[[Any, int], Question]
     tell: Callable[[Any, Question, Answer], tuple[Any, Bests]]
+    join: Callable[..., Any] | None = None
+    """(state, where, evaluated, best, pool) -> state, of searches that programs from elsewhere can join."""

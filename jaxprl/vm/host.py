@@ -18,6 +18,7 @@ from jaxprl.dsl import ast, encode
 from jaxprl.errors import UserError
 from jaxprl.vm.interpreter import END_NAMES
 from jaxprl.vm.runs import Improvements, Neighbourhoods, Runs
+from jaxprl.worlds.picture import Picture
 from jaxprl.worlds.task import Environment, HostTask, Layout, Task
 
 _END_CODES = {name: code for code, name in END_NAMES.items()}
@@ -37,6 +38,8 @@ class Call:
     reward: float | None
     """What the action brought, in the environment's units."""
     terminated: bool | None
+    statement: int
+    """Where in the program: the action, or the statement whose condition it is, as an index into `ast.statements`."""
 
 
 @dataclasses.dataclass
@@ -70,6 +73,7 @@ class _Machine:
         self.environment, self.observe = environment, observe
         self.outcome = Outcome()
         self.remembered = 0
+        self.statements = 0  # turned into closures so far
 
     def body(self, body: ast.Body) -> Callable[[], None]:
         parts = [self.statement(statement) for statement in body]
@@ -81,15 +85,17 @@ class _Machine:
         return parts[0] if len(parts) == 1 else run_parts
 
     def statement(self, statement: ast.Statement) -> Callable[[], None]:
+        number = self.statements
+        self.statements += 1
         match statement:
             case ast.Action(name):
-                return lambda: self.act(name)
+                return lambda: self.act(name, number)
             case ast.If(condition, body):
-                return self.branch(self.condition(condition), self.body(body), lambda: None)
+                return self.branch(self.condition(condition, number), self.body(body), lambda: None)
             case ast.IfElse(condition, body, other):
-                return self.branch(self.condition(condition), self.body(body), self.body(other))
+                return self.branch(self.condition(condition, number), self.body(body), self.body(other))
             case ast.While(condition, body):
-                return self.loop(self.condition(condition), self.body(body))
+                return self.loop(self.condition(condition, number), self.body(body))
             case ast.Repeat(count, body):
                 return self.repeat(count, self.body(body))
 
@@ -120,23 +126,23 @@ class _Machine:
 
         return run_repeat
 
-    def condition(self, condition: ast.Condition) -> Callable[[], bool]:
+    def condition(self, condition: ast.Condition, number: int) -> Callable[[], bool]:
         match condition:
             case ast.Perception(name):
-                return lambda: self.perceive(name)
+                return lambda: self.perceive(name, number)
             case ast.Constant(value):
                 return lambda: value
             case ast.Not(inner):
-                negated = self.condition(inner)
+                negated = self.condition(inner, number)
                 return lambda: not negated()
             case ast.And(left, right):
-                first, second = self.condition(left), self.condition(right)
+                first, second = self.condition(left, number), self.condition(right, number)
                 return lambda: first() and second()
             case ast.Or(left, right):
-                first, second = self.condition(left), self.condition(right)
+                first, second = self.condition(left, number), self.condition(right, number)
                 return lambda: first() or second()
 
-    def act(self, name: str) -> None:
+    def act(self, name: str, statement: int) -> None:
         outcome = self.outcome
         outcome.calls += 1
         outcome.actions += 1
@@ -144,17 +150,17 @@ class _Machine:
         reward, terminated = self.environment.act(name, at_limit=at_limit)
         outcome.reward += reward
         if self.observe:
-            self.observe(Call("action", name, None, reward, terminated))
+            self.observe(Call("action", name, None, reward, terminated, statement))
         if terminated or at_limit:
             hidden = terminated and self.environment.terminated_hides_crash
             outcome.end = "T" * terminated + "C" * (at_limit and not hidden)
             raise _End
 
-    def perceive(self, name: str) -> bool:
+    def perceive(self, name: str, statement: int) -> bool:
         self.outcome.calls += 1
         result = self.environment.perceive(name)
         if self.observe:
-            self.observe(Call("perception", name, result, None, None))
+            self.observe(Call("perception", name, result, None, None, statement))
         if self.outcome.calls == self.environment.call_limit:
             self.crash()
         return result
@@ -186,8 +192,19 @@ class WorldEnvironment:
     def key(self) -> Hashable:
         return self.task.world.key(self.state)
 
-    def pose(self) -> list[int]:
-        return self.task.world.pose(self.state)
+    def pose(self) -> list[int] | None:
+        return self.task.world.pose(self.state) if hasattr(self.task.world, "pose") else None
+
+    def picture(self) -> Picture | None:
+        return self.task.world.picture(self.state) if hasattr(self.task.world, "picture") else None
+
+
+def environment(task: Task | HostTask, layouts: Layout, index: int) -> tuple[Environment, int]:
+    """Return the environment of one of the task's layouts, at its start, and the units of a return of 1 there."""
+    if isinstance(task, HostTask):
+        return task.environment(int(layouts.state[index])), 1
+    layout = jax.tree.map(lambda leaf: np.asarray(leaf)[index], layouts)
+    return WorldEnvironment(task, layout), int(layout.units)
 
 
 def evaluate(task: HostTask, programs: np.ndarray | Iterable[ast.Program], layouts: Layout) -> Runs:

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxprl.dsl.language import Language
 from jaxprl.errors import UserError
+from jaxprl.worlds.picture import Picture
 from jaxprl.worlds.task import HostTask
 
 
@@ -42,6 +43,8 @@ class Interface:
     """(env, action, its reward, terminated) -> the reward that counts; the sum over a run is at most 1."""
     pose: Callable[[Any], list[int] | None] = lambda env: None
     """env -> where the agent is, for traces."""
+    picture: Callable[[Any], Picture | None] = lambda env: None
+    """env -> its state in text, for prompts."""
     call_limit: int = 1_000
     terminated_hides_crash: bool = True
 
@@ -71,6 +74,9 @@ class GymEnvironment:
 
     def pose(self) -> list[int] | None:
         return self.interface.pose(self.env.unwrapped)
+
+    def picture(self) -> Picture | None:
+        return self.interface.picture(self.env.unwrapped)
 
 
 def gym_task(

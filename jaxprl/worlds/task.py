@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxprl.dsl.language import Language
+from jaxprl.worlds.picture import Picture
 
 
 class Layout(NamedTuple):
@@ -80,6 +81,10 @@ class Environment(Protocol):
 
     def pose(self) -> list[int] | None:
         """Return where the agent is, for traces, if there is something to say."""
+        ...
+
+    def picture(self) -> Picture | None:
+        """Return the state in text, for prompts, if there is something to show."""
         ...
 
 

@@ -18,3 +18,9 @@ MEANINGS = {
     "markersPresent": "the robot's cell holds at least one marker.",
     "noMarkersPresent": "the robot's cell holds no marker.",
 }
+DIRECTIONS = ("north", "east", "south", "west")
+SIGNS = (
+    "Rows count from the top and columns from the left, both from 0; north is up.",
+    "# is a wall, . an open cell without markers, a number the markers on an open cell.",
+)
+"""How to read a picture of the world."""

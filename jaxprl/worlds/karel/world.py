@@ -18,6 +18,7 @@ import numpy as np
 from jaxprl.dsl.language import Language
 from jaxprl.worlds import ops
 from jaxprl.worlds.karel import words
+from jaxprl.worlds.picture import Picture
 
 LANGUAGE = Language(
     name="karel",
@@ -95,6 +96,19 @@ class Geometry:
     def pose(self, state: Karel) -> list[int]:
         """Return [row, column, direction] of a plain state."""
         return [*self.position(state.cell), state.direction]
+
+    def picture(self, state: Karel) -> Picture:
+        """Return a plain state in text."""
+        row, column = self.position(state.cell)
+        cells = [
+            [self._sign(state.cells[self.cell(row, column)], state.opened) for column in range(self.width)]
+            for row in range(self.height)
+        ]
+        pose = f"row {row}, column {column}, facing {words.DIRECTIONS[state.direction]}"
+        return Picture(cells, (row, column), "^>v<"[state.direction], pose, words.SIGNS)
+
+    def _sign(self, byte: int, opened: bool) -> str:
+        return str(byte & COUNT or ".") if self._is_clear(byte, opened) else "#"
 
     def state(self, walls: np.ndarray, pose: tuple[int, int, int], markers: np.ndarray, targets=None) -> Karel:
         """Return the state of numpy scalars and arrays for walls bool [H, W], (row, column, direction), counts [H, W]

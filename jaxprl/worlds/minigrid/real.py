@@ -21,8 +21,9 @@ from jaxprl.dsl.language import Language
 from jaxprl.errors import unknown
 from jaxprl.worlds import registry
 from jaxprl.worlds.gym_environment import Interface, gym_task
-from jaxprl.worlds.minigrid import layouts
+from jaxprl.worlds.minigrid import layouts, words
 from jaxprl.worlds.minigrid.world import EXTENDED, LANGUAGE
+from jaxprl.worlds.picture import Picture
 from jaxprl.worlds.task import HostTask
 
 ENDLESS = 10**9
@@ -132,8 +133,28 @@ def _interface(language: Language) -> Interface:
         actions={action.name: action for action in Actions},
         perceptions={text: _perception(text) for text in known},
         key=_key,
-        pose=lambda env: [*map(int, env.agent_pos), int(env.agent_dir)],
+        pose=_pose,
+        picture=_picture,
     )
+
+
+def _pose(env: Any) -> list[int]:
+    return [*map(int, env.agent_pos), int(env.agent_dir)]
+
+
+def _picture(env: Any) -> Picture:
+    cells = [[_sign(env.grid.get(x, y)) for x in range(env.grid.width)] for y in range(env.grid.height)]
+    x, y, direction = _pose(env)
+    return words.picture(cells, (x, y, direction), _sign(env.carrying))
+
+
+def _sign(found: Any) -> str:
+    """Return what a picture shows for one of the package's objects, None for none."""
+    if found is None:
+        return words.EMPTY
+    door = "" if found.type != "door" else "open" if found.is_open else "locked" if found.is_locked else "closed"
+    held = getattr(found, "contains", None)
+    return words.sign(found.type, found.color, door, "" if held is None else _sign(held))
 
 
 def _key(env: Any, _: Any) -> Hashable:

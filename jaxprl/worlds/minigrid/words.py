@@ -1,5 +1,11 @@
 """MiniGrid's world in words, for prompts; the words of every language of the domain."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxprl.worlds.picture import Picture
+
 WORLD = (
     "A cell is empty or holds one object: a wall, lava, a goal, a door, a key, a ball or a box.",
     "Every object has a colour. Walls are grey, lava is red and goals are green.",
@@ -32,3 +38,29 @@ MEANINGS = {
     **{f"front_object_color h( {name} h)": f"the cell ahead holds an object that is {name}." for name in _COLORS},
     "is_carrying_object": "the agent is carrying something.",
 }
+DIRECTIONS = ("east", "south", "west", "north")
+EMPTY = "."
+DOORS = ("open", "closed", "locked")
+SIGNS = (
+    "x counts from the left and y from the top, both from 0; north is up.",
+    f"# is a wall, {EMPTY} an empty cell; other objects are named, what a box holds in brackets behind it.",
+)
+"""How to read a picture of the world."""
+
+
+def sign(kind: str, color: str, door: str, held: str) -> str:
+    """Return what a picture shows for an object: its type, its colour, how it stands if it is a door, and the sign of
+    what it holds, if anything."""
+    if kind in ("lava", "goal"):
+        return kind
+    if kind == "wall":
+        return "#"
+    return f"{door}-{color}-door" if kind == "door" else f"{color}-{kind}" + (f"({held})" if held else "")
+
+
+def picture(cells: Sequence[Sequence[str]], pose: tuple[int, int, int], carried: str) -> Picture:
+    """Return the picture of signs [y][x], the agent's (x, y, direction) and the sign of what it carries."""
+    x, y, direction = pose
+    words = f"x {x}, y {y}, facing {DIRECTIONS[direction]}"
+    carrying = "nothing" if carried == EMPTY else carried
+    return Picture(cells, (y, x), ">v<^"[direction], f"{words}, carrying {carrying}", SIGNS)

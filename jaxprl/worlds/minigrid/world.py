@@ -23,6 +23,7 @@ import numpy as np
 from jaxprl.dsl.language import Language
 from jaxprl.worlds import ops
 from jaxprl.worlds.minigrid import words
+from jaxprl.worlds.picture import Picture
 
 WALL, FLOOR, DOOR, KEY, BALL, BOX, GOAL, LAVA = range(2, 10)
 """Object types, with Farama's numbers (`OBJECT_TO_IDX`); 0 is an empty cell (Farama: 1)."""
@@ -73,6 +74,8 @@ NOTHING, LEFT, RIGHT, FORWARD, PICKUP, DROP, TOGGLE, DONE = range(8)
 """Action codes: 0 does nothing here, then Farama's actions in order (their number plus one)."""
 _TYPE_CODES = np.array(list(TYPES.values()), np.int32)
 _COLOR_CODES = np.array(list(COLORS.values()), np.int32)
+_TYPE_NAMES = {code: name for name, code in TYPES.items()}
+_COLOR_NAMES = {code: name for name, code in COLORS.items()}
 _FIRST_TYPE, _FIRST_COLOR = 1, 1 + len(TYPES)
 _CARRYING = _FIRST_COLOR + len(COLORS)
 _LEFT_CLEAR, _RIGHT_CLEAR, _TARGET, _LANDMARK = range(_CARRYING + 1, _CARRYING + 5)
@@ -142,6 +145,12 @@ class Geometry:
     def pose(self, state: MiniGrid) -> list[int]:
         """Return [x, y, direction] of a plain state."""
         return [*self.position(state.cell), state.direction]
+
+    def picture(self, state: MiniGrid) -> Picture:
+        """Return a plain state in text."""
+        x, y = self.position(state.cell)
+        cells = [[sign(state.cells[self.cell(x, y)]) for x in range(self.width)] for y in range(self.height)]
+        return words.picture(cells, (x, y, state.direction), sign(state.carrying))
 
     def act(self, state: MiniGrid, action, at_limit=False) -> tuple[MiniGrid, Event]:
         """Return the state after an action code and what happened; `at_limit` changes nothing in this world."""
@@ -229,3 +238,12 @@ def item(type_name: str, color: str, state: int = 0, contents: int = 0) -> int:
     """Return an object's number."""
     code = TYPES[type_name] | COLORS[color] << TYPE_BITS | state << (TYPE_BITS + COLOR_BITS)
     return code | contents << OBJECT_BITS
+
+
+def sign(item: int) -> str:
+    """Return what a picture shows for an object, 0 for none."""
+    if not item:
+        return words.EMPTY
+    kind, color, state = item & 15, item >> TYPE_BITS & 7, item >> (TYPE_BITS + COLOR_BITS) & 3
+    held = item >> OBJECT_BITS
+    return words.sign(_TYPE_NAMES[kind], _COLOR_NAMES[color], words.DOORS[state], sign(held) if held else "")
