@@ -95,14 +95,18 @@ class Benchmark:
     def __init__(self, options: argparse.Namespace):
         self.options = options
         task = registry.make(options.task)
+        none = f"{task.name} has no golden programs; take a Karel task, LavaGap, PutNear or RedBlueDoor"
         if isinstance(task, HostTask) or task.language.name not in ("karel", "minigrid"):
-            raise UserError(f"{task.name} has no golden programs; take a Karel task, LavaGap, PutNear or RedBlueDoor")
+            raise UserError(none)
         self.task: Task = task
         self.layouts: Layout = jax.tree.map(jnp.asarray, task.layouts(LAYOUTS))
         file = DATA / f"returns_{task.language.name}.json.gz"
         if not file.exists():
             raise UserError(f"{file} is missing: run the benchmark from a checkout of the repository")
-        golden = json.loads(gzip.decompress(file.read_bytes()))["tasks"][task.name]["programs"]
+        tasks = json.loads(gzip.decompress(file.read_bytes()))["tasks"]
+        if task.name not in tasks:
+            raise UserError(none)
+        golden = tasks[task.name]["programs"]
         good = [row for row in golden if row["kind"] == "neighbour" and np.mean(row["num_calls"]) >= LONG]
         self.golden = [text.parse(row["program"], task.language) for row in golden]
         keys = jax.random.split(jax.random.key(0), options.programs)

@@ -10,6 +10,7 @@ SIGTERM and SIGINT save and stop: exit codes 75 and 130. Errors: 2.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from jaxprl.worlds import registry
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     host = join(options.hosts) if options.hosts else Host()
+    prepare_jax()  # before a task is made: one from a file is tried out
     config = Config(
         task=options.task,
         method=options.method,
@@ -37,8 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     config.check()
     every = Every.parse(options.checkpoint_every)
-    prepare_jax()
-    name = config.task.replace(":", "-")
+    name = re.sub(r"[^\w.+-]+", "-", registry.short_name(config.task))
     out = options.out or Path("runs") / time.strftime(f"{name}-{config.method}-%Y%m%d-%H%M%S")
     if host.count > 1:
         out /= host.name
@@ -72,7 +73,9 @@ def in_words(counts: dict[str, Any]) -> str:
 def parser() -> argparse.ArgumentParser:
     defaults = Config()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", default=defaults.task, help="one of `python -m jaxprl tasks`, or farama:NAME")
+    parser.add_argument(
+        "--task", default=defaults.task, help="of `python -m jaxprl tasks`, farama:NAME or file.py:NAME"
+    )
     parser.add_argument("--method", default=defaults.method, help=", ".join(METHODS))
     parser.add_argument("--seeds", default="0", help="search seeds, like 0-31 or 0,3,7-9")
     parser.add_argument("--budget", type=int, help="programs that a search may evaluate (default: the task's)")

@@ -27,6 +27,7 @@ from jaxprl.worlds.task import HostTask, Task
 def main(arguments: Sequence[str]) -> int:
     """Run a command and return its exit code."""
     options = parser().parse_args(arguments)
+    prepare_jax()  # before a task is made: one from a file is tried out
     return options.command(options)
 
 
@@ -62,7 +63,8 @@ def parser() -> argparse.ArgumentParser:
 def print_tasks(options: argparse.Namespace) -> int:
     """List the tasks: name, domain, size of the world, and the goal in words."""
     for task in registry.tasks().values():
-        size = "-" if isinstance(task, HostTask) else f"{task.world.height}x{task.world.width}"
+        world: Any = None if isinstance(task, HostTask) else task.world
+        size = f"{world.height}x{world.width}" if hasattr(world, "height") else "-"
         if options.json:
             print(json.dumps({"task": task.name, "domain": task.language.name, "size": size, **task.words}))
         else:
@@ -76,7 +78,6 @@ def print_returns(options: argparse.Namespace) -> int:
     task = registry.make(options.task)
     layouts = task.layouts(parse_seeds(options.layout_seeds))
     rows = [_parse(line, task) for line in _read(options.programs)]
-    prepare_jax()
     programs = [row["ast"] for row in rows if "ast" in row]
     runs = evaluate(task, programs, layouts)
     outcomes = zip(runs.units, runs.calls, runs.actions, runs.end, strict=True)

@@ -35,7 +35,7 @@ from jaxprl.starts import Starts, given_starts, random_starts
 from jaxprl.vm.evaluate import evaluate, first_better
 from jaxprl.vm.lanes import MOST_LANES
 from jaxprl.vm.runs import Neighbourhoods, Scale
-from jaxprl.worlds import registry
+from jaxprl.worlds import files, registry
 from jaxprl.worlds.task import Task
 
 METHODS = ("llm-gs", "hc")
@@ -113,9 +113,11 @@ def run(
 
 
 def _asked(config: Config) -> dict[str, Any]:
-    """Return what a resumed run must have in common with the one before: the configuration, and checksums of the
-    LLM answers by their indices."""
+    """Return what a resumed run must have in common with the one before: the configuration, and checksums of the file
+    that the task is from, if it is, and of the LLM answers by their indices."""
     asked = dataclasses.asdict(config)
+    if not config.task.startswith(registry.FARAMA) and files.names_file(config.task):
+        asked["task file"] = files.checksum(config.task)
     if config.method == "llm-gs" and config.llm == "recorded":
         texts = answers.recorded(config.answered)
         asked["answer"] = {str(n): hashlib.sha256(text.encode()).hexdigest()[:16] for n, text in enumerate(texts)}
@@ -205,6 +207,8 @@ class _Run:
 
     def record(self, event: Event) -> None:
         seed, best = self.seeds[event.search], self.value(event.score)
+        if event.score > self.goal:
+            raise UserError(f"task {self.task.name}: a program has a mean return of {best:g}; no return may exceed 1")
         if event.program is not None:
             self.best[event.search] = event, event.program
             text = to_text(encode.decode(event.program, self.task.language))

@@ -39,7 +39,7 @@ def agreed(task, programs, seeds, **options):
     plain = golden.plain(task, programs, [task.layout(seed) for seed in seeds])
     for engine in ENGINES:
         runs = evaluate(task, nodes, layouts, engine=engine, **options)
-        ours = golden.batched(runs, np.ones(len(seeds), int))
+        ours = golden.batched(runs, layouts.units)
         for field, one, other in zip(ours._fields, ours, plain, strict=True):
             differ = [(to_text(programs[i]), seeds[j]) for i, j in np.argwhere(one != other)]
             assert differ == [], (engine, field)

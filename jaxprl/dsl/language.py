@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import keyword
+import math
+import re
 from collections.abc import Mapping
 
 from jaxprl.errors import UserError
@@ -14,6 +17,11 @@ STATEMENT_PROBABILITIES: Mapping[str, float] = {
 COUNTS = range(20)
 """REPEAT counts that sampling draws, uniformly; text may hold any integer."""
 
+STRUCTURE = ("DEF", "WHILE", "IF", "IFELSE", "ELSE", "REPEAT", "run", "range")
+"""Words that have a meaning in every language, besides Python's own."""
+
+SHORTEST = 5
+"""Tokens of a program of one action."""
 PROGRAM_TOKENS = 256
 """Longest program that runs, in tokens. Longer ones are rejected by name."""
 
@@ -44,8 +52,8 @@ class Language:
     """What actions and perceptions do, in words, for prompts; it may explain words that the language does not have."""
 
     def __post_init__(self):
-        if len(self.actions) > 14 or len(self.perceptions) > 32:
-            raise UserError(f"language {self.name}: at most 14 actions and 32 perceptions fit an instruction")
+        if mistake := _mistake(self):
+            raise UserError(f"language {self.name}: {mistake}")
 
     @functools.cached_property
     def action_names(self) -> tuple[str, ...]:
@@ -67,3 +75,32 @@ class Language:
 
     def __hash__(self) -> int:
         return hash(self.name)
+
+
+def _mistake(language: Language) -> str | None:
+    """Return what is wrong with a language, in words."""
+    actions, perceptions = language.actions, language.perceptions
+    if not 1 <= len(actions) <= 14 or not 1 <= len(perceptions) <= 32:
+        return f"{len(actions)} actions and {len(perceptions)} perceptions; 1 to 14 and 1 to 32 fit an instruction"
+    for text in (*actions, *perceptions):
+        pattern = r"(\w+)( h\( \S+ h\))?" if text in perceptions else r"(\w+)"
+        match = re.fullmatch(pattern, text)
+        if not match or not match[1].isidentifier() or keyword.iskeyword(match[1]) or match[1] in STRUCTURE:
+            example = (
+                "a perception's like is_open or sees h( door h)" if text in perceptions else "an action's like go_up"
+            )
+            return f"{text!r} cannot be a word of programs; {example}"
+    if both := {*actions} & {text.split()[0] for text in perceptions}:
+        return f"{', '.join(sorted(both))}: both an action and a perception"
+    for what, weights in {"actions": actions, "perceptions": perceptions, "statements": language.statements}.items():
+        if not all(weight >= 0 and math.isfinite(weight) for weight in weights.values()) or not sum(weights.values()):
+            return f"the probabilities of its {what} are not numbers from 0 up with a sum above 0: {dict(weights)}"
+    if {*language.statements} != {*STATEMENT_PROBABILITIES}:
+        return f"statements has probabilities for {', '.join(STATEMENT_PROBABILITIES)}, 0 for those it does without"
+    if not SHORTEST <= language.max_tokens <= Language.max_tokens:
+        return f"max_tokens is {language.max_tokens}; it goes from {SHORTEST} to {Language.max_tokens}"
+    if not 0 <= language.not_probability <= 1:
+        return f"not_probability is {language.not_probability}; it goes from 0 to 1"
+    if others := {*language.complements, *language.complements.values()} - {*perceptions}:
+        return f"complements speaks of {', '.join(sorted(others))}, which are no perceptions of it"
+    return None

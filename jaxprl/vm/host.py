@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Hashable, Iterable
-from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +18,7 @@ from jaxprl.errors import UserError
 from jaxprl.vm.interpreter import END_NAMES
 from jaxprl.vm.runs import Improvements, Neighbourhoods, Runs
 from jaxprl.worlds.picture import Picture
-from jaxprl.worlds.task import Environment, HostTask, Layout, Task
+from jaxprl.worlds.task import Environment, HostTask, Layout, Task, plain
 
 _END_CODES = {name: code for code, name in END_NAMES.items()}
 _MOST = 2**31 - 1
@@ -176,8 +175,7 @@ class WorldEnvironment:
     def __init__(self, task: Task, layout: Layout):
         self.task = task
         self.call_limit, self.terminated_hides_crash = task.world.call_limit, task.world.terminated_hides_crash
-        self.state, self.progress, self.units = jax.tree.map(_plain, layout)
-        self.state = self.state._replace(hash=None)
+        self.state, self.progress, self.units = plain(layout)
         self.actions = {name: code for code, name in enumerate(task.language.action_names, 1)}
         self.perceptions = {name: code for code, name in enumerate(task.language.perception_names)}
 
@@ -266,11 +264,3 @@ def _outcome(task: HostTask, program: ast.Program, seed: int, bound: int) -> tup
             f"units is {-bound / task.units:g}: scale the rewards, or choose fewer units"
         )
     return round(units), outcome.calls, outcome.actions, _END_CODES[outcome.end]
-
-
-def _plain(leaf: Any):
-    """Return a layout's numpy leaf as a Python value: a table as bytes or a tuple, a number as an int or a bool."""
-    array = np.asarray(leaf)
-    if array.ndim:
-        return array.astype(np.uint8).tobytes() if array.dtype == np.uint8 else tuple(array.tolist())
-    return array.item()

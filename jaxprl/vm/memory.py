@@ -16,13 +16,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxprl.worlds import ops
+from jaxprl.worlds.task import World
 
 
-def key_of(world: Any, state: Any, loop: jax.Array) -> jax.Array:
+def key_of(world: World, state: Any, loop: jax.Array) -> jax.Array:
     """Return the key, uint32 [2], of a state at the WHILE node number `loop`."""
-    pose, grid_hash = world.key(state)
+    pose, rest = world.key(state)
     place = loop * world.poses + pose
-    return grid_hash + jnp.stack([ops.mixed(place, 0x27D4EB2F), ops.mixed(place, 0x165667B1)])
+    place_hash = jnp.stack([ops.mixed(place, 0x27D4EB2F), ops.mixed(place, 0x165667B1)])
+    return place_hash if rest is None else rest + place_hash
 
 
 def _home(key: jax.Array, slots: int) -> jax.Array:

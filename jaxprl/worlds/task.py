@@ -24,6 +24,77 @@ class Layout(NamedTuple):
     """Units per return of 1: every reward of this layout is a multiple of 1 / units."""
 
 
+def plain(layout: Layout) -> Layout:
+    """Return a layout of one seed in Python values, for the plain-Python world: a table of uint8 as bytes, another one
+    as a tuple, a number as an int or a bool; and no `hash` in the state, since plain Python compares exactly."""
+    found = jax.tree.map(_plain, layout)
+    return found._replace(state=found.state._replace(hash=None)) if hasattr(found.state, "hash") else found
+
+
+def _plain(leaf: Any) -> Any:
+    array = np.asarray(leaf)
+    if array.ndim:
+        return array.tobytes() if array.dtype == np.uint8 else tuple(array.tolist())
+    return array.item()
+
+
+class World(Protocol):
+    """Rules that are array code: what `Task.world` has to offer. It is hashable (a frozen dataclass, say).
+
+    Each rule is one text on the scalars of one run, with the operations of `worlds/ops.py`: on JAX values, under jit
+    and vmap, it is the batched world, on Python ints, bools, bytes and tuples the plain one. So no `if`, `and` or `not`
+    on what comes from the state; `ops.where`, `&` and `ops.invert` instead.
+
+    A state is a pytree (a NamedTuple, say) of numpy scalars and one-dimensional arrays: bool, uint8, int32 or uint32.
+    Its structure, shapes and dtypes stay the same throughout. A field `hash`, if it has one, is uint32 [2] on arrays
+    and None in plain Python: `ops.updated_hash`.
+    """
+
+    @property
+    def language(self) -> Language:
+        """The words of programs; their order gives the codes of actions and perceptions."""
+        ...
+
+    @property
+    def call_limit(self) -> int:
+        """The call that crashes the run. An action that is this call still happens and counts."""
+        ...
+
+    @property
+    def terminated_hides_crash(self) -> bool:
+        """Whether a run that is terminated by its last call is reported as terminated only."""
+        ...
+
+    @property
+    def poses(self) -> int:
+        """Exclusive bound of a pose in `key`."""
+        ...
+
+    def act(self, state: Any, action: Any, at_limit: Any) -> tuple[Any, Any]:
+        """Return the state after an action and an event, a pytree that tells the reward what happened.
+
+        `action` is 0 for nothing, then 1, 2, .. for the language's actions; for 0, the state stays as it is.
+        `at_limit`: it is the crashing call.
+        """
+        ...
+
+    def perceive(self, state: Any, perception: Any) -> Any:
+        """Return the bool of a perception: 0, 1, .. for the language's perceptions."""
+        ...
+
+    def key(self, state: Any) -> Any:
+        """Return what WHILE compares; a state seen twice at one WHILE crashes the run.
+
+        On arrays a pair: a pose, int32 in 0 .. poses - 1, and a hash uint32 [2] of all else, or None where the pose
+        says it all. In plain Python any hashable value, the same for the same states exactly.
+        """
+        ...
+
+    def pose(self, state: Any) -> list[int] | None:
+        """Return where the agent is in a plain state, for traces, if there is something to say."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """A world, its layouts and a reward.
@@ -35,7 +106,7 @@ class Task:
     """
 
     name: str
-    world: Any
+    world: World
     generate: Callable[[int], Layout]
     reward: Callable[[Any, Any, Any, Any], tuple[Any, Any, Any, Any]]
     words: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)

@@ -1,0 +1,352 @@
+"""Whether a task keeps the contracts of `task.py`: what is wrong is said in words, before a search runs into it.
+
+A task whose world is array code is traced once, without being compiled, for the structure of what its rules return.
+Then random actions run on a few layouts, in plain Python and, of an array task, in one jitted step too: both have to
+agree, no return may exceed 1, and words that never did anything are noted.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import math
+from collections.abc import Hashable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprl.dsl.language import Language
+from jaxprl.errors import UserError
+from jaxprl.worlds.task import HostTask, Layout, Task, plain
+
+SEEDS = (0, 1, 2, 3, 1_000_000)
+"""Layouts that are tried: searches see the first ones, the final test those from the last one on."""
+RUNS, STEPS = 10, 100
+"""Runs of random actions on each, and actions of one."""
+COMPARED = 40
+"""The first of them, in which arrays are compared with plain Python."""
+SURE = 100
+"""Uses of an action from which on it is noted that it did nothing."""
+MOST_UNITS = 2**31 // 32 - 1
+"""Units of a layout: 32 layouts' fit an int32."""
+MOST_POSES = 2**22
+"""Poses: with the number of a WHILE they fit an int32."""
+DTYPES = tuple(np.dtype(kind) for kind in (np.bool_, np.uint8, np.int32, np.uint32))
+WORDS = ("map", "agent", "goal", "returns")
+
+
+def check(task: Task | HostTask) -> list[str]:
+    """Try a task out and return notes on what may be a mistake.
+
+    Raises UserError for what certainly is one, caused by the exception that the task raised, if it did.
+    """
+    with _telling(f"task {task.name!r}"):
+        _check_values(task)
+        return _HostTrial(task).notes() if isinstance(task, HostTask) else _ArrayTrial(task).notes()
+
+
+class _Mistake(Exception):
+    """What is wrong; `check` says in which task."""
+
+
+@contextlib.contextmanager
+def _telling(where: str) -> Iterator[None]:
+    """Turn what goes wrong into a UserError, or within another one into a `_Mistake`, that says where."""
+    try:
+        yield
+    except _Mistake as error:
+        raise UserError(f"{where}: {error}") from error.__cause__
+
+
+@contextlib.contextmanager
+def _calling(what: str) -> Iterator[None]:
+    """Run the task's own code: an exception that comes from it is a mistake in `what`."""
+    try:
+        yield
+    except _Mistake:
+        raise
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
+        raise _Mistake(
+            f"{what} asks for the value of an array: on arrays there is no if, and, or, not, in, range, int(..) or "
+            "list[..]; see jaxprl/worlds/ops.py"
+        ) from error
+    except Exception as error:
+        raise _Mistake(f"{what} raises {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def _expect(condition: bool, mistake: str) -> None:
+    if not condition:
+        raise _Mistake(mistake)
+
+
+def _check_values(task: Task | HostTask) -> None:
+    """Check what is neither rule nor layout."""
+    _expect(isinstance(task.name, str) and bool(task.name.strip()), "its name is no text")
+    world = () if isinstance(task, HostTask) else ("act", "perceive", "key", "pose", "language", "poses", "call_limit")
+    lacking = [name for name in (*world, *(("terminated_hides_crash",) if world else ())) if not _has(task, name)]
+    _expect(not lacking, f"its world lacks {', '.join(lacking)} (jaxprl/worlds/task.py, World)")
+    _expect(isinstance(task.language, Language), f"its language is a {type(task.language).__name__}, not a Language")
+    _expect(
+        isinstance(task.words, dict) and all(isinstance(text, str) for text in task.words.values()),
+        f"words is {task.words!r}; it is a dictionary of texts for {', '.join(WORDS)}",
+    )
+    strange = sorted(map(str, {*task.words} - {*WORDS}))
+    _expect(not strange, f"words has {', '.join(strange)}; prompts use {', '.join(WORDS)}")
+    _expect(
+        type(task.budget) is int and 1 <= task.budget < 2**30, f"budget {task.budget!r}; it goes from 1 to {2**30 - 1}"
+    )
+    if isinstance(task, Task):
+        with _calling("hash(world)"):
+            hash(task)
+        limit, poses = task.world.call_limit, task.world.poses
+        _expect(type(limit) is int and limit > 0, f"call_limit is {limit!r}; it is a whole number above 0")
+        _expect(type(poses) is int and 0 < poses <= MOST_POSES, f"poses is {poses!r}; it goes from 1 to {MOST_POSES}")
+
+
+def _has(task: Any, name: str) -> bool:
+    return hasattr(task.world, name)
+
+
+class _Uses:
+    """How often words were tried, and which of them did something."""
+
+    def __init__(self) -> None:
+        self.tried: collections.Counter[str] = collections.Counter()
+        self.effective: set[str] = set()
+        self.seen: dict[str, set[bool]] = {}
+
+    def acted(self, action: str, effect: bool) -> None:
+        self.tried[action] += 1
+        if effect:
+            self.effective.add(action)
+
+    def notes(self, task: Task | HostTask) -> list[str]:
+        total, idle = sum(self.tried.values()), {word for word, times in self.tried.items() if times >= SURE}
+        found = {"did nothing": sorted(idle - self.effective)}
+        if total >= SURE * len(task.language.actions):
+            for value in (False, True):
+                found[f"always {value}"] = [word for word, values in self.seen.items() if values == {value}]
+        told = [f"{what}: {', '.join(words)}" for what, words in found.items() if words]
+        return [f"task {task.name!r}, in {total:,} random actions: {'; '.join(told)}"] if told else []
+
+
+class _ArrayTrial:
+    """Tries a task whose world is array code."""
+
+    def __init__(self, task: Task):
+        self.task, self.world, self.uses = task, task.world, _Uses()
+        self.layouts = {seed: self.layout(seed) for seed in SEEDS}
+        first = self.layouts[SEEDS[0]]
+        for seed, layout in self.layouts.items():
+            _same_form(f"the layout of seed {seed}", layout, f"that of seed {SEEDS[0]}", first)
+        state, progress, _ = jax.tree.map(jnp.asarray, first)
+        self.trace(state, progress)
+        self.step = jax.jit(self.steps_of)
+
+    def layout(self, seed: int) -> Layout:
+        """Return a layout, having checked its leaves."""
+        with _calling(f"generate({seed})"):
+            layout, again = self.task.layout(seed), self.task.layout(seed)
+        _expect(isinstance(layout, Layout), f"generate({seed}) gives a {type(layout).__name__}, not a Layout")
+        for path, leaf in jax.tree_util.tree_leaves_with_path(layout):
+            name = f"the layout of seed {seed}: {_name(path)}"
+            _expect(
+                isinstance(leaf, np.ndarray | np.generic) and leaf.dtype in DTYPES and leaf.ndim <= 1,
+                f"{name} is {_described(leaf)}; it is a numpy scalar or one-dimensional array of bool, uint8, int32 "
+                "or uint32, like np.int32(0)",
+            )
+        units = layout.units
+        _expect(
+            isinstance(units, np.ndarray | np.generic) and units.dtype == np.int32 and units.ndim == 0,
+            f"the layout of seed {seed}: units is {_described(units)}; it is a np.int32",
+        )
+        _expect(
+            1 <= int(units) <= MOST_UNITS,
+            f"the layout of seed {seed}: units is {units}; 1 to {MOST_UNITS:,} are allowed",
+        )
+        _same_form(f"generate({seed})", again, "another call of it", layout)
+        same = all(map(np.array_equal, jax.tree.leaves(layout), jax.tree.leaves(again)))
+        _expect(same, f"generate({seed}) gives another layout each time; draw from np.random.default_rng(seed)")
+        return layout
+
+    def trace(self, state: Any, progress: Any) -> None:
+        """Check the form of what the rules return on arrays."""
+        number, truth = jnp.int32(1), jnp.bool_(False)
+        with _calling("act(state, action, at_limit)"):
+            pair = jax.eval_shape(self.world.act, state, number, truth)
+            _expect(type(pair) is tuple and len(pair) == 2, "act(..) does not give a pair: state, event")
+            new_state, event = pair
+            _same_form("the state from act(..)", new_state, "the one before", state)
+        with _calling("perceive(state, perception)"):
+            sensed = jax.eval_shape(self.world.perceive, state, number)
+            _expect(_is(sensed, np.bool_), f"perceive(..) gives {_described(sensed)}, not a bool")
+        with _calling("key(state)"):
+            key = jax.eval_shape(self.world.key, state)
+            _expect(
+                type(key) is tuple and len(key) == 2 and _is(key[0], np.integer), "key(..) does not give (pose, hash)"
+            )
+            whole = key[1] is None or (getattr(key[1], "shape", None) == (2,) and key[1].dtype == np.uint32)
+            _expect(whole, f"key(..) gives a hash of {_described(key[1])}; it is uint32 [2] or None")
+        with _calling("reward(world, progress, state, event)"):
+            found = jax.eval_shape(lambda *given: self.task.reward(self.world, *given), progress, new_state, event)
+            _expect(
+                type(found) is tuple and len(found) == 4, "reward(..) does not give state, progress, units, terminated"
+            )
+            _same_form("the state from reward(..)", found[0], "the one before", state)
+            _same_form("the progress from reward(..)", found[1], "the one before", progress)
+            _expect(
+                _is(found[2], np.integer), f"reward(..) gives units of {_described(found[2])}; they are whole numbers"
+            )
+            _expect(_is(found[3], np.bool_), f"reward(..) gives terminated as {_described(found[3])}, not as a bool")
+
+    def steps_of(self, state: Any, progress: Any, action: Any) -> Any:
+        """Return all that an action and every perception after it give."""
+        state, event = self.world.act(state, action, jnp.bool_(False))
+        state, progress, units, terminated = self.task.reward(self.world, progress, state, event)
+        codes = jnp.arange(len(self.task.language.perceptions), dtype=jnp.int32)
+        sensed = jax.lax.map(lambda code: self.world.perceive(state, code), codes)
+        return state, progress, units, terminated, sensed, self.world.key(state)[0]
+
+    def notes(self) -> list[str]:
+        for seed in SEEDS:
+            for number in range(RUNS):
+                self.run(seed, number)
+        return self.uses.notes(self.task)
+
+    def run(self, seed: int, number: int) -> None:
+        """Take random actions on a layout, in plain Python and the first of them on arrays too."""
+        names = self.task.language.action_names
+        state, progress, most = plain(self.layouts[seed])
+        arrays: Any = jax.tree.map(jnp.asarray, self.layouts[seed])[:2]
+        rng, total, path = np.random.default_rng([seed, number]), 0, f"random actions on the layout of seed {seed}"
+        for index, code in enumerate(rng.integers(1, len(names) + 1, STEPS).tolist()):
+            before = state, progress
+            with _calling(f"{path}, in plain Python: act, reward, perceive or key"):
+                state, event = self.world.act(state, code, False)
+                state, progress, units, ended = self.task.reward(self.world, progress, state, event)
+                sensed = [self.world.perceive(state, code) for code in range(len(self.task.language.perceptions))]
+                key = self.world.key(state)
+                _expect(isinstance(key, Hashable), f"key(..) gives {key!r} in plain Python, which cannot be hashed")
+            self.uses.acted(names[code - 1], (state, progress) != before or bool(units) or bool(ended))
+            for word, value in zip(self.task.language.perception_names, sensed, strict=True):
+                self.uses.seen.setdefault(word, set()).add(bool(value))
+            total += units
+            _expect(
+                total <= most,
+                f"{path}: after {index + 1} of them a return of {total} / {most}; returns go up to 1 at any time",
+            )
+            if number * STEPS + index < COMPARED:
+                with _calling(f"{path}, on arrays: act, reward, perceive or key"):
+                    arrays = self.step(*arrays[:2], jnp.int32(code))
+                self.compare(
+                    f"{path}: after {index + 1} of them, {names[code - 1]} the last,",
+                    (state, progress, units, ended, tuple(sensed)), arrays,
+                )  # fmt: skip
+            if ended:
+                return
+
+    def compare(self, where: str, ours: tuple, arrays: tuple) -> None:
+        """Check that both interpreters are told the same."""
+        *found, pose = jax.device_get(arrays)
+        _expect(
+            0 <= int(pose) < self.world.poses, f"{where} the pose of key(..) is {pose}, not below {self.world.poses}"
+        )
+        state, progress, _ = plain(Layout(found[0], found[1], np.int32(0)))
+        rest = (found[2].item(), found[3].item(), tuple(found[4].tolist()))
+        parts = "the state", "the progress", "units", "terminated", "perceptions"
+        for part, one, other in zip(parts, ours, (state, progress, *rest), strict=True):
+            _expect(
+                one == other, f"{where} {part} differs: {_short(one)} in plain Python and {_short(other)} on arrays"
+            )
+
+
+class _HostTrial:
+    """Tries a task whose world is not array code."""
+
+    def __init__(self, task: HostTask):
+        self.task, self.uses = task, _Uses()
+        units = task.units
+        _expect(type(units) is int and 1 <= units <= MOST_UNITS, f"units is {units!r}; 1 to {MOST_UNITS:,} are allowed")
+
+    def notes(self) -> list[str]:
+        for seed in SEEDS:
+            runs = [self.run(seed, number) for number in (0, *range(RUNS))]
+            _expect(
+                runs[0] == runs[1],
+                f"random actions on the layout of seed {seed} go otherwise the second time; all that is random in an "
+                "environment follows from its seed",
+            )
+        return self.uses.notes(self.task)
+
+    def run(self, seed: int, number: int) -> list[Any]:
+        """Take random actions on a layout and return what they gave."""
+        names, record, total = self.task.language.action_names, [], 0.0
+        path = f"random actions on the layout of seed {seed}"
+        with _calling(f"environment({seed})"):
+            environment = self.task.environment(seed)
+        lacking = [
+            name
+            for name in ("act", "perceive", "key", "pose", "call_limit", "terminated_hides_crash")
+            if not hasattr(environment, name)
+        ]
+        _expect(not lacking, f"its environment lacks {', '.join(lacking)} (jaxprl/worlds/task.py, Environment)")
+        rng = np.random.default_rng([seed, number])
+        with _calling(f"{path}: key"):
+            before = environment.key()
+        for index, code in enumerate(rng.integers(len(names), size=STEPS).tolist()):
+            with _calling(f"{path}: {names[code]}"):
+                reward, ended = environment.act(names[code], at_limit=False)
+                total += float(reward)
+            sensed = {}
+            for word in self.task.language.perceptions:
+                with _calling(f"{path}: {word}"):
+                    sensed[word] = environment.perceive(word)
+                _expect(isinstance(sensed[word], bool), f"{word} gives {sensed[word]!r}, not a bool")
+                self.uses.seen.setdefault(word, set()).add(sensed[word])
+            with _calling(f"{path}: key"):
+                key = environment.key()
+                record.append((hash(key), float(reward), bool(ended), sensed))
+            self.uses.acted(names[code], key != before or bool(reward) or bool(ended))
+            before = key
+            _expect(
+                math.isfinite(total) and total < 1 + 0.5 / self.task.units,
+                f"{path}: after {index + 1} of them a return of {total:g}; returns go up to 1: scale the rewards",
+            )
+            if ended:
+                break
+        return record
+
+
+def _same_form(what: str, found: Any, other: str, expected: Any) -> None:
+    """Check that two pytrees have one structure, and leaves of the same shapes and kinds."""
+    one: Any = jax.tree.structure(found)
+    two: Any = jax.tree.structure(expected)
+    _expect(one == two, f"{what} is {_short(one)}, {other} {_short(two)}")
+    leaves = zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True)
+    for (path, leaf), like in leaves:
+        same = np.shape(leaf) == np.shape(like) and (leaf.dtype == np.bool_) == (like.dtype == np.bool_)
+        whole = leaf.dtype == np.bool_ or jnp.issubdtype(leaf.dtype, jnp.integer)
+        _expect(same and whole, f"{what}: {_name(path)} is {_described(leaf)}, in {other} {_described(like)}")
+
+
+def _is(leaf: Any, kind: type) -> bool:
+    """Return whether it is a scalar of that kind."""
+    return getattr(leaf, "shape", None) == () and jnp.issubdtype(leaf.dtype, kind)
+
+
+def _name(path: tuple) -> str:
+    return jax.tree_util.keystr(path).removeprefix(".") or "it"
+
+
+def _described(leaf: Any) -> str:
+    """Return a value's kind in words: float32 [12]; int32; list."""
+    if not hasattr(leaf, "dtype"):
+        return f"a Python {type(leaf).__name__}"
+    return f"{leaf.dtype} {list(leaf.shape)}" if leaf.shape else str(leaf.dtype)
+
+
+def _short(value: Any) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= 120 else f"{text[:117]}..."

@@ -1,0 +1,410 @@
+"""Tasks from a user's own file: the worked examples run, and what can be wrong in a file is said in words."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_interpreters import agreed, random_programs
+
+from jaxprl import cli, experiment
+from jaxprl.dsl.language import Language
+from jaxprl.errors import UserError
+from jaxprl.worlds import files, registry
+from jaxprl.worlds.check import check
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "experiments" / "custom_task.py"
+NAMES = ("Fence", "Lift", "MountainCar")
+
+CORRIDOR = """
+import dataclasses, jax.numpy as jnp
+from typing import Any, NamedTuple
+import numpy as np
+from jaxprl.dsl.language import Language
+from jaxprl.worlds import ops
+from jaxprl.worlds.registry import register
+from jaxprl.worlds.task import Layout, Task
+
+class State(NamedTuple):
+    place: Any
+
+@dataclasses.dataclass(frozen=True)
+class Corridor:
+    language = Language("corridor", {"left": 0.5, "right": 0.5}, {"at_wall": 1.0}, 0.5)
+    call_limit = 100
+    terminated_hides_crash = True
+    poses = 8
+
+    def act(self, state, action, at_limit):
+        place = state.place + ops.where(action == 2, 1, 0) - ops.where(action == 1, 1, 0)
+        place = ops.at_most(ops.at_least(place, 0), 7)
+        return State(place), place - state.place
+
+    def perceive(self, state, perception):
+        return state.place == 0
+
+    def key(self, state):
+        return state.place, None
+
+    def pose(self, state):
+        return [state.place]
+
+def generate(seed):
+    return Layout(State(np.int32(seed % 8)), (), np.int32(8))
+
+def reward(world, progress, state, step):
+    return state, progress, step, state.place == 7
+
+register(Task("Walk", Corridor(), generate, reward))
+"""
+
+
+def load(folder, text=CORRIDOR, name="Walk", file="mine.py"):
+    """Return the task of a file with that text."""
+    path = folder / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return registry.make(f"{path}:{name}")
+
+
+@pytest.fixture
+def few_unseen(monkeypatch):
+    monkeypatch.setattr(experiment, "UNSEEN", range(1_000_000, 1_000_020))
+
+
+def test_an_example_from_the_command_line(tmp_path):
+    task = f"{EXAMPLES}:Lift"
+    command = [sys.executable, ROOT / "experiments" / "run.py", "--task", task, "--method", "hc"]
+    done = subprocess.run([*command, "--layouts", "0-7"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "note:" not in done.stderr
+    [folder] = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("custom_task-Lift-hc-")
+    result = json.loads((folder / "seed-0" / "result.json").read_text())
+    assert (result["task"], result["return"], result["stop"]) == ("Lift", 1, "solved")
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["task"], config["task file"]) == (task, files.checksum(task))
+
+
+@pytest.mark.usefixtures("few_unseen")
+@pytest.mark.parametrize("method", experiment.METHODS)
+def test_another_task_in_karels_world(tmp_path, method):
+    config = experiment.Config(f"{EXAMPLES}:Fence", method, budget=20_000, llm="none")
+    [result] = experiment.run(config, tmp_path / "out")
+    assert (result["return"], result["stop"]) == (1, "solved")
+    assert result["unseen_return"] > 0.9
+
+
+@pytest.mark.usefixtures("few_unseen")
+def test_an_environment_of_gymnasium(tmp_path):
+    config = experiment.Config(f"{EXAMPLES}:MountainCar", "hc", (1,), budget=500, layouts=(0, 1))
+    [result] = experiment.run(config, tmp_path / "out")
+    assert (result["return"], result["stop"]) == (1, "solved")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("style", ["python-dsl", "dsl"])
+def test_prompts_are_complete(capsys, name, style):
+    task = registry.make(f"{EXAMPLES}:{name}")
+    assert cli.main(["prompt", "--task", f"{EXAMPLES}:{name}", "--style", style]) == 0
+    prompt = " ".join(capsys.readouterr().out.split())
+    said = (f"Task: {name}", *task.words.values(), *task.language.world)
+    words = (*task.language.actions, *task.language.perceptions)
+    for text in (*said, *words, *(task.language.meanings[word] for word in words)):
+        assert text in prompt
+
+
+@pytest.mark.parametrize("name", ["Fence", "Lift"])
+def test_the_interpreters_agree(name):
+    task = registry.make(f"{EXAMPLES}:{name}")
+    programs = random_programs(len(name), task.language, counts=range(20), depth=3, sequence=5)
+    ends = agreed(task, programs, range(6)).ends
+    assert {"E", "T", "C"} <= set(ends.ravel())
+
+
+def test_a_pose_that_says_it_all_needs_no_hash(tmp_path):
+    task = load(tmp_path)
+    ends = agreed(task, random_programs(3, task.language, counts=range(20), depth=3), range(8)).ends
+    assert {"E", "T", "C"} <= set(ends.ravel())
+
+
+def test_the_other_commands_take_the_task_too(capsys, tmp_path):
+    load(tmp_path)
+    name, program = f"{tmp_path}/mine.py:Walk", "DEF run m( right right m)"
+    (tmp_path / "programs.txt").write_text(program)
+    assert (
+        cli.main(["evaluate", "--task", name, "--layout-seeds", "0-1", "--programs", f"{tmp_path}/programs.txt"]) == 0
+    )
+    assert json.loads(capsys.readouterr().out)["returns"] == [0.25, 0.25]
+    assert cli.main(["trace", "--task", name, "--layout-seed", "4", "--program", program]) == 0
+    assert [json.loads(line)["pose"] for line in capsys.readouterr().out.splitlines()] == [[5], [6]]
+    with pytest.raises(UserError, match="lacks words that a prompt needs: world, left, right, at_wall"):
+        cli.main(["prompt", "--task", name])
+
+
+def test_a_file_is_run_once_and_by_itself(tmp_path):
+    text = CORRIDOR + f"\nwith open({str(tmp_path / 'ran')!r}, 'a') as file: file.write('x')\n"
+    task = load(tmp_path, text)
+    assert registry.make(f"{tmp_path}/mine.py:Walk") is task
+    assert (tmp_path / "ran").read_text() == "x"
+    assert "Walk" not in registry.tasks()
+    changed = load(tmp_path, text + "# changed\n")
+    assert changed is not task
+    assert changed.name == "Walk"
+
+
+def test_a_file_whose_tasks_are_registered_already(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_TASKS", registry.tasks())
+    exec(CORRIDOR, {"__name__": "imported"})
+    assert "Walk" in registry.tasks()
+    assert load(tmp_path) is not registry.make("Walk")
+    assert "Walk" in registry.tasks()
+
+
+@pytest.mark.parametrize("file", ["C:/mine.py", "a b/my:file.py", "mine.py:odd.py"])
+def test_paths_with_colons_and_blanks(tmp_path, file):
+    assert load(tmp_path, file=file).name == "Walk"
+
+
+def test_odd_names_make_no_odd_folders(tmp_path):
+    load(tmp_path, CORRIDOR.replace('"Walk"', '"Walk/50%: far"'), "Walk/50%: far")
+    command = [sys.executable, ROOT / "experiments" / "run.py", "--task", "mine.py:Walk/50%: far", "--layouts", "6,14"]
+    done = subprocess.run([*command, "--method", "hc"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    [folder] = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("mine-Walk-50-far-hc-")
+
+
+@pytest.mark.usefixtures("few_unseen")
+def test_a_changed_file_is_not_resumed(tmp_path):
+    load(tmp_path)
+    config = experiment.Config(f"{tmp_path}/mine.py:Walk", "hc", budget=50, layouts=(0, 1))
+    first = experiment.run(config, tmp_path / "out")
+    assert experiment.run(config, tmp_path / "out", resume=True) == first
+    load(tmp_path, CORRIDOR.replace("call_limit = 100", "call_limit = 90"))
+    with pytest.raises(UserError, match=r"another configuration: task file was '[0-9a-f]{16}', is '[0-9a-f]{16}'"):
+        experiment.run(config, tmp_path / "out", resume=True)
+
+
+def test_there_are_no_recorded_answers(tmp_path):
+    load(tmp_path)
+    with pytest.raises(UserError, match=r"no recorded answers for .*mine.py:Walk: use --llm none or --method hc"):
+        experiment.Config(f"{tmp_path}/mine.py:Walk").check()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no/such.py:Walk", "task file no/such.py: No such file"),
+        ("Walk.py", "task file Walk.py: No such file"),
+        (f"{EXAMPLES}:Fense", f"has no task 'Fense'; there is {EXAMPLES}:Fence, {EXAMPLES}:Lift, {EXAMPLES}:Mount"),
+        (str(EXAMPLES), f"needs the name of a task; there is {EXAMPLES}:Fence"),
+        ("farama:no.py:Walk", "unknown environment of minigrid 'no.py:Walk'"),
+        ("nowhere", "unknown task 'nowhere'"),
+    ],
+)
+def test_names_that_lead_nowhere(name, message):
+    with pytest.raises(UserError) as found:
+        registry.make(name)
+    assert message in str(found.value)
+
+
+MISTAKES = {
+    "syntax": ("def reward(", "def reward((", "mine.py, line 37: "),
+    "NUL": ("import", "\0import", "null bytes"),
+    "import": (
+        "import dataclasses",
+        "import nonesuch, dataclasses",
+        "ModuleNotFoundError: No module named 'nonesuch' ({file}, line 2)",
+    ),
+    "exit": ("import dataclasses", "raise SystemExit(3)\nimport dataclasses", "{file}: SystemExit: 3 ({file}, line 2)"),
+    "nothing": ("register(Task", "(Task", "registers no task"),
+    "no task": (
+        'register(Task("Walk", Corridor(), generate, reward))',
+        "register(3)",
+        "register takes a Task or a HostTa",
+    ),
+    "taken": ('Task("Walk"', 'Task("Maze"', "there is already a task 'Maze' ({file}, line 40)"),
+    "keyword": ('"left": 0.5', '"while": 0.5', "language corridor: 'while' cannot be a word of programs"),
+    "two words": ('"at_wall": 1.0', '"at the wall": 1.0', "'at the wall' cannot be a word of programs; a perception's"),
+    "probability": ('"right": 0.5', '"right": -0.5', "probabilities of its actions are not numbers from 0 up"),
+    "world": ("    poses = 8\n", "", "task 'Walk': its world lacks poses (jaxprl/worlds/task.py, World)"),
+    "not frozen": ("(frozen=True)", "()", "hash(world) raises TypeError: unhashable type: 'Corridor'"),
+    "limit": ("call_limit = 100", "call_limit = 0", "call_limit is 0; it is a whole number above 0"),
+    "words": ("reward))", "reward, {'gaol': 'x'}))", "words has gaol; prompts use map, agent, goal, returns"),
+    "budget": ("reward))", "reward, budget=1e4))", "budget 10000.0; it goes from 1 to"),
+    "no layout": ("return Layout(", "return (", "generate(0) gives a tuple, not a Layout"),
+    "Python int": ("np.int32(seed % 8)", "seed % 8", "state.place is a Python int; it is a numpy scalar"),
+    "int64": ("np.int32(seed % 8)", "np.int64(seed % 8)", "the layout of seed 0: state.place is int64"),
+    "two axes": (
+        "(), np",
+        "np.zeros((2, 2), np.uint8), np",
+        "progress is uint8 [2, 2]; it is a numpy scalar or one-dim",
+    ),
+    "units": ("np.int32(8))", "np.float32(8))", "units is float32"),
+    "no units": ("np.int32(8))", "np.int32(0))", "units is 0; 1 to 67,108,863 are allowed"),
+    "shapes": (
+        "(), np",
+        "np.zeros(seed + 1, np.uint8), np",
+        "the layout of seed 1: progress is uint8 [2], in that of seed 0",
+    ),
+    "unseeded": ("seed % 8", "np.random.default_rng().integers(99)", "generate(0) gives another layout each time"),
+    "generate": (
+        "def generate(seed):",
+        "def generate(seed):\n    seed.x",
+        "generate(0) raises AttributeError: 'int' object has no attribute 'x' ({file}, line 35)",
+    ),
+    "if": (
+        "        place = ops.at_most",
+        "        if action == 2: pass\n        place = ops.at_most",
+        "act(state, action, at_limit) asks for the value of an array: on arrays there is no if, and",
+    ),
+    "no event": ("return State(place), place - state.place", "return State(place)", "act(..) does not give a pair"),
+    "other state": (
+        "return State(place),",
+        "return (place,),",
+        "the state from act(..) is PyTreeDef((*,)), the one before",
+    ),
+    "float state": (
+        "return State(place),",
+        "return State(jnp.float32(1)),",
+        "the state from act(..): place is float32, in the one",
+    ),
+    "perceive": ("return state.place == 0", "return state.place", "perceive(..) gives int32, not a bool"),
+    "key": ("return state.place, None", "return state.place", "key(..) does not give (pose, hash)"),
+    "hash": (
+        "return state.place, None",
+        "return state.place, state.place",
+        "key(..) gives a hash of int32; it is uint32 [2]",
+    ),
+    "pose": ("poses = 8", "poses = 4", "the pose of key(..) is"),
+    "float units": (
+        "progress, step,",
+        "progress, step / 8,",
+        "reward(..) gives units of float32; they are whole numbers",
+    ),
+    "three": ("progress, step,", "progress,", "reward(..) does not give state, progress, units, terminated"),
+    "terminated": ("state.place == 7\n\nreg", "step\n\nreg", "reward(..) gives terminated as int32, not as a bool"),
+    "above 1": ("progress, step,", "progress, 5 + step,", "of them a return of 1"),
+    "KeyError": (
+        "    return state, progress, step",
+        "    return state, {}[3], step",
+        "reward(world, progress, state, event) raises KeyError: 3 ({file}, line 38)",
+    ),
+    "disagreement": (
+        "ops.where(action == 2, 1, 0)",
+        "ops.where(action == 2, 1, 0) * (2 if type(action) is int else 1)",
+        "right the last, the state differs: State(place=",
+    ),
+    "plain only": (
+        "return state.place == 0",
+        "return (state.place == 0) if type(state.place) is not int else [][0]",
+        "in plain Python: act, reward, perceive or key raises IndexError: list index out of range ({file}, line 26)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistakes_in_a_file(tmp_path, case):
+    old, new, message = MISTAKES[case]
+    assert old in CORRIDOR
+    with pytest.raises(UserError) as found:
+        load(tmp_path, CORRIDOR.replace(old, new))
+    assert message.format(file=tmp_path / "mine.py") in str(found.value)
+    assert "\n" not in str(found.value)
+
+
+WHEEL = """
+import numpy as np
+from jaxprl.dsl.language import Language
+from jaxprl.worlds.registry import register
+from jaxprl.worlds.task import HostTask
+
+class Wheel:
+    call_limit, terminated_hides_crash = 100, True
+    def __init__(self, seed):
+        self.rng, self.place = np.random.default_rng(seed), 0
+    def act(self, action, *, at_limit):
+        self.place += int(self.rng.integers(3))
+        return (1.0 if self.place > 50 else 0.0), self.place > 50
+    def perceive(self, perception):
+        return self.place > 9
+    def key(self):
+        return self.place
+    def pose(self):
+        return None
+
+register(HostTask("Walk", Language("wheel", {"spin": 1.0}, {"is_far": 1.0}, 0.5), Wheel))
+"""
+HOST_MISTAKES = {
+    "unseeded": ("default_rng(seed)", "default_rng()", "go otherwise the second time; all that is random"),
+    "environment": (
+        "self.rng, self.place =",
+        "self.rng, self.place, self.x =",
+        "environment(0) raises ValueError: not enough",
+    ),
+    "act": ("self.place > 50\n", "\n", "the layout of seed 0: spin raises"),
+    "perceive": ("return self.place > 9", "return self.place", "is_far gives 2, not a bool"),
+    "key": ("return self.place\n", "return [self.place]\n", "key raises TypeError: unhashable type: 'list'"),
+    "lacking": ("def pose", "def posing", "its environment lacks pose (jaxprl/worlds/task.py, Environment)"),
+    "above 1": ("(1.0 if", "(1.5 if", "a return of 1.5; returns go up to 1: scale the rewards"),
+    "nan": ("(1.0 if", "(float('nan') if", "a return of nan; returns go up to 1"),
+    "units": ("Wheel))", "Wheel, units=0.5))", "units is 0.5; 1 to 67,108,863 are allowed"),
+}
+
+
+def test_a_world_that_is_not_array_code(tmp_path, capsys):
+    assert load(tmp_path, WHEEL).name == "Walk"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("case", HOST_MISTAKES)
+def test_mistakes_in_a_world_that_is_not_array_code(tmp_path, case):
+    old, new, message = HOST_MISTAKES[case]
+    assert old in WHEEL
+    with pytest.raises(UserError) as found:
+        load(tmp_path, WHEEL.replace(old, new))
+    assert message in str(found.value)
+
+
+def test_words_without_effect_are_noted_once(tmp_path, capsys):
+    text = CORRIDOR.replace('"right": 0.5', '"right": 0.5, "hop": 0.1').replace("state.place == 0", "state.place > 99")
+    load(tmp_path, text)
+    registry.make(f"{tmp_path}/mine.py:Walk")
+    [note] = capsys.readouterr().err.splitlines()
+    assert note.startswith("note: task 'Walk', in ")
+    assert note.endswith(" random actions: did nothing: hop; always False: at_wall")
+
+
+def test_a_return_above_one_stops_the_search(tmp_path):
+    load(tmp_path, CORRIDOR.replace("np.int32(8))", "np.int32(1 if seed == 8 else 8))"))  # not among those tried out
+    config = experiment.Config(f"{tmp_path}/mine.py:Walk", "hc", budget=2_000, layouts=(8,))
+    with pytest.raises(UserError, match=r"task Walk: a program has a mean return of .*; no return may exceed 1"):
+        experiment.run(config, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["CleanHouse", "Snake", "PutNear", "MiniGrid-UnlockPickup-v0", "farama:LavaGap"])
+def test_tasks_of_the_package_pass(name):
+    assert all(note.startswith(f"task {name!r}, in ") for note in check(registry.make(name)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"actions": {}}, "0 actions and 1 perceptions"),
+        ({"actions": {f"a{n}": 1 for n in range(15)}}, "15 actions and 1 perceptions; 1 to 14 and 1 to 32 fit"),
+        ({"actions": {"see": 1}}, "see: both an action and a perception"),
+        ({"actions": {"go h( left h)": 1}}, "'go h( left h)' cannot be a word of programs; an action's like go_up"),
+        ({"statements": {"While": 1.0}}, "statements has probabilities for While, Repeat, Concat"),
+        ({"not_probability": 2}, "not_probability is 2; it goes from 0 to 1"),
+        ({"complements": {"see": "hear"}}, "complements speaks of hear, which are no perceptions"),
+        ({"max_tokens": 60}, "max_tokens is 60; it goes from 5 to 45"),
+    ],
+)
+def test_languages_that_cannot_be(options, message):
+    given = {"name": "mine", "actions": {"go": 1.0}, "perceptions": {"see": 1.0}, "not_probability": 0.5, **options}
+    with pytest.raises(UserError, match="language mine: ") as found:
+        Language(**given)
+    assert message in str(found.value)
