@@ -10,6 +10,7 @@ SIGTERM and SIGINT save and stop: exit codes 75 and 130. Errors: 2.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 import time
@@ -17,10 +18,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxprl.arguments import parse_seeds, prepare_jax, run_main
-from jaxprl.experiment import LLMS, METHODS, Config, run
+from jaxprl.arguments import cache_folder, parse_seeds, prepare_jax, run_main
+from jaxprl.asking import Means
+from jaxprl.config import METHODS, Config
+from jaxprl.errors import UserError
+from jaxprl.experiment import run
 from jaxprl.hosts import Host, join
+from jaxprl.llm.prompts import STYLES
+from jaxprl.llm.settings import Settings
 from jaxprl.runs.checkpoint import Every
+from jaxprl.runs.record import USAGE
 from jaxprl.runs.signals import StopRequest
 from jaxprl.worlds import registry
 
@@ -36,8 +43,12 @@ def main(arguments: Sequence[str]) -> int:
         budget=registry.make(options.task).budget if options.budget is None else options.budget,
         layouts=tuple(parse_seeds(options.layouts)),
         llm=options.llm,
+        settings=settings(options),
+        style=options.prompt_style,
+        revise_every=options.revise_every,
     )
     config.check()
+    means = Means(options.answers or cache_folder() / "answers.sqlite", options.prices, options.max_spend)
     every = Every.parse(options.checkpoint_every)
     name = re.sub(r"[^\w.+-]+", "-", registry.short_name(config.task))
     out = options.out or Path("runs") / time.strftime(f"{name}-{config.method}-%Y%m%d-%H%M%S")
@@ -46,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     seeds = options.seeds if host.count == 1 else ",".join(map(str, config.seeds))
     print(f"{config.method} on {config.task}, seeds {seeds}, up to {config.budget:,} programs -> {out}")
     with StopRequest() as stop:
-        results = run(config, out, resume=options.resume, workers=options.devices, every=every, stop=stop)
+        results = run(config, out, resume=options.resume, workers=options.devices, every=every, stop=stop, means=means)
     for result in results:
         print(
             f"seed {result['seed']}: return {result['return']:.4f} ({result['unseen_return']:.4f} on "
@@ -54,6 +65,8 @@ def main(arguments: Sequence[str]) -> int:
         )
         if "llm" in result:
             print(f"  {in_words(result['llm'])}")
+    if config.asks:
+        print(spent(json.loads((out / USAGE).read_text())))
     best = max(results, key=lambda result: result["return"])
     print(f"\nBest program (seed {best['seed']}, {out}):\n\n{best['python']}", flush=True)
     return 0
@@ -70,6 +83,28 @@ def in_words(counts: dict[str, Any]) -> str:
     return f"{told}; blocks rejected: {', '.join(rejected) or 'none'}"
 
 
+def settings(options: argparse.Namespace) -> Settings | None:
+    """Return the language model that is named, if one is."""
+    if options.model is None:
+        if options.base_url is not None:
+            raise UserError(f"--base-url {options.base_url}: which --model is to be asked there?")
+        return None
+    names = ("model", "base_url", "temperature", "top_p", "max_tokens", "deadline")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    return Settings(**given, seed=options.llm_seed)
+
+
+def spent(usage: dict[str, Any]) -> str:
+    """Return what a run has asked of a language model, in words."""
+    outcomes = ", ".join(f"{number} {outcome}" for outcome, number in usage["requests"].items()) or "none"
+    about = "about " if usage["estimated"] else ""
+    cost = "price unknown" if usage["cost"] is None else f"{usage['cost']:.4f} dollars"
+    return (
+        f"LLM requests: {outcomes}; {about}{usage['prompt_tokens']:,} prompt and {usage['completion_tokens']:,} "
+        f"completion tokens, {cost}"
+    )
+
+
 def parser() -> argparse.ArgumentParser:
     defaults = Config()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -80,7 +115,6 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", default="0", help="search seeds, like 0-31 or 0,3,7-9")
     parser.add_argument("--budget", type=int, help="programs that a search may evaluate (default: the task's)")
     parser.add_argument("--layouts", default="0-31", help="layout seeds that programs are evaluated on")
-    parser.add_argument("--llm", default=defaults.llm, help=f"where LLM answers come from: {', '.join(LLMS)}")
     parser.add_argument("--out", type=_folder, help="run directory (default: a new one under runs/)")
     parser.add_argument(
         "--resume", action="store_true", help="go on in a run directory that is there, from its newest checkpoint"
@@ -93,7 +127,32 @@ def parser() -> argparse.ArgumentParser:
         "--hosts",
         help="share the seeds with other hosts: auto (Slurm and the like), or ADDRESS:PORT,COUNT,INDEX of host 0",
     )
+    add_language_model(parser.add_argument_group("language model"))
     return parser
+
+
+def add_language_model(group: argparse._ArgumentGroup) -> None:
+    defaults = Config()
+    group.add_argument(
+        "--llm",
+        default=defaults.llm,
+        help="where answers come from: openai (any server with OpenAI's chat completions; key in OPENAI_API_KEY), "
+        "recorded (those that ship with the package, or with --model those in the cache), none (random programs)",
+    )
+    group.add_argument("--model", help="name of the model, as the server knows it")
+    group.add_argument("--base-url", help="address of the server, like http://localhost:11434/v1 (default: OpenAI's)")
+    group.add_argument("--temperature", type=float, help="(default: 1)")
+    group.add_argument("--top-p", type=float, help="(default: 1)")
+    group.add_argument("--max-tokens", type=int, help="of one answer (default: the server's)")
+    group.add_argument("--llm-seed", type=int, help="the server's seed for sampling (default: none is sent)")
+    group.add_argument("--deadline", type=float, help="seconds that a request may take with its retries (default: 120)")
+    group.add_argument("--answers", type=Path, help="cache of all answers (default: in the user's cache folder)")
+    group.add_argument("--prices", type=Path, help='JSON: {"MODEL": {"input": 0.15, "output": 0.6}}, $ per 1M tokens')
+    group.add_argument("--max-spend", type=float, help="dollars that a run may spend; needs --prices, --max-tokens")
+    group.add_argument("--prompt-style", default=defaults.style, help=", ".join(STYLES))
+    group.add_argument(
+        "--revise-every", type=int, help="ask again after so many climbs in a row without a new best (llm-gs)"
+    )
 
 
 def _folder(text: str) -> Path:

@@ -57,13 +57,18 @@ def run_main(main: Callable[[Sequence[str]], int | None], arguments: Sequence[st
         return 2
 
 
+def cache_folder() -> Path:
+    """Return where the user's caches are: compiled code and answers of language models."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxprl"
+
+
 def prepare_jax() -> None:
-    """Have loops compiled whole (`loops.py`), and keep compiled code between processes, under $XDG_CACHE_HOME/jaxprl,
-    unless JAX was told of another folder or nothing can be written there."""
+    """Have loops compiled whole (`loops.py`), and keep compiled code between processes, in `cache_folder`, unless JAX
+    was told of another folder or nothing can be written there."""
     prefer_whole_loops()
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxprl"
+    folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:

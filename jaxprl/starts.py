@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import math
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -84,6 +84,16 @@ class Answers(NamedTuple):
         for (block, reason), number in sorted(reasons.items()):
             rejected.setdefault(block, {})[reason] = number
         return {"answers": len(self.rows), "accepted": len(self.programs), "rejected": rejected}
+
+
+def total(counts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the sum of several `Answers.counts`."""
+    rejected: dict[str, collections.Counter[str]] = {}
+    for each in counts:
+        for block, reasons in each["rejected"].items():
+            rejected.setdefault(block, collections.Counter()).update(reasons)
+    summed = {name: sum(each[name] for each in counts) for name in ("answers", "accepted")}
+    return summed | {"rejected": {block: dict(sorted(rejected[block].items())) for block in sorted(rejected)}}
 
 
 def recorded_answers(task_name: str, language: Language, seed: int) -> Answers:
@@ -165,12 +175,6 @@ def random_starts(language: Language, keys: jax.Array, climb: jax.Array) -> jax.
     return sample.random_programs(language, named)
 
 
-def given_starts(programs: jax.Array, counts: jax.Array, keys: jax.Array, climb: jax.Array) -> jax.Array:
-    """Return each search's start program for its climb: the first, the second, ..., the first again."""
-    del keys
-    return jnp.take_along_axis(programs, (climb % counts)[:, None, None], axis=1)[:, 0]
-
-
 class Pool(NamedTuple):
     """Start programs that can become more while S searches go on; it is part of their state."""
 
@@ -185,8 +189,10 @@ class Pool(NamedTuple):
 
 
 def pooled_starts(pool: Pool, keys: jax.Array, climb: jax.Array) -> jax.Array:
-    """Return each search's start program for its climb: the pool's in turn."""
-    return given_starts(pool.programs, pool.counts, keys, climb + pool.shift)
+    """Return each search's start program for its climb: the first, the second, ..., the first again."""
+    del keys
+    turn = (climb + pool.shift) % pool.counts
+    return jnp.take_along_axis(pool.programs, turn[:, None, None], axis=1)[:, 0]
 
 
 def joined(pool: Pool, climb: np.ndarray, fresh: Starts) -> Pool:

@@ -342,7 +342,7 @@ def test_another_format_or_configuration_is_refused(saved, monkeypatch):
 def test_other_llm_answers_are_refused(tmp_path, monkeypatch):
     config = experiment.Config(task="PutNear", budget=10)
     texts = answers.recorded("PutNear")
-    RunDirectory(tmp_path, experiment._asked(config)).close()
+    RunDirectory(tmp_path, config.identity()).close()
     monkeypatch.setattr(answers, "recorded", lambda task: [*texts[:5], texts[5] + "\n", *texts[6:]])
     with pytest.raises(UserError, match=r"configuration: answer 5 was '[0-9a-f]+', is '[0-9a-f]+'$"):
         experiment.run(config, tmp_path, resume=True)

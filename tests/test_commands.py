@@ -117,7 +117,7 @@ def test_llm_gs_keeps_its_best_program(tmp_path, llm, budget):
     [
         (["--task", "Door"], "similar ones: DoorKey"),
         (["--method", "sa"], "known: llm-gs, hc"),
-        (["--llm", "psychic"], "known: recorded, none"),
+        (["--llm", "psychic"], "known: recorded, openai, none"),
         (["--seeds", "0-"], "neither a number nor a range"),
         (["--seeds", "5-2"], "ends before it starts"),
         (["--seeds", "1,1"], "named twice"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from test_interpreters import agreed, random_programs
 
-from jaxprl import cli, experiment
+from jaxprl import cli, experiment, ledger
 from jaxprl.dsl.language import Language
 from jaxprl.errors import UserError
 from jaxprl.worlds import files, registry
@@ -71,7 +71,7 @@ def load(folder, text=CORRIDOR, name="Walk", file="mine.py"):
 
 @pytest.fixture
 def few_unseen(monkeypatch):
-    monkeypatch.setattr(experiment, "UNSEEN", range(1_000_000, 1_000_020))
+    monkeypatch.setattr(ledger, "UNSEEN", range(1_000_000, 1_000_020))
 
 
 def test_an_example_from_the_command_line(tmp_path):
@@ -89,7 +89,7 @@ def test_an_example_from_the_command_line(tmp_path):
 
 
 @pytest.mark.usefixtures("few_unseen")
-@pytest.mark.parametrize("method", experiment.METHODS)
+@pytest.mark.parametrize("method", ["hc", "llm-gs"])
 def test_another_task_in_karels_world(tmp_path, method):
     config = experiment.Config(f"{EXAMPLES}:Fence", method, budget=20_000, llm="none")
     [result] = experiment.run(config, tmp_path / "out")

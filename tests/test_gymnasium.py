@@ -16,7 +16,7 @@ import pytest
 import questions
 import strategies
 
-from jaxprl import experiment
+from jaxprl import experiment, ledger
 from jaxprl.cli import trace
 from jaxprl.dsl import encode, sample
 from jaxprl.dsl.language import Language
@@ -113,7 +113,7 @@ def records(config, folder):
 
 @pytest.mark.parametrize(("name", "seeds", "budget", "bests"), [("LavaGap", (3, 5), 80, 6), ("PutNear", (2,), 90, 4)])
 def test_a_search_on_the_real_environment_is_the_same_search(tmp_path, monkeypatch, name, seeds, budget, bests):
-    monkeypatch.setattr(experiment, "UNSEEN", range(1_000_000, 1_000_050))
+    monkeypatch.setattr(ledger, "UNSEEN", range(1_000_000, 1_000_050))
     config = experiment.Config(name, "hc", seeds, budget)
     ours = records(config, tmp_path / "ours")
     assert records(dataclasses.replace(config, task=f"farama:{name}"), tmp_path / "real") == ours

@@ -10,11 +10,11 @@ import minigrid  # noqa: F401  (registers the environments)
 import numpy as np
 import pytest
 
+from jaxprl.config import UNSEEN
 from jaxprl.dsl import ast, encode
 from jaxprl.dsl.sample import neighbours, random_programs
 from jaxprl.dsl.text import ParseError, parse, to_text, token_count
 from jaxprl.errors import UserError
-from jaxprl.experiment import UNSEEN
 from jaxprl.vm.evaluate import evaluate
 from jaxprl.vm.host import WorldEnvironment, run
 from jaxprl.vm.interpreter import END_NAMES

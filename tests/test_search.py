@@ -17,7 +17,6 @@ from jaxprl.starts import (
     Answers,
     Pool,
     best_first,
-    given_starts,
     joined,
     pooled_starts,
     random_starts,
@@ -136,8 +135,9 @@ def test_climbs_start_from_the_given_programs_in_turn():
     keys = search_keys([0, 1])
     programs = jnp.arange(2 * 3 * 4, dtype=jnp.int32).reshape(2, 3, 4)
     counts = jnp.array([3, 2], jnp.int32)
+    pool = Pool(programs, counts, jnp.zeros_like(counts))
     for climb in range(7):
-        got = given_starts(programs, counts, keys, jnp.array([climb, climb], jnp.int32))
+        got = pooled_starts(pool, keys, jnp.array([climb, climb], jnp.int32))
         assert (got[0] == programs[0, climb % 3]).all()
         assert (got[1] == programs[1, climb % 2]).all()
 

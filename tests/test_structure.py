@@ -18,6 +18,8 @@ BELOW = {
     "llm": {"errors", "dsl"},
     "runs": {"errors"},
     "starts": {"errors", "dsl", "llm", "search"},
+    "config": {"errors", "llm", "vm", "worlds"},
+    "asking": {"errors", "llm", "runs"},
     "revision": {"errors", "dsl", "worlds", "vm", "search", "llm", "starts"},
     "arguments": {"errors", "loops"},
     "hosts": {"errors"},

@@ -28,7 +28,7 @@ from jaxprl.llm.completion import Completion, Unusable
 from jaxprl.llm.money import Budget
 from jaxprl.llm.replay import replies
 from jaxprl.llm.settings import Parameters, Settings
-from jaxprl.llm.source import Interrupted, Messages, Reply, Usage
+from jaxprl.llm.source import Hopeless, Interrupted, Messages, Reply, Usage
 from jaxprl.llm.transport import Failure, Transport
 
 _POLL = 0.1
@@ -99,9 +99,9 @@ class Client:
             self.failures["empty answer"] += empty
         return found
 
-    def _hopeless(self, failure: Failure) -> UserError:
+    def _hopeless(self, failure: Failure) -> Hopeless:
         where = f"model {self.settings.model!r} at {self.settings.base_url}"
-        return UserError(f"{where}: {failure}; {_HELP[failure.reason]}")
+        return Hopeless(f"{where}: {failure}; {_HELP[failure.reason]}")
 
 
 @dataclasses.dataclass(eq=False)

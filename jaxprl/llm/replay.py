@@ -6,10 +6,9 @@ import collections
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-from jaxprl.errors import UserError
 from jaxprl.llm import completion
 from jaxprl.llm.cache import Cache, Request, Row
-from jaxprl.llm.source import Messages, Reply
+from jaxprl.llm.source import Hopeless, Messages, Reply
 
 
 class Replay:
@@ -21,7 +20,7 @@ class Replay:
         self.failures: collections.Counter[str] = collections.Counter()
 
     def ask(self, messages: Messages, count: int, *, name: str) -> list[Reply]:
-        """Return the samples that are there (`Source.ask`). Raises UserError if there are none."""
+        """Return the samples that are there (`Source.ask`). Raises Hopeless if there are none."""
         request = {**self.parameters, "messages": [dict(message) for message in messages]}
         found, empty = replies(self.cache.rows(request, name), count)
         missing = max(count - len(found) - empty, 0)
@@ -29,7 +28,7 @@ class Replay:
         outcome = "not in the cache" if missing else "cached"
         self.log({"name": name, "outcome": outcome, "answers": len(found), "empty": empty, "missing": missing})
         if count and not found:
-            raise UserError(f"cache {self.cache.path} has no answer to {name!r}: {self._why(request, name)}")
+            raise Hopeless(f"cache {self.cache.path} has no answer to {name!r}: {self._why(request, name)}")
         return found
 
     def _why(self, request: Request, name: str) -> str:

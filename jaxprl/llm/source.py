@@ -12,6 +12,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from jaxprl.errors import UserError
+
 FAILURES = {
     "timeout": "no whole answer by the deadline",
     "connection": "no connection, or it broke off",
@@ -70,10 +72,14 @@ class Source(Protocol):
         """Return up to `count` answers in the order of their samples: what could be had, possibly none.
 
         `name` says which request of the run this is ("seed 3, round 0, ask 1"): the same messages under another name
-        have other samples. Raises UserError if there is no answer and trying again cannot help; Interrupted if the
-        run was told to stop.
+        have other samples. Raises Hopeless if there is no answer and trying again cannot help; Interrupted if the run
+        was told to stop.
         """
         ...
+
+
+class Hopeless(UserError):
+    """There is no answer, and trying again cannot help: no such model, no key, no money."""
 
 
 class Interrupted(Exception):

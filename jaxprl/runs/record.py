@@ -3,13 +3,15 @@
 config.json     the configuration                    env.json        versions, device, git revision
 metrics.jsonl   a line per new best program and per interval: seed, evaluated, best, seconds
 programs.jsonl  a line per new best program: seed, evaluated, program, return, source
-llm/            every answer of the language model and what became of it
+llm/            answers.jsonl: every answer of the language model that was looked at, and what became of it;
+                rounds.jsonl: what each occasion of asking again brought; requests.jsonl: every request and what came
+                of it, in the order of time; usage.json: requests, tokens and dollars together
 seed-N/result.json   what search seed N found
 checkpoints/    what the searches can be continued from (`checkpoint.py`)
 
 A JSON file is written whole and reaches the disk before its name does. A line of a record can be torn by a crash, and
 lines can be more than the newest checkpoint knows: a run that goes on cuts the records back to that checkpoint and
-writes the lines after it again.
+writes the lines after it again. Only `llm/requests.jsonl` is never cut: what was asked was asked.
 """
 
 from __future__ import annotations
@@ -34,7 +36,10 @@ import jax
 from jaxprl.errors import UserError
 
 _LOCK = ".lock"
-RECORDS = ("metrics.jsonl", "programs.jsonl", "llm/answers.jsonl")
+ROUNDS = "llm/rounds.jsonl"
+REQUESTS = "llm/requests.jsonl"
+USAGE = "llm/usage.json"
+RECORDS = ("metrics.jsonl", "programs.jsonl", "llm/answers.jsonl", ROUNDS)
 """The files that lines are added to."""
 PACKAGES = ("jaxprl", "jax", "jaxlib", "numpy")
 
@@ -72,6 +77,7 @@ class RunDirectory:
             else:
                 self.write_json("config.json", self.config)
             self.write_json("env.json", environment())
+            self._mend(self.path / REQUESTS)
         except BaseException:
             self.close()
             raise
@@ -166,6 +172,12 @@ class RunDirectory:
             with self._telling(file):
                 if file.exists():
                     os.truncate(file, positions[name].size if name in positions else 0)
+
+    def _mend(self, file: Path) -> None:
+        """Cut off a line that a crash has torn, so that others can follow."""
+        with self._telling(file):
+            if file.exists():
+                os.truncate(file, file.read_bytes().rfind(b"\n") + 1)
 
     def finished(self) -> dict[int, dict[str, Any]]:
         """Return the results that are there, by search seed; one that cannot be read does not count."""

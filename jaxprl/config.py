@@ -1,0 +1,111 @@
+"""What a run is asked to do, and whether it can be done."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import Any
+
+from jaxprl.errors import UserError, unknown
+from jaxprl.llm import answers, prompts
+from jaxprl.llm.revision import METHODS as REVISIONS
+from jaxprl.llm.settings import Settings
+from jaxprl.vm.lanes import MOST_LANES
+from jaxprl.worlds import files, registry
+
+METHODS = ("llm-gs", "hc", *REVISIONS)
+LLMS = ("recorded", "openai", "none")
+UNSEEN = range(1_000_000, 1_001_000)
+"""Layout seeds that no search sees: the best program's return on them is reported."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A run. What is not here (threads, checkpoints, the cache of answers) changes no result."""
+
+    task: str = "DoorKey"
+    method: str = "llm-gs"
+    seeds: tuple[int, ...] = (0,)
+    budget: int = 1_000_000
+    layouts: tuple[int, ...] = tuple(range(32))
+    llm: str = "recorded"
+    settings: Settings | None = None
+    """The language model that is asked, or (`llm` recorded) whose answers are taken from the cache; without it, those
+    that ship with the package are."""
+    style: str = "python-dsl"
+    """Of prompts: one of `prompts.STYLES`."""
+    revise_every: int | None = None
+    """LLM-GS: after so many climbs in a row without a new best, the language model is asked again."""
+
+    @property
+    def answered(self) -> str:
+        """Name of the task whose recorded answers are used: on the real environments, that of the same task on ours."""
+        return self.task.removeprefix(registry.FARAMA)
+
+    @property
+    def asks(self) -> bool:
+        """Whether a language model is asked, or a cache in its place."""
+        return self.settings is not None
+
+    @property
+    def bundled(self) -> bool:
+        """Whether the answers that ship with the package are used."""
+        return self.method == "llm-gs" and self.llm == "recorded" and not self.asks
+
+    @property
+    def start_source(self) -> str:
+        """Where the programs that climbs start from come from."""
+        return "llm" if self.method == "llm-gs" and self.llm != "none" else "random"
+
+    def check(self) -> None:
+        """Raise UserError if it cannot be done."""
+        task = registry.make(self.task)
+        if self.method not in METHODS:
+            raise unknown("method", self.method, METHODS)
+        if not 1 <= self.budget < 2**30:
+            raise UserError(f"budget {self.budget}: it goes from 1 to {2**30 - 1} programs")
+        if not set(self.layouts).isdisjoint(UNSEEN):
+            raise UserError(f"layouts {UNSEEN.start}-{UNSEEN.stop - 1} are kept for the final test")
+        if len(self.layouts) > MOST_LANES:
+            raise UserError(f"{len(self.layouts)} layouts; a search evaluates on at most {MOST_LANES}")
+        self._check_language_model()
+        if self.asks:
+            prompts.messages(task.language, task.name, task.words, self.style)  # it says which words are missing
+
+    def _check_language_model(self) -> None:
+        if self.llm not in LLMS:
+            raise unknown("source of LLM answers", self.llm, LLMS)
+        if self.llm == "openai" and not self.asks:
+            raise UserError("--llm openai needs the --model to ask")
+        if self.llm == "none" and self.asks:
+            raise UserError("--llm none asks no model, but one is named")
+        if self.method == "hc" and self.asks:
+            raise UserError("method hc asks no language model, but one is named")
+        if self.method in REVISIONS and not self.asks:
+            raise UserError(
+                f"method {self.method} asks a language model again and again: use --llm openai, or --llm recorded with "
+                "the --model that was asked before (the answers that ship with jaxprl are to the first prompt only)"
+            )
+        if self.revise_every is not None:
+            if self.revise_every < 1:
+                raise UserError(f"revise every {self.revise_every} climbs: from 1 on")
+            if self.method != "llm-gs" or not self.asks:
+                raise UserError("--revise-every goes with --method llm-gs and a language model that is asked (--model)")
+        if self.bundled and self.answered not in answers.tasks():
+            there = ", ".join(name for name in registry.tasks() if name in answers.tasks())
+            raise UserError(
+                f"no recorded answers for {self.task}: use --llm openai, --llm none or --method hc (there are some for "
+                f"{there})"
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a resumed run must have in common with the one before: the configuration, and checksums of the
+        file that the task is from, if it is, and of the recorded answers by their indices. Where a language model is
+        asked, how it is, but not where."""
+        asked = dataclasses.asdict(self) | {"settings": self.settings and self.settings.request()}
+        if not self.task.startswith(registry.FARAMA) and files.names_file(self.task):
+            asked["task file"] = files.checksum(self.task)
+        if self.bundled:
+            texts = answers.recorded(self.answered)
+            asked["answer"] = {str(n): hashlib.sha256(text.encode()).hexdigest()[:16] for n, text in enumerate(texts)}
+        return asked

@@ -1,0 +1,264 @@
+"""Whole runs that ask a language model: a real server on the loopback, good and bad, and runs that are cut off."""
+
+import itertools
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from llm_server import HANG_UP, Reply, completion, error, serving
+
+from jaxprl import experiment, ledger
+from jaxprl.asking import Means
+from jaxprl.config import REVISIONS, Config
+from jaxprl.errors import UserError
+from jaxprl.llm.settings import Settings
+from jaxprl.runs.record import RECORDS, read_lines
+
+ROOT = Path(__file__).parent.parent
+KEY = "sk-secret-0123456789"
+STATEMENTS = (
+    "move()",
+    "turnLeft()",
+    "pickMarker()",
+    "while frontIsClear():\n        move()",
+    "if markersPresent():\n        pickMarker()",
+)
+TEXTS = [
+    "```python\ndef run():\n" + "".join(f"    {STATEMENTS[n // 5**place % 5]}\n" for place in range(3)) + "```"
+    for n in range(7, 125, 3)
+]
+"""40 answers, none of which does much."""
+LAYOUTS = (0, 1, 2, 3)
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr(ledger, "UNSEEN", range(1_000_000, 1_000_020))
+
+
+def model(request, number):
+    """Answers that follow from the prompt alone, so that whoever asks again gets the same."""
+    rng = random.Random(json.dumps(request["messages"]))
+    return completion(*(rng.choice(TEXTS) for _ in range(request.get("n", 1))))
+
+
+def run(folder, url, *, out="out", resume=False, **options):
+    given = {"task": "CleanHouse", "method": "llm-gs", "budget": 600, "layouts": LAYOUTS, "llm": "openai"}
+    settings = Settings("m", url, deadline=10, retries=2, backoff=0.01)
+    means = Means(folder / "answers.sqlite")
+    return experiment.run(
+        Config(**{**given, "settings": settings, **options}), folder / out, resume=resume, means=means
+    )
+
+
+def timeless(row):
+    return {name: value for name, value in row.items() if name != "seconds"}
+
+
+def left_by(out):
+    left = {name: [timeless(row) for row in read_lines(out / name)] for name in RECORDS if (out / name).exists()}
+    return left | {file.parent.name: timeless(json.loads(file.read_text())) for file in out.glob("seed-*/result.json")}
+
+
+def asked(out):
+    """Every request by name, with what was wanted and the user's message."""
+    rows = [row for row in read_lines(out / "llm" / "requests.jsonl") if "messages" in row]
+    return {row["name"]: (row["asked"], row["messages"][1]["content"]) for row in rows}
+
+
+def test_a_run_asks_keeps_what_it_paid_for_and_can_be_replayed(tmp_path):
+    with serving(model) as server:
+        results = run(tmp_path, server.url, seeds=(0, 1))
+        assert 1 <= len(server.requests) <= 4
+        assert [result["llm"]["accepted"] for result in results] == [32, 32]
+        assert {header["authorization"] for header in server.headers} == {f"Bearer {KEY}"}
+        number = len(server.requests)
+        again = run(tmp_path, server.url, seeds=(0, 1), out="again")
+        assert len(server.requests) == number
+    replayed = run(tmp_path, "http://127.0.0.1:9/v1", seeds=(0, 1), out="replayed", llm="recorded")
+    for other in (again, replayed):
+        assert list(map(timeless, other)) == list(map(timeless, results))
+    requests = asked(tmp_path / "out")
+    assert requests["seed 0, round 0, ask 0"][0] == 48
+    assert "Task: CleanHouse" in requests["seed 0, round 0, ask 0"][1]
+    usage = json.loads((tmp_path / "out" / "llm" / "usage.json").read_text())
+    assert usage["requests"] == {"answered": number}
+    assert usage["prompt_tokens"] == 10 * number
+    rows = read_lines(tmp_path / "out" / "llm" / "answers.jsonl")
+    assert {row["text"] for row in rows} <= set(TEXTS)
+    assert {row["seed"] for row in rows} == {0, 1}
+    for file in tmp_path.rglob("*"):
+        assert file.is_dir() or KEY.encode() not in file.read_bytes(), file
+
+
+@pytest.mark.parametrize("method", REVISIONS)
+def test_revision_asks_again_after_every_round(tmp_path, method):
+    with serving(model) as server:
+        [result] = run(tmp_path, server.url, method=method, budget=110)
+    out = tmp_path / "out"
+    rounds = read_lines(out / "llm" / "rounds.jsonl")
+    assert [row["round"] for row in rounds] == list(range(len(rounds)))
+    assert [row["evaluated"] for row in rounds] == [*range(32, 97, 32), 110][: len(rounds)]
+    assert result["stop"] == ("solved" if result["return"] == 1 else "budget")
+    assert result["evaluated"] == rounds[-1]["evaluated"]
+    requests = asked(out)
+    assert {name.split(", ")[1] for name in requests} == {f"round {row['round']}" for row in rounds}
+    assert requests["seed 0, round 1, ask 0"][1] != requests["seed 0, round 0, ask 0"][1]
+    assert result["llm"]["accepted"] == sum(row["accepted"] for row in rounds)
+
+
+def test_answers_join_a_search_that_stalls(tmp_path):
+    with serving(model) as server:
+        [result] = run(tmp_path, server.url, task="CleanHouseSparse", budget=3000, revise_every=1)
+    out = tmp_path / "out"
+    rounds = read_lines(out / "llm" / "rounds.jsonl")
+    assert len(rounds) >= 2
+    assert all("--> " in asked(out)[f"seed 0, climb {row['climb']}, ask 0"][1] for row in rounds)
+    assert result["evaluated"] == 3000
+    assert result["llm"]["accepted"] == 32 + sum(row["accepted"] for row in rounds)
+
+
+def bad(reply):
+    """A server that answers rightly once and then only so."""
+
+    def script(request, number):
+        return completion(*TEXTS[:10]) if number == 0 else reply
+
+    return script
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(error("busy"), 429, headers={"Retry-After": "0"}),
+        Reply(error("oh"), 500),
+        Reply(b"<html>", headers={"Content-Type": "text/html"}),
+        completion(choices=None),
+        completion(*[""] * 48),
+        completion(*["(" * 100_000] * 2),
+        completion("\0\ud800"),
+        Reply(b'{"choices": [{"mess'),
+        Reply({}, 404),
+        HANG_UP,
+    ],
+    ids=["429", "500", "HTML", "null", "empty", "brackets", "NUL", "torn", "404", "nothing"],
+)
+def test_a_run_goes_on_with_what_it_has_or_says_that_it_has_nothing(tmp_path, reply):
+    with serving(bad(reply)) as server:
+        [result] = run(tmp_path, server.url, budget=50)
+        assert result["llm"]["accepted"] == 10
+        assert result["evaluated"] == 50
+    with serving(lambda request, number: reply) as server, pytest.raises(UserError) as raised:
+        run(tmp_path / "other", server.url, budget=50)
+    assert any(words in str(raised.value) for words in ("gave no answer", "none of the answers", "not found")), raised
+
+
+def test_a_spending_limit_is_kept(tmp_path):
+    prices = tmp_path / "prices.json"
+    prices.write_text('{"m": {"input": 0, "output": 1000000}}')  # a dollar a token
+
+    def one_at_a_time(request, number):
+        return completion(TEXTS[number % 40], usage=(5, 3))
+
+    with serving(one_at_a_time) as server:
+        settings = Settings("m", server.url, max_tokens=4, backoff=0.01)
+        config = Config("CleanHouse", budget=40, layouts=LAYOUTS, llm="openai", settings=settings)
+        means = Means(tmp_path / "answers.sqlite", prices, 60.0)
+        [result] = experiment.run(config, tmp_path / "out", means=means)
+    usage = json.loads((tmp_path / "out" / "llm" / "usage.json").read_text())
+    assert usage["requests"]["spending limit"] >= 1
+    assert 40 < usage["cost"] <= 60
+    assert 0 < result["llm"]["accepted"] < 32
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"llm": "openai"}, "needs the --model"),
+        ({"llm": "none", "settings": Settings("m")}, "asks no model"),
+        ({"method": "hc", "settings": Settings("m")}, "hc asks no language model"),
+        ({"method": "regeneration"}, "asks a language model again and again"),
+        ({"revise_every": 0, "settings": Settings("m")}, "from 1 on"),
+        ({"revise_every": 3}, "goes with --method llm-gs and a language model"),
+        ({"settings": Settings("m"), "style": "haiku"}, "unknown prompt style"),
+        ({"settings": Settings("m"), "task": "farama:MiniGrid-Dynamic-Obstacles-5x5-v0"}, "lacks words"),
+    ],
+)
+def test_what_cannot_be_asked(options, message):
+    with pytest.raises(UserError, match=message):
+        Config(**options).check()
+
+
+def start(out, url, *words):
+    command = [
+        sys.executable,
+        "experiments/run.py",
+        "--task",
+        "CleanHouse",
+        "--layouts",
+        "0-3",
+        "--llm",
+        "openai",
+        "--model",
+    ]
+    more = ["m", "--base-url", url, "--out", out, "--answers", out.parent / "answers.sqlite", *words]
+    return subprocess.Popen([*command, *more], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_sigterm_while_the_server_thinks(tmp_path):
+    out = tmp_path / "out"
+    words = ("--method", "regeneration", "--budget", "70")
+    with serving(lambda request, number: Reply({}, after=60) if number else model(request, number)) as server:
+        process = start(out, server.url, *words)
+        until = time.monotonic() + 60
+        while len(server.requests) < 2 and process.poll() is None:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        told = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=30)
+        assert time.monotonic() - told < 10
+        assert process.returncode == 75, said
+        assert "--resume" in said
+        assert "Traceback" not in said
+    with serving(model) as server:
+        process = start(out, server.url, *words, "--resume")
+        printed, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+        assert "LLM requests: " in printed
+        first = asked(out)["seed 0, round 0, ask 0"][1]
+        assert first not in {request["messages"][1]["content"] for request in server.requests}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("words", [("--method", "execution-trace"), ("--revise-every", "1", "--task", "CleanHouseSparse")])
+def test_runs_that_ask_survive_kills(tmp_path, words):
+    words = (*words, "--budget", "3000", "--seeds", "0-1", "--checkpoint-every", "300")
+    rng = random.Random(0)
+    with serving(model) as server:
+        whole = start(tmp_path / "whole" / "out", server.url, *words)
+        assert whole.wait(300) == 0, whole.communicate()
+        seen = {json.dumps(request) for request in server.requests}
+        out = tmp_path / "killed" / "out"
+        for kills in itertools.count():
+            process = start(out, server.url, *words, *(["--resume"] if (out / "config.json").exists() else []))
+            try:
+                process.wait(2 + 6 * rng.random() if kills < 10 else 300)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+            else:
+                assert process.returncode == 0, process.communicate()
+                break
+        assert kills > 0
+        assert left_by(out) == left_by(tmp_path / "whole" / "out")
+        assert {json.dumps(request) for request in server.requests} == seen
