@@ -131,7 +131,7 @@ def test_llm_gs_keeps_its_best_program(tmp_path, llm, budget):
         (["--out", "x" * 300], "File name too long"),
         (["--out", ""], "empty name"),
         (["--out", "tests", "--resume"], "holds no run"),
-        (["--task", "Maze"], "use --llm none or --method hc"),
+        (["--task", "Maze"], "--llm none or --method hc"),
     ],
 )
 def test_a_mistake_is_a_message(words, message):

@@ -239,25 +239,32 @@ def test_sigterm_while_the_server_thinks(tmp_path):
         assert first not in {request["messages"][1]["content"] for request in server.requests}
 
 
+def ended(process, seconds):
+    """Wait for a process, kill it when the time is over, and return its exit code."""
+    try:
+        _, said = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        _, said = process.communicate()
+    assert process.returncode in (0, -signal.SIGKILL), said
+    return process.returncode
+
+
 @pytest.mark.full
-@pytest.mark.parametrize("words", [("--method", "execution-trace"), ("--revise-every", "1", "--task", "CleanHouseSparse")])
+@pytest.mark.parametrize(
+    "words", [("--method", "execution-trace"), ("--revise-every", "1", "--task", "CleanHouseSparse")]
+)
 def test_runs_that_ask_survive_kills(tmp_path, words):
     words = (*words, "--budget", "3000", "--seeds", "0-1", "--checkpoint-every", "300")
     rng = random.Random(0)
     with serving(model) as server:
         whole = start(tmp_path / "whole" / "out", server.url, *words)
-        assert whole.wait(300) == 0, whole.communicate()
+        assert ended(whole, 300) == 0
         seen = {json.dumps(request) for request in server.requests}
         out = tmp_path / "killed" / "out"
         for kills in itertools.count():
             process = start(out, server.url, *words, *(["--resume"] if (out / "config.json").exists() else []))
-            try:
-                process.wait(2 + 6 * rng.random() if kills < 10 else 300)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
-            else:
-                assert process.returncode == 0, process.communicate()
+            if ended(process, 2 + 6 * rng.random() if kills < 10 else 300) == 0:
                 break
         assert kills > 0
         assert left_by(out) == left_by(tmp_path / "whole" / "out")
