@@ -16,6 +16,8 @@ from jaxprl.dsl import ast, text
 from jaxprl.dsl.python import statement_lines
 from jaxprl.errors import UserError
 from jaxprl.llm import prompts
+from jaxprl.render import files as pictures
+from jaxprl.render.rollout import ENDS, follow
 from jaxprl.vm import host
 from jaxprl.vm.evaluate import evaluate
 from jaxprl.vm.interpreter import END_NAMES
@@ -52,6 +54,18 @@ def parser() -> argparse.ArgumentParser:
     trace.add_argument("--task", required=True)
     trace.add_argument("--layout-seed", default="0", help="(default: %(default)s)")
     trace.add_argument("--program", required=True, help="token text")
+
+    render = commands.add_parser("render", help="show one run in pictures", description=write_pictures.__doc__)
+    render.set_defaults(command=write_pictures)
+    render.add_argument("--task", required=True)
+    render.add_argument("--layout-seed", default="0", help="(default: %(default)s)")
+    render.add_argument("--program", required=True, help="token text")
+    render.add_argument("--out", required=True, help="run.gif (animated) or run.png (a strip)")
+    render.add_argument("--cell", type=int, default=32, help="pixels of a cell's side (default: %(default)s)")
+    render.add_argument(
+        "--most-frames", type=int, help="longer runs are thinned; the first, the last and rewarded calls stay "
+        f"(default: {pictures.MOST_FRAMES}, strips {pictures.STRIP_MOMENTS})",
+    )  # fmt: skip
 
     prompt = commands.add_parser("prompt", help="show what a language model is asked", description=print_prompt.__doc__)
     prompt.set_defaults(command=print_prompt)
@@ -121,11 +135,8 @@ def print_trace(options: argparse.Namespace) -> int:
     a perception, pose after it (Karel: row, column, direction; MiniGrid: x, y, direction; null in worlds without one),
     reward and terminated of an action."""
     task = registry.make(options.task)
-    seeds = parse_seeds(options.layout_seed)
-    if len(seeds) != 1:
-        raise UserError(f"layout seed {options.layout_seed!r}: a trace follows one layout")
     program = text.parse(options.program, task.language)
-    for row in trace(task, seeds[0], program):
+    for row in trace(task, _one_seed(options.layout_seed), program):
         print(json.dumps(row))
     return 0
 
@@ -152,6 +163,42 @@ def trace(task: Task | HostTask, seed: int, program: ast.Program) -> list[dict[s
 
     host.run(program, environment, observe)
     return rows
+
+
+def write_pictures(options: argparse.Namespace) -> int:
+    """Write one run of a program as an animated GIF or as a PNG strip: the world, the program beside it with the
+    current line, the calls and the return so far."""
+    suffix = Path(options.out).suffix.lower()
+    if suffix not in (".gif", ".png"):
+        raise UserError(f"--out {options.out}: a name that ends with .gif or .png")
+    task = registry.make(options.task)
+    rollout = follow(task, _one_seed(options.layout_seed), text.parse(options.program, task.language))
+    if suffix == ".gif":
+        frames = pictures.frames_of(
+            rollout, cell=options.cell, most_frames=_given(options.most_frames, pictures.MOST_FRAMES)
+        )
+        pictures.save_gif(frames, options.out)
+        shown, image = f"{len(frames)} frames", frames[0].image
+    else:
+        most = _given(options.most_frames, pictures.STRIP_MOMENTS)
+        image = pictures.strip_of(rollout, cell=options.cell, most_frames=most)
+        pictures.save_strip(image, options.out)
+        shown = f"at most {most} moments"
+    size = f"{image.shape[1]}x{image.shape[0]} pixels, {Path(options.out).stat().st_size / 1000:,.0f} kB"
+    last = rollout.moments[-1]
+    print(f"{options.out}: {shown} of {last.call:,} calls, {size}; return {last.total:.4f}, {ENDS[rollout.end]}")
+    return 0
+
+
+def _given(number: int | None, default: int) -> int:
+    return default if number is None else number
+
+
+def _one_seed(words: str) -> int:
+    seeds = parse_seeds(words)
+    if len(seeds) != 1:
+        raise UserError(f"layout seed {words!r}: a run is on one layout")
+    return seeds[0]
 
 
 def print_prompt(options: argparse.Namespace) -> int:

@@ -21,6 +21,9 @@ BELOW = {
     "config": {"errors", "llm", "vm", "worlds"},
     "asking": {"errors", "llm", "runs"},
     "revision": {"errors", "dsl", "worlds", "vm", "search", "llm", "starts"},
+    "render": {"errors", "dsl", "worlds", "vm"},
+    "environment": {"errors", "worlds"},
+    "gym": {"errors", "worlds", "vm", "render", "environment"},
     "arguments": {"errors", "loops"},
     "hosts": {"errors"},
 }
@@ -48,9 +51,9 @@ def test_importing_is_light_and_configures_nothing():
     code = """
 import sys, jax
 before = dict(jax.config.values)
-import jaxprl.experiment, jaxprl.cli, jaxprl.llm.client
+import jaxprl.experiment, jaxprl.cli, jaxprl.llm.client, jaxprl.render, jaxprl.environment
 assert dict(jax.config.values) == before
-heavy = {"minigrid", "gymnasium", "openai", "orbax", "matplotlib", "torch"} & set(sys.modules)
+heavy = {"minigrid", "gymnasium", "openai", "orbax", "matplotlib", "PIL", "torch"} & set(sys.modules)
 assert not heavy, heavy
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

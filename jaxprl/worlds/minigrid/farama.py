@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprl.errors import UserError
+from jaxprl.worlds.minigrid.observe import encoded
 from jaxprl.worlds.minigrid.world import (
     CLOSED,
     COLORS,
     DEEPEST,
     LOCKED,
-    OBJECT,
     OPEN,
     TYPE_BITS,
     TYPES,
@@ -28,7 +28,6 @@ from jaxprl.worlds.minigrid.world import (
 
 MOST_CELLS = 2**20
 """Cells of the largest world, so that the numbers in WHILE's key do not overflow."""
-_EMPTY = 1  # Farama's number of an empty cell
 TYPE_NAMES = {code: name for name, code in TYPES.items()}
 COLOR_NAMES = {code: name for name, code in COLORS.items()}
 
@@ -120,11 +119,8 @@ def act(state: State, action: Any) -> State:
 def to_farama(state: State) -> Exported:
     """Return what the environment would show."""
     geometry = Geometry(state.width, state.height)
-    cells = np.asarray(state.world.cells).reshape(geometry.width + 2, geometry.stride)[1:-1, 1:-1] & OBJECT
-    empty = cells == 0
-    kind, color = np.where(empty, _EMPTY, cells & 15), np.where(empty, 0, cells >> TYPE_BITS & 7)
-    grid = np.stack([kind, color, cells >> 7], axis=-1).astype(np.uint8)
+    cells = np.asarray(state.world.cells).reshape(geometry.width + 2, geometry.stride)[1:-1, 1:-1]
     carrying = int(state.world.carrying)
     held = (TYPE_NAMES[carrying & 15], COLOR_NAMES[carrying >> TYPE_BITS & 7]) if carrying else None
     x, y = geometry.position(int(state.world.cell))
-    return Exported(grid, (x, y), int(state.world.direction), held, bool(state.terminated))
+    return Exported(encoded(cells), (x, y), int(state.world.direction), held, bool(state.terminated))

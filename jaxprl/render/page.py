@@ -1,0 +1,192 @@
+"""A world's picture with the program beside it, as Pillow draws text. Sizes follow that of the cells.
+
+Pillow and matplotlib, whose monospaced font is used, come with the extra `plots` and are imported here, late.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxprl.dsl.python import to_python
+from jaxprl.errors import UserError
+from jaxprl.render.rollout import ENDS, Moment, Rollout
+from jaxprl.render.world import draw
+
+PAPER, TEXT, FAINT, RULE = (255, 255, 255), (31, 41, 55), (140, 148, 160), (222, 225, 230)
+KEYWORD, NAME, LITERAL = (147, 51, 186), (31, 41, 55), (4, 120, 87)
+DOES, HOLDS, FAILS = (219, 234, 254), (209, 243, 221), (254, 222, 222)
+"""Behind the current line: an action, a perception that holds, one that does not."""
+GOOD, BAD, DONE = (22, 163, 74), (220, 38, 38), (96, 125, 190)
+LONGEST = 72
+"""Characters of a line of the program; longer ones are cut."""
+_WORDS = re.compile(r"\s+|\w+|.")
+_KEYWORDS = {"def", "while", "if", "else", "for", "in", "not", "and", "or"}
+
+
+@functools.cache
+def _pillow() -> tuple[Any, Any, Any, Path]:
+    """Return Pillow's modules Image, ImageDraw, ImageFont, and the font."""
+    try:
+        import matplotlib as mpl
+        from PIL import Image, ImageDraw, ImageFont
+    except ImportError as error:
+        raise UserError(f"{error.name} is missing; pip install 'jaxprl[plots]'") from None
+    return Image, ImageDraw, ImageFont, Path(mpl.get_data_path()) / "fonts/ttf/DejaVuSansMono.ttf"
+
+
+@functools.cache
+def font(size: int) -> Any:
+    """Return the monospaced font. Raises UserError if the extra `plots` is missing."""
+    _, _, fonts, path = _pillow()
+    return fonts.truetype(str(path), size)
+
+
+class Page:
+    """The page of one run: everything that stays the same from frame to frame, drawn once."""
+
+    def __init__(self, rollout: Rollout, cell: int):
+        self.rollout, self.cell = rollout, cell
+        self.size = min(max(round(cell * 0.42), 11), 20)
+        self.line = round(self.size * 1.5)
+        self.margin = max(cell // 3, 10)
+        self.code = [_cut(line) for line in to_python(rollout.program).splitlines()]
+        self.first = self.world(rollout.moments[0])
+        self.advance = font(self.size).getlength("m")
+
+    def world(self, moment: Moment) -> np.ndarray:
+        return draw(self.rollout.task, moment.state, cell=self.cell)
+
+    def text(self, image: Any, x: float, y: float, text: str, color: Any = TEXT) -> float:
+        """Write text, in the middle of the line that begins at `y`; return where it ends."""
+        where = x, y + self.line / 2
+        _pillow()[1].Draw(image).text(where, text, fill=color, font=font(self.size), anchor="lm")
+        return x + len(text) * self.advance
+
+    def program(self, image: Any, x: float, y: float) -> None:
+        """Write the program with line numbers."""
+        for number, line in enumerate(self.code, 1):
+            self.text(image, x, y, f"{number:2}", FAINT)
+            end = x + 4 * self.advance
+            for word in _WORDS.findall(line):
+                literal = word.isdigit() or word in ("True", "False")
+                color = KEYWORD if word in _KEYWORDS else LITERAL if literal else NAME
+                end = self.text(image, end, y, word, color)
+            y += self.line
+
+    @property
+    def code_width(self) -> int:
+        """Width of line numbers, program, and the result of a perception behind it."""
+        return round((4 + max(map(len, self.code)) + 7) * self.advance)
+
+    @property
+    def title(self) -> str:
+        return f"{self.rollout.task.name}, layout {self.rollout.seed}"
+
+
+class FramePage(Page):
+    """The page of a frame: title, world, program with the current line, calls and return so far, time line."""
+
+    def __init__(self, rollout: Rollout, cell: int):
+        super().__init__(rollout, cell)
+        height, width, _ = self.first.shape
+        self.top = self.margin + self.line + self.size // 2
+        self.panel = self.margin * 2 + width
+        self.status = self.top + max(height, len(self.code) * self.line) + self.size // 2
+        self.height = self.status + self.line + self.margin + self.size // 2
+        longest = f"call {len(rollout.moments)} of {len(rollout.moments)}  return -0.0000  {ENDS[rollout.end]}"
+        least = round(len(longest) * self.advance) + 2 * self.margin
+        self.width = max(self.panel + self.code_width + self.margin, least)
+        self.blank = self._blank()
+
+    def _blank(self) -> Any:
+        images, drawing, *_ = _pillow()
+        image = images.new("RGB", (self.width, self.height), PAPER)
+        self.text(image, self.margin, self.margin, self.title)
+        y = self.status + self.line + self.size // 2
+        draw = drawing.Draw(image)
+        draw.line([(self.margin, y), (self.width - self.margin, y)], fill=RULE, width=2)
+        return image
+
+    def frame(self, moment: Moment) -> np.ndarray:
+        """Return the frame of a moment, uint8 [height, width, 3]."""
+        images, *_ = _pillow()
+        image = self.blank.copy()
+        image.paste(images.fromarray(self.world(moment)), (self.margin, self.top))
+        if moment.line:
+            self._current(image, moment)
+        self.program(image, self.panel, self.top)
+        self._status(image, moment)
+        self._time_line(image, moment)
+        return np.asarray(image)
+
+    def _current(self, image: Any, moment: Moment) -> None:
+        y = self.top + (moment.line - 1) * self.line
+        color = DOES if moment.result is None else HOLDS if moment.result else FAILS
+        box = [self.panel - self.size // 3, y, self.panel + self.code_width, y + self.line - 1]
+        _pillow()[1].Draw(image).rounded_rectangle(box, radius=self.size // 3, fill=color)
+        if moment.result is not None:
+            word = str(moment.result)
+            x = self.panel + self.code_width - (len(word) + 0.6) * self.advance
+            self.text(image, x, y, word, GOOD if moment.result else BAD)
+
+    def _status(self, image: Any, moment: Moment) -> None:
+        calls = len(self.rollout.moments) - 1
+        end = self.text(image, self.margin, self.status, f"call {moment.call:{len(str(calls))}} of {calls}  ", FAINT)
+        color = GOOD if moment.reward > 0 else BAD if moment.reward < 0 else TEXT
+        end = self.text(image, end, self.status, f"return {moment.total:.4g}", color)
+        if moment.call == calls:
+            self.text(image, end + 2 * self.advance, self.status, ENDS[self.rollout.end], FAINT)
+
+    def _time_line(self, image: Any, moment: Moment) -> None:
+        """Draw how far the run is, and where it was rewarded."""
+        draw, calls = _pillow()[1].Draw(image), max(len(self.rollout.moments) - 1, 1)
+        y, width = self.status + self.line + self.size // 2, self.width - 2 * self.margin
+        draw.line([(self.margin, y), (self.margin + width * moment.call // calls, y)], fill=DONE, width=2)
+        for seen in self.rollout.moments[: moment.call + 1]:
+            if seen.reward:
+                x = self.margin + width * seen.call // calls
+                draw.line([(x, y - 3), (x, y + 4)], fill=GOOD if seen.reward > 0 else BAD, width=2)
+
+
+class StripPage(Page):
+    """Several moments on one picture: the program at the left, the worlds in rows, under each what was called."""
+
+    GAP = 12
+
+    def image(self, moments: list[Moment], columns: int) -> np.ndarray:
+        """Return the strip, uint8 [height, width, 3]."""
+        images, *_ = _pillow()
+        captions = [_caption(moment) for moment in moments]
+        longest = max(len(line) for caption in captions for line in caption)
+        height, width, _ = self.first.shape
+        step = max(width, round(longest * self.advance)) + self.GAP + self.margin
+        down = height + 3 * self.line + self.margin // 2
+        rows = -(-len(moments) // columns)
+        left = self.margin * 3 + self.code_width - round(7 * self.advance)
+        tall = self.margin * 2 + max(rows * down, (len(self.code) + 2) * self.line)
+        image = images.new("RGB", (left + min(columns, len(moments)) * step, tall), PAPER)
+        self.text(image, self.margin, self.margin, self.title)
+        self.program(image, self.margin, self.margin + round(1.5 * self.line))
+        for number, (moment, caption) in enumerate(zip(moments, captions, strict=True)):
+            row, column = divmod(number, columns)
+            x, y = left + column * step, self.margin + row * down
+            image.paste(images.fromarray(self.world(moment)), (x, y))
+            for line, text in enumerate(caption):
+                self.text(image, x, y + height + (line + 0.25) * self.line, text, FAINT if line == 0 else TEXT)
+        return np.asarray(image)
+
+
+def _caption(moment: Moment) -> tuple[str, str]:
+    if not moment.call:
+        return "start", ""
+    result = "" if moment.result is None else f" {moment.result}"
+    return f"call {moment.call}, return {moment.total:.4g}", f"{moment.line:2} {_cut(moment.text, 26)}{result}"
+
+
+def _cut(line: str, longest: int = LONGEST) -> str:
+    return line if len(line) <= longest else line[: longest - 1] + "…"

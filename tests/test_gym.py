@@ -1,0 +1,330 @@
+"""gymnasium and the functions of JAX show the same worlds: `check_env`, golden returns, the views of `minigrid`."""
+
+import functools
+import warnings
+
+import golden
+import gymnasium
+import jax
+import jax.numpy as jnp
+import minigrid  # noqa: F401  (registers its environments)
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode
+from minigrid.wrappers import FullyObsWrapper
+
+import jaxprl.gym
+from jaxprl import environment, render
+from jaxprl.dsl import text
+from jaxprl.errors import UserError
+from jaxprl.gym import IDS
+from jaxprl.vm.evaluate import evaluate
+from jaxprl.vm.host import run
+from jaxprl.worlds import registry
+from jaxprl.worlds.gym_environment import GymEnvironment, Interface, gym_task
+from jaxprl.worlds.karel.world import GATE
+
+PACKAGE = [task for task in IDS.values() if task.startswith("MiniGrid-")]
+
+
+def make(id, **options):
+    """The environment without gymnasium's wrappers, and without its advice to take a newer version."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return gymnasium.make(id, disable_env_checker=True, **options).unwrapped
+
+
+def test_every_task_has_an_id():
+    assert set(IDS.values()) == set(registry.tasks())
+    assert IDS["jaxprl/Karel-DoorKey-v0"] == "DoorKey"
+    assert IDS["jaxprl/MiniGrid-LavaGap-v0"] == "LavaGap"
+    assert IDS["jaxprl/MiniGrid-DoorKey-5x5-v0"] == "MiniGrid-DoorKey-5x5-v0"
+    assert set(IDS) <= set(gymnasium.registry)
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_check_env(id):
+    check_env(make(id, render_mode="rgb_array", cell=8))
+
+
+@pytest.mark.parametrize("id", ["jaxprl/MiniGrid-RedBlueDoor-v0", "jaxprl/MiniGrid-GoToDoor-8x8-v0"])
+def test_check_env_with_the_view(id):
+    check_env(make(id, observation="view", render_mode="rgb_array"))
+
+
+def test_make_with_gymnasiums_own_wrappers():
+    with gymnasium.make("jaxprl/Karel-DoorKey-v0", render_mode="rgb_array", cell=8) as env:
+        env.reset(seed=1)
+        observation, reward, *_ = env.step(env.action_space.sample())
+        assert env.observation_space.contains(observation)
+        assert isinstance(reward, float)
+        np.testing.assert_array_equal(env.render(), render.draw(env.unwrapped.task, env.unwrapped.host.state, cell=8))
+
+
+def interface(task):
+    """Programs run over the environment through its numbers for actions; what they perceive is asked of its world."""
+
+    def ask(name, env, _):
+        return env.host.perceive(name)
+
+    return Interface(
+        actions={name: number for number, name in enumerate(task.language.action_names)},
+        perceptions={name: functools.partial(ask, name) for name in task.language.perceptions},
+        key=lambda env, _: env.host.key(),
+        call_limit=task.world.call_limit,
+        terminated_hides_crash=task.world.terminated_hides_crash,
+    )
+
+
+def sample(name):
+    """Golden programs that differ in what they return, those of many calls aside, for they take long."""
+    rows = [row for row in golden.returns(name) if max(row.calls) < 1_000]
+    return rows[:: max(1, len(rows) // 12)]
+
+
+EQUAL = ("DoorKey", "FourCorners", "OneStroke", "Snake", "WallAvoider", "LavaGap", "PutNear", "RedBlueDoor")
+OTHERS = [pytest.param(name, marks=pytest.mark.full) for name in golden.TASKS if name not in EQUAL]
+
+
+@pytest.mark.parametrize("name", [*EQUAL, *OTHERS])
+def test_golden_programs_have_the_same_returns(name):
+    """Three ways: through gymnasium's `step`, by the batched evaluator, and as published."""
+    task, rows, seeds = registry.make(name), sample(name), range(8)
+    programs = [text.parse(row.program, task.language) for row in rows]
+    env = make({task: id for id, task in IDS.items()}[name])
+    ours = [[run(program, GymEnvironment(env, interface(task), seed=seed)) for seed in seeds] for program in programs]
+    layouts = task.layouts(seeds)
+    runs = evaluate(task, programs, layouts)
+    returns = np.array([[outcome.reward for outcome in row] for row in ours])
+    np.testing.assert_allclose(returns, runs.units / layouts.units, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(returns, [row.returns[:8] for row in rows], rtol=0, atol=1e-9)
+    np.testing.assert_array_equal([[outcome.actions for outcome in row] for row in ours], runs.actions)
+    assert len(np.unique(returns)) > 1
+
+
+def test_an_environment_is_a_task_for_searches_too():
+    task = registry.make("DoorKey")
+    wrapped = gym_task("DoorKeyAgain", lambda: make("jaxprl/Karel-DoorKey-v0"), task.language, interface(task), units=2)
+    programs = [text.parse(row.program, task.language) for row in sample("DoorKey")[:4]]
+    found, expected = (evaluate(one, programs, one.layouts(range(4))) for one in (wrapped, task))
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_karels_planes():
+    task = registry.make("DoorKey")
+    env = make("jaxprl/Karel-DoorKey-v0")
+    planes, info = env.reset(seed=4)
+    assert planes.shape == (16, 8, 8)
+    assert planes.dtype == bool
+    assert info == {}
+    layout = task.layout(4)
+    row, column = task.world.position(int(layout.state.cell))
+    assert np.argwhere(planes[:4]).tolist() == [[1, row, column]]  # one robot, facing east
+    env.step(1)
+    assert np.argwhere(env.step(1)[0][:4]).tolist() == [[3, row, column]]  # two left turns: west
+    cells = layout.state.cells.reshape(10, 10)[1:-1, 1:-1]
+    np.testing.assert_array_equal(planes[4], (cells & 0x10 != 0) | (cells & GATE != 0))
+    np.testing.assert_array_equal(np.argmax(planes[5:], axis=0), cells & 15)
+    assert (planes[5:].sum(axis=0) == 1).all()
+    opened = environment.observe(task, layout.state._replace(opened=np.bool_(True)), "grid")
+    assert planes[4].sum() - opened[4].sum() == 2
+
+
+@pytest.mark.parametrize("name", PACKAGE)
+def test_minigrids_observations_are_the_packages(name):
+    """The view is `gen_obs`'s, the grid `FullyObsWrapper`'s, on the way of random actions."""
+    theirs = gymnasium.make(gymnasium.registry[name], disable_env_checker=True).unwrapped
+    whole = FullyObsWrapper(theirs)
+    ours = make(f"jaxprl/{name}", observation="view")
+    rng, seen = np.random.default_rng(0), set()
+    for seed in range(2):
+        expected, _ = theirs.reset(seed=seed)
+        found, _ = ours.reset(seed=seed)
+        for _ in range(30):
+            np.testing.assert_array_equal(found, expected["image"])
+            grid = environment.observe(ours.task, ours.host.state, "grid")
+            np.testing.assert_array_equal(grid, whole.observation(expected)["image"])
+            seen.add(found.tobytes())
+            action = int(rng.choice(7, p=[0.15, 0.15, 0.4, 0.1, 0.05, 0.1, 0.05]))
+            expected, _, over, *_ = theirs.step(action)
+            found, _, _, _, _ = ours.step(action)
+            if over:
+                break
+    assert len(seen) > 3
+
+
+@pytest.mark.parametrize("name", ["LavaGap", "PutNear", "RedBlueDoor"])
+def test_views_of_the_published_tasks_are_the_packages(name):
+    theirs = registry.make(f"farama:{name}").environment(0).env.unwrapped
+    del theirs.gen_obs  # the oracle leaves its observations out
+    ours = make(f"jaxprl/MiniGrid-{name}-v0", observation="view")
+    rng = np.random.default_rng(1)
+    for seed in range(5):
+        expected, _ = theirs.reset(seed=seed)
+        found, _ = ours.reset(seed=seed)
+        over = False
+        while not over:
+            np.testing.assert_array_equal(found, expected["image"])
+            action = int(rng.integers(6))
+            expected, _, ends, truncated, _ = theirs.step(action)
+            found, _, terminated, _, _ = ours.step(action)
+            over = ends or terminated or truncated
+
+
+def test_missions_are_in_the_info():
+    fetch = make("jaxprl/MiniGrid-PutNear-6x6-N2-v0")
+    _, info = fetch.reset(seed=0)
+    mission = fetch.host.state.mission
+    parts = [mission.target & 15, mission.target >> 4, mission.landmark & 15, mission.landmark >> 4]
+    assert info["mission"].tolist() == parts
+    assert all(parts[::2])
+    copies = gymnasium.make_vec("jaxprl/MiniGrid-PutNear-6x6-N2-v0", num_envs=3)
+    _, infos = copies.reset(seed=0)
+    assert infos["mission"].shape == (3, 4)
+    assert infos["mission"][0].tolist() == parts
+
+
+def test_resets_follow_the_seed():
+    env = make("jaxprl/Karel-Maze-v0")
+    first, again, other = (env.reset(seed=seed)[0] for seed in (5, 5, 6))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    task = registry.make("Maze")
+    np.testing.assert_array_equal(first, environment.observe(task, task.layout(5).state, "grid"))
+    sequences = []
+    for _ in range(2):
+        env.reset(seed=5)
+        sequences.append([env.reset()[0].tobytes() for _ in range(4)])
+    assert sequences[0] == sequences[1]
+    assert len(set(sequences[0])) > 1
+    few = make("jaxprl/Karel-Maze-v0", layout_seeds=(6,))
+    np.testing.assert_array_equal(few.reset()[0], other)
+
+
+def test_truncation():
+    env = make("jaxprl/Karel-DoorKey-v0", max_steps=3)
+    for _ in range(2):
+        env.reset(seed=0)
+        assert [env.step(1)[2:4] for _ in range(3)] == [(False, False), (False, False), (False, True)]
+    assert make("jaxprl/Karel-DoorKey-v0").max_steps == 10_001
+    assert make("jaxprl/MiniGrid-LavaGap-v0").max_steps == 1_000
+
+
+def test_mistakes_are_said():
+    with pytest.raises(UserError, match="unknown observation 'view'; known: grid"):
+        make("jaxprl/Karel-DoorKey-v0", observation="view")
+    with pytest.raises(UserError, match="one step at least"):
+        make("jaxprl/Karel-DoorKey-v0", max_steps=0)
+    with pytest.raises(UserError, match="only tasks on Karel's and MiniGrid's world"):
+        environment.make("farama:LavaGap")
+    with pytest.raises(UserError, match="2 seeds for 3 copies"):
+        gymnasium.make_vec("jaxprl/Karel-DoorKey-v0", num_envs=3).reset(seed=[1, 2])
+    for env in (make("jaxprl/Karel-DoorKey-v0"), gymnasium.make_vec("jaxprl/Karel-DoorKey-v0", num_envs=2)):
+        with pytest.raises(gymnasium.error.ResetNeeded):
+            env.step(env.action_space.sample())
+
+
+def test_a_task_of_ones_own():
+    jaxprl.gym.register("Harvester", "jaxprl/Mine-v3")
+    assert make("jaxprl/Mine-v3").task is registry.make("Harvester")
+    assert gymnasium.make_vec("jaxprl/Mine-v3", num_envs=2).task is registry.make("Harvester")
+
+
+@pytest.mark.parametrize(
+    ("id", "observation"),
+    [
+        ("jaxprl/Karel-DoorKey-v0", "grid"),
+        ("jaxprl/Karel-Snake-v0", "grid"),
+        ("jaxprl/MiniGrid-RedBlueDoor-v0", "view"),
+        ("jaxprl/MiniGrid-LavaGap-v0", "grid"),
+    ],
+)
+def test_copies_do_what_one_environment_does(id, observation):
+    """Also over the ends of episodes: a copy that is over passes a step, and starts again on a layout of the pool."""
+    options = {"observation": observation, "max_steps": 25}
+    copies = gymnasium.make_vec(id, num_envs=3, layout_seeds=(40, 41), **options)
+    singles = [make(id, **options) for _ in range(3)]
+    assert copies.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+    copies.action_space.seed(0)
+    observations, _ = copies.reset(seed=7)
+    for copy, single in enumerate(singles):
+        np.testing.assert_array_equal(observations[copy], single.reset(seed=7 + copy)[0])
+    starts = [singles[0].reset(seed=seed)[0].tobytes() for seed in (40, 41)]
+    singles[0].reset(seed=7)
+    over, ends, drawn = [False] * 3, 0, set()
+    for _ in range(120):
+        actions = copies.action_space.sample()
+        observations, rewards, terminated, truncated, _ = copies.step(actions)
+        assert copies.observation_space.contains(observations)
+        for copy, single in enumerate(singles):
+            if over[copy]:
+                drawn.add(starts.index(observations[copy].tobytes()))
+                expected = single.reset(seed=40 + starts.index(observations[copy].tobytes()))[0], 0.0, False, False
+            else:
+                expected = single.step(actions[copy])[:4]
+            np.testing.assert_array_equal(observations[copy], expected[0])
+            assert rewards[copy] == pytest.approx(expected[1], abs=1e-6)
+            assert (terminated[copy], truncated[copy]) == expected[2:]
+            over[copy] = expected[2] or expected[3]
+            ends += over[copy]
+    assert ends > 6
+    assert drawn == {0, 1}
+
+
+def test_copies_repeat_render_and_stay_on_the_device():
+    def play():
+        copies = gymnasium.make_vec("jaxprl/Karel-DoorKey-v0", num_envs=2, max_steps=5, render_mode="rgb_array", cell=8)
+        copies.reset(seed=3)
+        seen = [copies.step(np.array([step % 5, 0]))[0] for step in range(20)]
+        return copies, seen
+
+    (copies, first), (_, second) = play(), play()
+    np.testing.assert_array_equal(first, second)
+    pictures = copies.render()
+    assert len(pictures) == 2
+    assert pictures[0].shape == (64, 64, 3)
+    assert (pictures[0] != pictures[1]).any()
+    on_device = gymnasium.make_vec("jaxprl/Karel-DoorKey-v0", num_envs=2, jax_arrays=True)
+    assert isinstance(on_device.reset(seed=3)[0], jax.Array)
+    assert all(isinstance(array, jax.Array) for array in on_device.step(jnp.array([0, 1]))[:4])
+
+
+def test_gymnasiums_own_copies_work_too():
+    copies = gymnasium.make_vec("jaxprl/Karel-DoorKey-v0", num_envs=2, vectorization_mode="sync")
+    observations, _ = copies.reset(seed=3)
+    ours, _ = gymnasium.make_vec("jaxprl/Karel-DoorKey-v0", num_envs=2).reset(seed=3)
+    np.testing.assert_array_equal(observations, ours)
+
+
+@pytest.mark.parametrize("name", ["DoorKey", "LavaGap"])
+def test_functions_of_jax_do_what_the_environment_does(name):
+    env = environment.make(name, layout_seeds=range(4))
+    single = make({task: id for id, task in IDS.items()}[name])
+    step, observe = jax.jit(env.step), jax.jit(env.observe)
+    rng = np.random.default_rng(2)
+    for layout in range(4):
+        state = env.start(layout)
+        found, _ = single.reset(seed=layout)
+        over = False
+        for _ in range(40):
+            np.testing.assert_array_equal(observe(state), found)
+            action = int(rng.integers(len(env.actions)))
+            before = state
+            state, reward, terminated = step(state, action)
+            if over:
+                assert reward == 0
+                assert terminated
+                assert jax.tree.all(jax.tree.map(lambda old, new: bool((old == new).all()), before, state))
+            else:
+                found, expected, over, *_ = single.step(action)
+                assert (float(reward), bool(terminated)) == (expected, over)
+
+
+def test_functions_of_jax_draw_every_layout():
+    env = environment.make("Maze", layout_seeds=range(5))
+    states = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), 100))
+    observations = jax.vmap(env.observe)(states)
+    assert observations.shape == (100, 16, 8, 8)
+    assert len(np.unique(np.asarray(observations).reshape(100, -1), axis=0)) == 5
