@@ -258,13 +258,15 @@ def test_runs_that_ask_survive_kills(tmp_path, words):
     words = (*words, "--budget", "3000", "--seeds", "0-1", "--checkpoint-every", "300")
     rng = random.Random(0)
     with serving(model) as server:
+        began = time.monotonic()
         whole = start(tmp_path / "whole" / "out", server.url, *words)
         assert ended(whole, 300) == 0
+        took = time.monotonic() - began
         seen = {json.dumps(request) for request in server.requests}
         out = tmp_path / "killed" / "out"
         for kills in itertools.count():
             process = start(out, server.url, *words, *(["--resume"] if (out / "config.json").exists() else []))
-            if ended(process, 2 + 6 * rng.random() if kills < 10 else 300) == 0:
+            if ended(process, took * rng.uniform(0.2, 0.9) if kills < 10 else 300) == 0:
                 break
         assert kills > 0
         assert left_by(out) == left_by(tmp_path / "whole" / "out")
