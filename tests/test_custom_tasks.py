@@ -190,7 +190,7 @@ def test_a_changed_file_is_not_resumed(tmp_path):
 
 def test_there_are_no_recorded_answers(tmp_path):
     load(tmp_path)
-    with pytest.raises(UserError, match=r"no recorded answers for .*mine.py:Walk: use --llm openai, --llm none or --method hc"):
+    with pytest.raises(UserError, match=r"for .*mine.py:Walk: use --llm openai, --llm none or --method hc"):
         experiment.Config(f"{tmp_path}/mine.py:Walk").check()
 
 
