@@ -27,6 +27,7 @@ from jaxprl.hosts import Host, join
 from jaxprl.llm.prompts import STYLES
 from jaxprl.llm.settings import Settings
 from jaxprl.runs.checkpoint import Every
+from jaxprl.runs.mirror import PACKAGES, opener
 from jaxprl.runs.record import USAGE
 from jaxprl.runs.signals import StopRequest
 from jaxprl.worlds import registry
@@ -56,8 +57,18 @@ def main(arguments: Sequence[str]) -> int:
         out /= host.name
     seeds = options.seeds if host.count == 1 else ",".join(map(str, config.seeds))
     print(f"{config.method} on {config.task}, seeds {seeds}, up to {config.budget:,} programs -> {out}")
+    mirror = opener(options.log_to) if options.log_to else None
     with StopRequest() as stop:
-        results = run(config, out, resume=options.resume, workers=options.devices, every=every, stop=stop, means=means)
+        results = run(
+            config,
+            out,
+            resume=options.resume,
+            workers=options.devices,
+            every=every,
+            stop=stop,
+            means=means,
+            mirror=mirror,
+        )
     for result in results:
         print(
             f"seed {result['seed']}: return {result['return']:.4f} ({result['unseen_return']:.4f} on "
@@ -122,6 +133,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--checkpoint-every", default="60s", help="how often to save: 60s, 100000 (programs), or both: 60s,100000"
     )
+    parser.add_argument("--log-to", help=f"also log to: {', '.join(PACKAGES)} (extras of the same names)")
     parser.add_argument("--devices", type=int, help="threads on a CPU (default: its cores)")
     parser.add_argument(
         "--hosts",

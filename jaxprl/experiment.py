@@ -25,6 +25,7 @@ from jaxprl.llm.source import Interrupted
 from jaxprl.revision import ON_STALL, Reviser, Round, joining
 from jaxprl.runs import checkpoint
 from jaxprl.runs.checkpoint import EVERY, Checkpoints, Every, Saved
+from jaxprl.runs.mirror import Mirror
 from jaxprl.runs.record import ROUNDS, USAGE, RunDirectory
 from jaxprl.runs.signals import CODES, StopRequest
 from jaxprl.search.driver import Event, drive
@@ -46,6 +47,7 @@ def run(
     every: Every = EVERY,
     stop: StopRequest | None = None,
     means: Means | None = None,
+    mirror: Callable[[Path], Mirror] | None = None,
 ) -> list[dict[str, Any]]:
     """Run the searches of a configuration and return their results, by seed.
 
@@ -57,6 +59,7 @@ def run(
       every: how often to save a checkpoint; it changes no result.
       stop: says when to save and stop early.
       means: for asking a language model; needed if the configuration names one.
+      mirror: opens what else gets the rows of the records (`runs/mirror.py`), for the run directory.
 
     Raises UserError for what cannot be done, and Stopped.
     """
@@ -68,6 +71,8 @@ def run(
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(contextlib.closing(RunDirectory(out, config.identity(), resume=resume)))
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(directory)))
+        if mirror:
+            directory.mirror = stack.enter_context(contextlib.closing(mirror(out)))
         asker = None
         if config.settings and means:
             asker = Asker(

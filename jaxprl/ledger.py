@@ -18,7 +18,7 @@ from jaxprl.dsl.python import to_python
 from jaxprl.dsl.text import to_text
 from jaxprl.errors import UserError
 from jaxprl.runs.progress import Progress
-from jaxprl.runs.record import RunDirectory
+from jaxprl.runs.record import ANSWERS, RunDirectory
 from jaxprl.search.driver import Event
 from jaxprl.search.types import Answer, Question
 from jaxprl.starts import Answers
@@ -81,7 +81,7 @@ class Ledger:
     def take(self, index: int, answers: Answers) -> None:
         """Write down answers of the language model that a search has looked at."""
         for row in answers.rows:
-            self.directory.append("llm/answers.jsonl", row)
+            self.directory.append(ANSWERS, row)
         before = [self.counts[index]] if index in self.counts else []
         self.counts[index] = starts.total([*before, answers.counts()])
 

@@ -27,7 +27,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,10 +36,11 @@ import jax
 from jaxprl.errors import UserError
 
 _LOCK = ".lock"
+ANSWERS = "llm/answers.jsonl"
 ROUNDS = "llm/rounds.jsonl"
 REQUESTS = "llm/requests.jsonl"
 USAGE = "llm/usage.json"
-RECORDS = ("metrics.jsonl", "programs.jsonl", "llm/answers.jsonl", ROUNDS)
+RECORDS = ("metrics.jsonl", "programs.jsonl", ANSWERS, ROUNDS)
 """The files that lines are added to."""
 PACKAGES = ("jaxprl", "jax", "jaxlib", "numpy")
 
@@ -63,6 +64,8 @@ class RunDirectory:
         """
         self.path = path
         self.config = json.loads(json.dumps(config))  # as it will be read back
+        self.mirror: Callable[[str, dict[str, Any]], None] | None = None
+        """Gets every row of a record too."""
         with self._telling(path):
             if not (path / _LOCK).exists():
                 self._check_place(resume)
@@ -139,6 +142,8 @@ class RunDirectory:
             file.parent.mkdir(parents=True, exist_ok=True)
             with file.open("a") as lines:
                 lines.write(json.dumps(row) + "\n")
+        if self.mirror:
+            self.mirror(name, row)
 
     def positions(self) -> dict[str, Position]:
         """Return where the records end."""

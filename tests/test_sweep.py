@@ -1,0 +1,124 @@
+"""Sweeps: their files, their cells, and what is done when cells fail, are done, or are stopped."""
+
+import importlib
+import json
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from jaxprl.errors import UserError
+from jaxprl.worlds import registry
+
+ROOT = Path(__file__).parent.parent
+GRID = {"tasks": ["StairClimberSparse"], "methods": ["hc"], "seeds": "3,4", "budget": 300, "layouts": "0-3"}
+
+
+@pytest.fixture
+def sweep(monkeypatch):
+    """The script as a module."""
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    return importlib.import_module("sweep")
+
+
+def words(file, *more):
+    return [sys.executable, "experiments/sweep.py", str(file), *more]
+
+
+def call(file, *more, code=0):
+    done = subprocess.run(words(file, *more), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def write(folder, *grid, **more):
+    file = folder / "sweep.json"
+    file.write_text(json.dumps({"out": str(folder / "out"), "grid": list(grid)} | more))
+    return file
+
+
+def test_a_sweep_runs_its_cells_names_the_bad_one_and_skips_what_is_done(tmp_path):
+    file = write(tmp_path, GRID, GRID | {"tasks": ["Amaze"]})
+    first = call(file, code=1)
+    assert "1 of 2 cells failed: Amaze-hc (exit code 2)" in first.stderr
+    cell = tmp_path / "out" / "StairClimberSparse-hc"
+    results = {seed: (cell / f"seed-{seed}" / "result.json").read_bytes() for seed in (3, 4)}
+    assert "StairClimberSparse" in (tmp_path / "out" / "report.html").read_text()
+    file = write(tmp_path, GRID)
+    again = call(file, "--cell", "0")
+    assert "finished before" in again.stdout
+    (cell / "seed-3" / "result.json").write_text("{")  # then the cell is not finished any more
+    call(file, "--cell", "0")
+    found = json.loads((cell / "seed-3" / "result.json").read_text())
+    assert found["program"] == json.loads(results[3])["program"]
+    assert (cell / "seed-4" / "result.json").read_bytes() == results[4]
+    other = call(file, "--cell", "0", "--budget", "301", code=2)
+    assert "budget was 300, is 301" in other.stderr
+
+
+def test_a_sweep_that_is_stopped_saves_and_goes_on(tmp_path):
+    file = write(tmp_path, GRID | {"tasks": ["Snake"], "budget": 10**8, "seeds": "0", "layouts": "0-31"})
+    sweep = subprocess.Popen(words(file), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    record = tmp_path / "out" / "Snake-hc" / "metrics.jsonl"
+    try:
+        deadline = time.monotonic() + 120
+        while not record.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        sweep.send_signal(signal.SIGTERM)
+        _, told = sweep.communicate(timeout=60)
+    finally:
+        sweep.kill()
+        sweep.wait()
+    assert sweep.returncode == 75, told
+    assert "stopped in Snake-hc; the same command goes on" in told
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ({}, "needs tasks"),
+        ({"tasks": "Maze", "methods": ["hc"]}, "needs tasks"),
+        ({"tasks": ["Maze"], "methods": []}, "needs methods"),
+        (GRID | {"temprature": 1}, "cell StairClimberSparse-hc: unrecognized arguments: --temprature 1"),
+        (GRID | {"budget": "many"}, "invalid int value"),
+        (GRID | {"resume": True}, "the sweep's own"),
+        (GRID | {"tasks": ["Maze", "Maze"]}, "two cells have the name Maze-hc"),
+    ],
+)
+def test_a_mistake_in_the_file_is_a_message(grid, message, tmp_path, sweep):
+    with pytest.raises(UserError, match=message):
+        sweep.main([str(write(tmp_path, grid)), "--list"])
+
+
+def test_a_file_that_is_no_sweep_is_a_message(tmp_path, sweep):
+    (tmp_path / "sweep.toml").write_text("out = [")
+    for file, message, *more in (
+        (tmp_path / "nothing.toml", "No such file"),
+        (tmp_path / "sweep.toml", r"sweep\.toml"),
+        (write(tmp_path, GRID), "from 0 to 0", "--cell", "1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            sweep.main([str(file), *more])
+    assert "expected `out`" in call(write(tmp_path, GRID, seeds="0"), code=2).stderr
+
+
+@pytest.mark.parametrize(("name", "method"), [("hc", "hc"), ("llm_gs", "llm-gs")])
+def test_the_published_columns_are_whole(name, method, sweep, capsys):
+    asked = tomllib.loads((ROOT / "experiments" / f"{name}.toml").read_text())
+    seeds = {registry.make(task).language.name: each["seeds"] for each in asked["grid"] for task in each["tasks"]}
+    assert seeds == {"karel": "0-31", "minigrid": "0-7"}
+    file = str(ROOT / "experiments" / f"{name}.toml")
+    sweep.main([file, "--list"])
+    listed = capsys.readouterr().out.splitlines()
+    assert len(listed) == 15
+    assert all(f"--method {method}" in line for line in listed)
+    budgets = {registry.make(task).budget for each in asked["grid"] for task in each["tasks"]}
+    assert budgets == {1_000_000, 10_000}
+    sweep.main([file, "--list", "--seeds", "0-1", "--budget", "50"])
+    fewer = capsys.readouterr().out
+    assert fewer.count("--seeds 0-1 ") == fewer.count("--budget 50") == 15
