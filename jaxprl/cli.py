@@ -204,6 +204,6 @@ def _one_seed(words: str) -> int:
 def print_prompt(options: argparse.Namespace) -> int:
     """Show the prompt that asks a language model for a program: the system message, then the user message."""
     task = registry.make(options.task)
-    messages = prompts.messages(task.language, task.name, task.words, options.style)
+    messages = prompts.messages(task.language, registry.told_name(task), task.words, options.style)
     print("\n\n".join(message["content"] for message in messages))
     return 0

@@ -70,7 +70,8 @@ class Config:
             raise UserError(f"{len(self.layouts)} layouts; a search evaluates on at most {MOST_LANES}")
         self._check_language_model()
         if self.asks:
-            prompts.messages(task.language, task.name, task.words, self.style)  # it says which words are missing
+            # It says which words are missing.
+            prompts.messages(task.language, registry.told_name(task), task.words, self.style)
 
     def _check_language_model(self) -> None:
         if self.llm not in LLMS:

@@ -33,6 +33,7 @@ from jaxprl.search.hill_climbing import hill_climbing
 from jaxprl.search.schedule import Constant, Growing
 from jaxprl.search.types import UNKNOWN, search_keys
 from jaxprl.starts import Pool, Starts, pooled_starts, random_starts
+from jaxprl.worlds import registry
 
 NEIGHBOURHOOD = 250
 """k of plain hill climbing."""
@@ -258,7 +259,7 @@ class _Run:
         if self.asker is None:
             found = starts.recorded_answers(self.config.answered, task.language, seed)
         else:
-            messages = prompts.messages(task.language, task.name, task.words, self.config.style)
+            messages = prompts.messages(task.language, registry.told_name(task), task.words, self.config.style)
             found = starts.asked_answers(
                 messages, task.language, self.asker, seed=seed, occasion="round 0", wanted=starts.LLM_PROGRAMS
             ).not_empty(f"the answers of {self.asker.where}")

@@ -27,7 +27,7 @@ from jaxprl.starts import Answers, Ask
 from jaxprl.vm import host
 from jaxprl.vm.evaluate import evaluate
 from jaxprl.vm.runs import Runs, Scale
-from jaxprl.worlds import picture
+from jaxprl.worlds import picture, registry
 from jaxprl.worlds.task import Environment, HostTask, Layout, Task
 
 ROUNDS = 5
@@ -94,7 +94,7 @@ class Reviser:
         Raises UserError if the first round brings no program at all.
         """
         task, goal = self.task, self.scale.denominator
-        messages = prompts.messages(task.language, task.name, task.words, self.style)
+        messages = prompts.messages(task.language, registry.told_name(task), task.words, self.style)
         best: _Best | None = None
         last: list[tuple[ast.Program, int]] = []
         evaluated = 0
@@ -147,7 +147,7 @@ class Reviser:
         shown = episode(task, self.layouts, worst, best.program) if method in TRACED else None
         past = Past(scored, len(best.units), best.program, best.score / denominator, shown)
         return revision.messages(
-            method, past, language=task.language, name=task.name, words=task.words, style=self.style
+            method, past, language=task.language, name=registry.told_name(task), words=task.words, style=self.style
         )
 
     def summary(self, found: Round) -> dict[str, Any]:

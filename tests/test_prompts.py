@@ -167,3 +167,8 @@ def test_the_tool_prints_a_prompt(capsys):
     for mistake, known in ((["Maze", "--style", "haiku"], "python-dsl"), (["Amaze"], "Maze")):
         with pytest.raises(UserError, match=f"(known|similar ones): .*{known}"):
             cli.main(["prompt", "--task", *mistake])
+
+
+def test_a_real_environment_has_the_prompt_of_our_world(capsys):
+    assert cli.main(["prompt", "--task", "farama:LavaGap"]) == 0
+    assert capsys.readouterr().out == "\n\n".join(prompt(TASKS["LavaGap"], "python-dsl")) + "\n"

@@ -84,6 +84,11 @@ def short_name(name: str) -> str:
     return f"{path.stem}-{task_name}"
 
 
+def told_name(task: Task | HostTask) -> str:
+    """Return a task's name as a language model is told it: on the real environments that of the same task on ours."""
+    return task.name.removeprefix(FARAMA)
+
+
 for _domain, _files in _TASK_FILES.items():
     for _file in _files:
         for _task in importlib.import_module(f"jaxprl.worlds.{_domain}.tasks.{_file}").TASKS:
