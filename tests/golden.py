@@ -75,6 +75,11 @@ def edge_cases(task: str) -> tuple[Row, ...]:
     return tuple(Row(row["label"], row["program"], *(tuple(row[column]) for column in columns)) for row in rows)
 
 
+def on_first(rows: Sequence[Row], layouts: int | None) -> list[Row]:
+    """Return the rows on their first layouts only, on all if no number is given."""
+    return [Row(row.label, row.program, *(column[:layouts] for column in row[2:])) for row in rows]
+
+
 def programs(domain: str) -> list[str]:
     """Return the text of every distinct golden program of a domain."""
     tasks = [name for name in TASKS if registry.make(name).language.name == domain]

@@ -171,7 +171,9 @@ def test_paths_with_colons_and_blanks(tmp_path, file):
 def test_odd_names_make_no_odd_folders(tmp_path):
     load(tmp_path, CORRIDOR.replace('"Walk"', '"Walk/50%: far"'), "Walk/50%: far")
     command = [sys.executable, ROOT / "experiments" / "run.py", "--task", "mine.py:Walk/50%: far", "--layouts", "6,14"]
-    done = subprocess.run([*command, "--method", "hc"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, "--method", "hc", "--budget", "20"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     [folder] = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("mine-Walk-50-far-hc-")

@@ -39,7 +39,7 @@ from jaxprl.worlds import registry
 from jaxprl.worlds.karel.world import LANGUAGE
 from jaxprl.worlds.task import Task
 
-SOME_TASKS = ("DoorKey", "CleanHouse", "Snake", "Seeder", "LavaGap", "RedBlueDoor", "MiniGrid-UnlockPickup-v0")
+SOME_TASKS = ("DoorKey", "Snake", "LavaGap", "MiniGrid-UnlockPickup-v0")
 OTHER_TASKS = tuple(
     name for name in registry.tasks() if name not in SOME_TASKS and isinstance(registry.make(name), Task)
 )
@@ -107,7 +107,7 @@ def check_task(name, goldens, randoms, many, engines=ENGINES):
 @pytest.mark.parametrize("name", SOME_TASKS)
 def test_answers_are_those_of_full_evaluation(name):
     on_lanes = name in ("DoorKey", "LavaGap")  # lanes take long to compile; all tasks have their turn in the full suite
-    truth, beats = check_task(name, 12, 4, 24, ENGINES if on_lanes else ["sequential"])
+    truth, beats = check_task(name, 10, 2, 16, ENGINES if on_lanes else ["sequential"])
     if name in golden.TASKS:  # in the others one layout is too much for programs of chance
         assert 0 < np.count_nonzero(truth.first > 0) < len(truth.first)
         assert 0 < beats.mean() < 0.5
@@ -265,7 +265,9 @@ LARGE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", LARGE)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.full] * (place > 0)) for place, case in enumerate(LARGE)]
+)
 def test_sampled_neighbours_of_programs_that_are_too_large_to_trace(case):
     task = capped_task(Limited(5, 4))
     layouts = task.layouts(range(12))
@@ -291,12 +293,12 @@ def test_equal_neighbours():
 
 
 def mutations_of(text, wanted, many=400):
-    """Return a question about all the different sampled neighbours of a program of whose nodes `wanted` holds."""
+    """Return a question about the different sampled neighbours of a program of whose nodes `wanted` holds."""
     parent = encode.encode(parse(text, LANGUAGE), LANGUAGE)
     found = questions.sampled(LANGUAGE, parent[None], many)
     kept = [i for i, nodes in enumerate(found.programs[0]) if wanted(parent, nodes)]
     _, unique = np.unique(found.programs[0, kept], axis=0, return_index=True)
-    rows = np.array(kept)[np.sort(unique)]
+    rows = np.resize(np.array(kept)[np.sort(unique)], 64)  # one size for all: it is compiled once
     return questions.single(questions.whole(parent[None], found.programs[:, rows], found.changed[:, rows]))
 
 
