@@ -42,7 +42,7 @@ from jaxprl.search.driver import drive
 from jaxprl.search.hill_climbing import hill_climbing
 from jaxprl.search.schedule import Constant
 from jaxprl.search.types import UNKNOWN, Answer, Question, search_keys
-from jaxprl.starts import random_starts
+from jaxprl.starts import mutations, random_starts
 from jaxprl.vm import host
 from jaxprl.vm.evaluate import evaluate, first_better
 from jaxprl.vm.runs import Neighbourhoods, Scale
@@ -215,7 +215,7 @@ def hill_climb(bench: Benchmark, number: int) -> Row:
         return Answer(*found)
 
     search = hill_climbing(
-        neighbours=functools.partial(sample.neighbours, task.language),
+        neighbours=functools.partial(mutations, task.language),
         start=functools.partial(random_starts, task.language),
         schedule=Constant(NEIGHBOURHOOD),
         budget=bench.options.budget // number,

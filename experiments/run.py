@@ -10,6 +10,7 @@ SIGTERM and SIGINT save and stop: exit codes 75 and 130. Errors: 2.
 from __future__ import annotations
 
 import argparse
+import collections
 import json
 import re
 import sys
@@ -20,7 +21,7 @@ from typing import Any
 
 from jaxprl.arguments import cache_folder, parse_seeds, prepare_jax, run_main
 from jaxprl.asking import Means
-from jaxprl.config import METHODS, Config
+from jaxprl.config import LATENT, METHODS, Config
 from jaxprl.errors import UserError
 from jaxprl.experiment import run
 from jaxprl.hosts import Host, join
@@ -47,6 +48,10 @@ def main(arguments: Sequence[str]) -> int:
         settings=settings(options),
         style=options.prompt_style,
         revise_every=options.revise_every,
+        k=options.k,
+        elite=options.elite,
+        sigma=options.sigma,
+        space=options.space,
     )
     config.check()
     means = Means(options.answers or cache_folder() / "answers.sqlite", options.prices, options.max_spend)
@@ -91,7 +96,16 @@ def in_words(counts: dict[str, Any]) -> str:
         for reason, number in counts["rejected"][block].items()
     ]
     told = f"{counts['accepted']} of {counts['answers']} LLM answers gave a program"
-    return f"{told}; blocks rejected: {', '.join(rejected) or 'none'}"
+    told += f"; blocks rejected: {', '.join(rejected) or 'none'}"
+    if "space" in counts:
+        space = counts["space"]
+        reasons = collections.Counter(each["reason"] for each in space["outside"])
+        outside = ", ".join(f"{number} ({reason})" for reason, number in reasons.items())
+        told += (
+            f"\n  {space['encoded']} of these programs are starts in the learned program space, {space['unchanged']} "
+        )
+        told += f"of them unchanged; not in it: {outside or 'none'}"
+    return told
 
 
 def settings(options: argparse.Namespace) -> Settings | None:
@@ -140,16 +154,25 @@ def parser() -> argparse.ArgumentParser:
         help="share the seeds with other hosts: auto (Slurm and the like), or ADDRESS:PORT,COUNT,INDEX of host 0",
     )
     add_language_model(parser.add_argument_group("language model"))
+    add_latent_search(parser.add_argument_group(f"search in the learned program space ({', '.join(LATENT)})"))
     return parser
+
+
+def add_latent_search(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--k", type=int, help="candidates of a generation, or of a neighbourhood (default: published)")
+    group.add_argument("--elite", type=int, help="the best ones that the next generation comes from (cem, cebs)")
+    group.add_argument("--sigma", type=float, help="standard deviation of candidates (default: published)")
+    group.add_argument("--space", type=Path, help="model file of the program space (default: the one that ships)")
 
 
 def add_language_model(group: argparse._ArgumentGroup) -> None:
     defaults = Config()
     group.add_argument(
         "--llm",
-        default=defaults.llm,
+        default="",
         help="where answers come from: openai (any server with OpenAI's chat completions; key in OPENAI_API_KEY), "
-        "recorded (those that ship with the package, or with --model those in the cache), none (random programs)",
+        "recorded (those that ship with the package, or with --model those in the cache), none (random programs; the "
+        "default of the latent searches)",
     )
     group.add_argument("--model", help="name of the model, as the server knows it")
     group.add_argument("--base-url", help="address of the server, like http://localhost:11434/v1 (default: OpenAI's)")

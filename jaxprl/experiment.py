@@ -16,8 +16,9 @@ import numpy as np
 
 from jaxprl import starts
 from jaxprl.asking import Asker, Means
-from jaxprl.config import REVISIONS, Config
-from jaxprl.dsl import encode, sample
+from jaxprl.config import LATENT, REVISIONS, Config
+from jaxprl.dsl import encode
+from jaxprl.dsl.text import to_text
 from jaxprl.errors import Stopped, UserError
 from jaxprl.ledger import Ledger
 from jaxprl.llm import prompts
@@ -28,10 +29,11 @@ from jaxprl.runs.checkpoint import EVERY, Checkpoints, Every, Saved
 from jaxprl.runs.mirror import Mirror
 from jaxprl.runs.record import ROUNDS, USAGE, RunDirectory
 from jaxprl.runs.signals import CODES, StopRequest
+from jaxprl.search import published
 from jaxprl.search.driver import Event, drive
 from jaxprl.search.hill_climbing import hill_climbing
 from jaxprl.search.schedule import Constant, Growing
-from jaxprl.search.types import UNKNOWN, search_keys
+from jaxprl.search.types import UNKNOWN, Point, Search, programs_of, search_keys
 from jaxprl.starts import Pool, Starts, pooled_starts, random_starts
 from jaxprl.worlds import registry
 
@@ -159,19 +161,11 @@ class _Run:
         if saved:
             ledger.restore(saved.arrays, saved.facts)
             self.saved_at = saved.facts["seconds"], int(saved.arrays["state.evaluated"].sum())
-        guided = config.method == "llm-gs"
-        schedule: Callable[[int], int] = Growing(config.budget) if guided else Constant(NEIGHBOURHOOD)
-        search = hill_climbing(
-            neighbours=functools.partial(sample.neighbours, ledger.task.language),
-            start=pooled_starts if guided else functools.partial(random_starts, ledger.task.language),
-            schedule=schedule,
-            budget=config.budget,
-            goal=ledger.goal,
-        )
+        search = self._searching()
         if saved:
             state = checkpoint.like(search.init(keys, *self._where(saved)), "state", saved.arrays)
-        elif guided:
-            before = self._llm_starts(keys)
+        elif config.pools:
+            before = self._given_starts(keys)
             state = search.init(keys, jnp.asarray(before.evaluated), jnp.asarray(before.best), Pool.of(before))
         else:
             nothing = jnp.zeros(len(config.seeds), jnp.int32)
@@ -185,7 +179,7 @@ class _Run:
         state = drive(
             search,
             state,
-            ledger.first_better,
+            ledger.answer,
             record=ledger.record,
             progress=self.tick,
             start_source=config.start_source,
@@ -193,12 +187,34 @@ class _Run:
         )
         ledger.show(np.asarray(state.evaluated).tolist(), np.asarray(state.done).tolist(), final=True)
 
+    def _searching(self) -> Search:
+        """Return the method's search."""
+        config, language = self.config, self.ledger.task.language
+        start = pooled_starts if config.pools else None
+        limits = {"budget": config.budget, "goal": self.ledger.goal}
+        if config.method in LATENT:
+            space = config.program_space()
+            return published.latent_search(config.method, config.parameters(), space, start=start, **limits)
+        schedule: Callable[[int], int] = Growing(config.budget) if config.pools else Constant(NEIGHBOURHOOD)
+        return hill_climbing(
+            neighbours=functools.partial(starts.mutations, language),
+            start=start or functools.partial(random_starts, language),
+            schedule=schedule,
+            **limits,
+        )
+
     def _where(self, saved: Saved) -> tuple[Any, ...]:
         """Return arguments of `init` that give a state of the shapes of the one that was saved."""
-        evaluated, best = (jnp.asarray(saved.arrays[f"state.{name}"]) for name in ("evaluated", "best"))
-        if self.config.method != "llm-gs":
-            return evaluated, best
-        return evaluated, best, Pool(*(jnp.asarray(saved.arrays[f"state.pool.{name}"]) for name in Pool._fields))
+
+        def leaf(name: str) -> jax.Array:
+            return jnp.asarray(saved.arrays[f"state.{name}"])
+
+        if not self.config.pools:
+            return leaf("evaluated"), leaf("best")
+        where = "pool.programs"
+        latent = self.config.method in LATENT
+        programs = Point(leaf(f"{where}.programs"), leaf(f"{where}.latents")) if latent else leaf(where)
+        return leaf("evaluated"), leaf("best"), Pool(programs, leaf("pool.counts"), leaf("pool.shift"))
 
     def _propose(self, index: int, climb: int, left: int) -> Round:
         """Ask the language model for programs that may join a search that stalls."""
@@ -232,19 +248,22 @@ class _Run:
         told = self.stop.signal
         return Stopped(f"{told.name}: {how}; --resume --out {self.directory.path} goes on", CODES[told])
 
-    def _llm_starts(self, keys: jax.Array) -> Starts:
-        """Evaluate each search's start programs in order, until one has return 1, and sort them best first."""
+    def _given_starts(self, keys: jax.Array) -> Starts:
+        """Evaluate each search's start programs in order, until one has return 1, and sort them best first. Of a latent
+        search the programs are what the latents of the given ones decode to."""
         ledger, config = self.ledger, self.config
         if config.llm == "none":
             chosen = [starts.drawn_instead(ledger.task.language, key) for key in keys]
         else:
             chosen = [self._answers(index) for index in range(len(config.seeds))]
-        programs, counts = starts.stacked(chosen)
+        rows = [self._encoded(*each) for each in enumerate(chosen)] if config.method in LATENT else chosen
+        points = jax.tree.map(lambda *leaves: starts.stacked(list(leaves))[0], *rows)
+        programs, counts = starts.stacked([np.asarray(programs_of(row)) for row in rows])
         used = np.arange(programs.shape[1]) < counts[:, None]
         scores = np.full(used.shape, UNKNOWN, np.int32)
         runs = ledger.evaluate(ledger.task, programs[used], ledger.layouts)
         scores[used] = ledger.scale.scores(runs.units)
-        found = starts.best_first(programs, counts, scores, config.budget, ledger.goal)
+        found = starts.best_first(points, counts, scores, config.budget, ledger.goal)
         for index, evaluated in enumerate(found.evaluated.tolist()):
             best = UNKNOWN
             for n in range(evaluated):
@@ -252,6 +271,23 @@ class _Run:
                     best = int(scores[index, n])
                     ledger.record(Event(index, n + 1, best, programs[index, n], config.start_source))
         return found
+
+    def _encoded(self, index: int, programs: np.ndarray) -> Point:
+        """Return where a search's start programs int32 [K, N] lie in the program space, of those that do, and write
+        down which do not."""
+        language = self.ledger.task.language
+        points, kept, outside = published.encoded(self.config.program_space(), programs)
+        if not kept:
+            raise UserError(f"none of the {len(programs)} programs is in the learned program space: {outside[0]}, ...")
+
+        def text(nodes: np.ndarray) -> str:
+            return to_text(encode.decode(nodes, language))
+
+        points = jax.tree.map(np.asarray, points)
+        same = [text(programs[n]) == text(found) for n, found in zip(kept, points.programs, strict=True)]
+        named = [{"program": text(programs[n]), "reason": why} for n, why in outside.items()]
+        self.ledger.counts[index]["space"] = {"encoded": len(kept), "unchanged": sum(same), "outside": named}
+        return points
 
     def _answers(self, index: int) -> np.ndarray:
         """Return a search's start programs from the language model's answers, int32 [K, N], and write them down."""

@@ -20,9 +20,9 @@ from jaxprl.errors import UserError
 from jaxprl.runs.progress import Progress
 from jaxprl.runs.record import ANSWERS, RunDirectory
 from jaxprl.search.driver import Event
-from jaxprl.search.types import Answer, Question
+from jaxprl.search.types import Answer, Candidates, Question
 from jaxprl.starts import Answers
-from jaxprl.vm.evaluate import evaluate, first_better
+from jaxprl.vm.evaluate import evaluate, first_better, scores
 from jaxprl.vm.runs import Neighbourhoods, Runs, Scale
 from jaxprl.worlds import registry
 from jaxprl.worlds.task import Task
@@ -57,9 +57,12 @@ class Ledger:
     def evaluate(self, *arguments: Any) -> Runs:
         return evaluate(*arguments, workers=self.workers)
 
-    def first_better(self, question: Question) -> Answer:
-        found = first_better(self.task, Neighbourhoods(*question), self.layouts, workers=self.workers)
-        return Answer(*found)
+    def answer(self, question: Question | Candidates) -> Answer | np.ndarray:
+        """Return the answer to a question of the searches (`search.driver.Evaluate`)."""
+        if isinstance(question, Candidates):
+            programs, wanted = map(np.asarray, question)
+            return scores(self.task, programs, wanted, self.layouts, workers=self.workers)
+        return Answer(*first_better(self.task, Neighbourhoods(*question), self.layouts, workers=self.workers))
 
     def value(self, score: int) -> float:
         """Return the mean return that a score stands for."""

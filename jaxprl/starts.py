@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import math
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -135,29 +136,28 @@ def drawn_instead(language: Language, key: jax.Array) -> np.ndarray:
 
 
 class Starts(NamedTuple):
-    """What LLM-GS has before its first climb, for S searches."""
+    """What a search has before its first climb that starts from given programs, for S searches."""
 
-    programs: np.ndarray  # int32 [S, K, N]: best first, ties in their order
+    programs: Any  # int32 [S, K, N], or Points [S, K]: best first, ties in their order
     counts: np.ndarray  # int32 [S]: how many there are
     evaluated: np.ndarray  # int32 [S]: programs evaluated: all within the budget, or up to the first with return 1
     best: np.ndarray  # int32 [S]: highest score among those
 
 
 def stacked(chosen: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return programs int32 [S, K, N], padded, and how many each search has, int32 [S]."""
+    """Return programs int32 [S, K, N] (or other rows), padded, and how many each search has, int32 [S]."""
     counts = np.array([len(nodes) for nodes in chosen], np.int32)
-    programs = np.zeros((len(chosen), max(1, counts.max()), max(nodes.shape[1] for nodes in chosen)), np.int32)
+    shape = len(chosen), max(1, counts.max()), max(nodes.shape[1] for nodes in chosen)
+    programs = np.zeros(shape, chosen[0].dtype)
     for row, nodes in zip(programs, chosen, strict=True):
         row[: len(nodes), : nodes.shape[1]] = nodes
     return programs, counts
 
 
-def best_first(
-    programs: np.ndarray, counts: np.ndarray, scores: np.ndarray, budget: int | np.ndarray, goal: int
-) -> Starts:
+def best_first(programs: Any, counts: np.ndarray, scores: np.ndarray, budget: int | np.ndarray, goal: int) -> Starts:
     """Return the start programs of searches from their scores int32 [S, K], in the order they were evaluated in.
 
-    `budget`: programs that each search may evaluate.
+    `programs`: int32 [S, K, N], or `Point`. `budget`: programs that each search may evaluate.
     """
     within = np.minimum(counts, budget)
     solves = (scores >= goal) & (np.arange(scores.shape[1]) < within[:, None])
@@ -166,33 +166,43 @@ def best_first(
     best = np.where(seen, scores, UNKNOWN).max(axis=1).astype(np.int32)
     used = np.arange(scores.shape[1]) < counts[:, None]
     order = np.argsort(-np.where(used, scores.astype(np.int64), UNKNOWN), axis=1, kind="stable")
-    return Starts(np.take_along_axis(programs, order[:, :, None], axis=1), counts, evaluated, best)
+    ordered = jax.tree.map(lambda leaf: np.take_along_axis(leaf, order[:, :, None], axis=1), programs)
+    return Starts(ordered, counts, evaluated, best)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def random_starts(language: Language, keys: jax.Array, climb: jax.Array) -> jax.Array:
     """Return the random programs int32 [S, N] that the climbs number `climb`, int32 [S], start from."""
     named = jax.vmap(lambda key, number: jax.random.fold_in(jax.random.fold_in(key, _CLIMBS), number))(keys, climb)
     return sample.random_programs(language, named)
 
 
+def mutations(
+    language: Language, programs: jax.Array, keys: jax.Array, counts: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return neighbours as `hill_climbing` asks for them: `sample.neighbours`, for every key."""
+    del counts
+    return sample.neighbours(language, programs, keys)
+
+
 class Pool(NamedTuple):
     """Start programs that can become more while S searches go on; it is part of their state."""
 
-    programs: jax.Array  # int32 [S, K, N]
+    programs: Any  # int32 [S, K, N], or Points [S, K]
     counts: jax.Array  # int32 [S]: how many there are
     shift: jax.Array  # int32 [S]: climb number c starts from program number (c + shift) mod count
 
     @classmethod
     def of(cls, found: Starts) -> Pool:
         counts = jnp.asarray(found.counts)
-        return cls(jnp.asarray(found.programs), counts, jnp.zeros_like(counts))
+        return cls(jax.tree.map(jnp.asarray, found.programs), counts, jnp.zeros_like(counts))
 
 
-def pooled_starts(pool: Pool, keys: jax.Array, climb: jax.Array) -> jax.Array:
+def pooled_starts(pool: Pool, keys: jax.Array, climb: jax.Array) -> Any:
     """Return each search's start program for its climb: the first, the second, ..., the first again."""
     del keys
     turn = (climb + pool.shift) % pool.counts
-    return jnp.take_along_axis(pool.programs, turn[:, None, None], axis=1)[:, 0]
+    return jax.tree.map(lambda leaf: jnp.take_along_axis(leaf, turn[:, None, None], axis=1)[:, 0], pool.programs)
 
 
 def joined(pool: Pool, climb: np.ndarray, fresh: Starts) -> Pool:

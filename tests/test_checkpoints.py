@@ -29,6 +29,8 @@ RUNS = {
     "hc-karel": "--task Seeder --method hc --seeds 0-1 --budget 1500 --layouts 0-3",
     "llm-gs-minigrid": "--task PutNear --method llm-gs --seeds 0-1 --budget 1500 --layouts 0-3",
     "llm-gs-karel": "--task Seeder --method llm-gs --seeds 3,1 --budget 1500 --layouts 0-1",
+    "leaps": "--task Seeder --method leaps --seeds 0-1 --budget 1500 --layouts 0-3",
+    "latent-hc": "--task Seeder --method latent-hc --llm recorded --seeds 3,1 --budget 1500 --layouts 0-1",
     "hc-minigrid": "--task PutNear --method hc --seeds 5 --budget 11000 --layouts 0-1",
 }
 
@@ -107,7 +109,7 @@ def kill_once(name: str, out: Path, rng: random.Random, seconds: float) -> bool:
     return process.returncode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("name", ["hc-karel", "llm-gs-minigrid"])
+@pytest.mark.parametrize("name", ["hc-karel", "llm-gs-minigrid", pytest.param("leaps", marks=pytest.mark.full)])
 def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, unbroken, name):
     want, seconds = unbroken(name)
     rng = random.Random(name)

@@ -18,7 +18,7 @@ import strategies
 
 from jaxprl import experiment, ledger
 from jaxprl.cli import trace
-from jaxprl.dsl import encode, sample
+from jaxprl.dsl import encode
 from jaxprl.dsl.language import Language
 from jaxprl.dsl.text import parse
 from jaxprl.errors import UserError
@@ -26,7 +26,7 @@ from jaxprl.search.driver import drive
 from jaxprl.search.hill_climbing import hill_climbing
 from jaxprl.search.schedule import Constant
 from jaxprl.search.types import UNKNOWN, search_keys
-from jaxprl.starts import random_starts
+from jaxprl.starts import mutations, random_starts
 from jaxprl.vm import host
 from jaxprl.vm.evaluate import evaluate, first_better
 from jaxprl.vm.runs import Neighbourhoods, Scale
@@ -143,7 +143,7 @@ def test_recorded_answers_serve_the_real_environment(tmp_path):
 def search(task, layouts, first_better, seeds=(1,), budget=320):
     """Return the record of a hill climbing with k = 20."""
     climbing = hill_climbing(
-        neighbours=functools.partial(sample.neighbours, task.language),
+        neighbours=functools.partial(mutations, task.language),
         start=functools.partial(random_starts, task.language),
         schedule=Constant(20),
         budget=budget,

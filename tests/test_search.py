@@ -18,6 +18,7 @@ from jaxprl.starts import (
     Pool,
     best_first,
     joined,
+    mutations,
     pooled_starts,
     random_starts,
     recorded_answers,
@@ -37,7 +38,7 @@ def count_moves(programs: np.ndarray) -> np.ndarray:
 
 def toy(budget=500, schedule=TWENTY, goal=GOAL):
     return hill_climbing(
-        neighbours=functools.partial(sample.neighbours, LANGUAGE),
+        neighbours=functools.partial(mutations, LANGUAGE),
         start=functools.partial(random_starts, LANGUAGE),
         schedule=schedule,
         budget=budget,
@@ -148,8 +149,8 @@ def test_k_is_fixed_at_the_start_of_a_climb():
     while not bool(state.done[0]):
         climb, k = int(state.climb[0]), int(state.k[0])
         assert k == Growing(1000)(started.setdefault(climb, int(state.evaluated[0])))
-        question = search.ask(state, 64)
-        state, _ = search.tell(state, question, first_better(jax.tree.map(np.asarray, question)))
+        asked = search.ask(state, 64)
+        state, _ = search.tell(state, asked, first_better(jax.tree.map(np.asarray, asked.question)))
     assert len(started) > 1
 
 
@@ -157,7 +158,8 @@ def test_a_question_is_about_the_programs_that_come_next():
     search = toy(400, Constant(30))
     state, limits = begin(search, [0, 1, 2]), set()
     while not np.asarray(state.done).all():
-        question = search.ask(state, 16)
+        asked = search.ask(state, 16)
+        question = asked.question
         left = 400 - np.asarray(state.evaluated) - (np.asarray(state.score) == UNKNOWN)
         for index in range(3):
             counts = {"k": int(state.k[index] - state.tried[index]), "budget": int(left[index]), "width": 16}
@@ -171,7 +173,7 @@ def test_a_question_is_about_the_programs_that_come_next():
         assert (question.parents == state.current).all()
         assert (question.programs == programs).all()
         assert (question.changed == changed).all()
-        state, _ = search.tell(state, question, first_better(jax.tree.map(np.asarray, question)))
+        state, _ = search.tell(state, asked, first_better(jax.tree.map(np.asarray, question)))
     assert limits == {"k", "budget", "width"}
 
 
@@ -237,7 +239,7 @@ def proposed(seed, climb, left, fresh=3):
 def play_joined(seeds, budget, goal, proposed=proposed, **options):
     """Drive searches that two programs each start from and that others join; returns their events by seed."""
     search = hill_climbing(
-        neighbours=functools.partial(sample.neighbours, LANGUAGE),
+        neighbours=functools.partial(mutations, LANGUAGE),
         start=pooled_starts,
         schedule=Constant(4),
         budget=budget,

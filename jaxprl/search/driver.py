@@ -9,10 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprl.search.types import Answer, Question, Search
+from jaxprl.search.types import Search
 
-FirstBetter = Callable[[Question], Answer]
-"""Both of numpy arrays (`vm.evaluate.first_better`)."""
+Evaluate = Callable[[Any], Any]
+"""The answer to a question, both of numpy arrays: to a `Question` an `Answer` (`vm.evaluate.first_better`), to
+`Candidates` their scores (`vm.evaluate.scores`)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,7 @@ LEAST_AHEAD = 64
 def drive(
     search: Search,
     state: Any,
-    first_better: FirstBetter,
+    evaluate: Evaluate,
     *,
     record: Callable[[Event], None],
     progress: Callable[[Any], None] = lambda state: None,
@@ -53,7 +54,7 @@ def drive(
 
     Args:
       search, state: the searches, as they stand.
-      first_better: evaluates programs.
+      evaluate: answers what the searches ask.
       record: is told of every new best program and of every `interval` programs, in order for each search.
       progress: is told of the state after every batch.
       between: is given the state after every batch, before `progress`; it returns the state to go on from, and the new
@@ -65,15 +66,9 @@ def drive(
     best = np.asarray(state.best)
     while not np.asarray(state.done).all():
         before = np.asarray(state.evaluated)
-        question = search.ask(state, _width(ahead, int((~np.asarray(state.done)).sum())))
-        state, bests = search.tell(state, question, first_better(jax.tree.map(np.asarray, question)))
-        bests = jax.tree.map(np.asarray, bests)
-        events = [
-            Event(index, int(n), int(score), program, start_source if start else "mutation")
-            for index in range(len(before))
-            for new, n, score, program, start in zip(*(leaf[index] for leaf in bests), strict=True)
-            if new
-        ]
+        asked = search.ask(state, _width(ahead, int((~np.asarray(state.done)).sum())))
+        state, bests = search.tell(state, asked, evaluate(jax.tree.map(np.asarray, asked.question)))
+        events = _events(jax.tree.map(np.asarray, bests), start_source)
         state, more = between(state)
         after = np.asarray(state.evaluated)
         for index in range(len(after)):
@@ -83,6 +78,15 @@ def drive(
         best = np.asarray(state.best)
         progress(state)
     return state
+
+
+def _events(bests: Any, start_source: str) -> list[Event]:
+    """Return what is new of `Bests` of numpy arrays, in order for each search."""
+    events = []
+    for search, place in np.argwhere(bests.found).tolist():
+        _, evaluated, score, program, start = (leaf[search, place] for leaf in bests)
+        events.append(Event(search, int(evaluated), int(score), program, start_source if start else "mutation"))
+    return events
 
 
 def _width(ahead: int, searches: int) -> int:

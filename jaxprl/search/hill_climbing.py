@@ -1,4 +1,7 @@
-"""Hill climbing in program space, many searches at once (LLM-GS, section on search; Carvalho et al. 2024 for HC).
+"""Hill climbing, many searches at once (LLM-GS, section on search; Carvalho et al. 2024 for HC, also in latent space).
+
+A search moves from point to point: programs in program space, latents with their programs (`types.Point`) in a learned
+one. What is a neighbour is said by the caller.
 
 A climb starts from a program and looks at up to k neighbours one after the other; the first with a strictly higher
 return becomes the current program and a new neighbourhood starts. No better one among k: a local maximum, and the next
@@ -20,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprl.search.schedule import Schedule, steps
-from jaxprl.search.types import UNKNOWN, Answer, Bests, Question, Search
+from jaxprl.search.types import UNKNOWN, Answer, Asked, Bests, Question, Search, programs_of, select, started
 
 
 class State(NamedTuple):
@@ -29,7 +32,7 @@ class State(NamedTuple):
     key: jax.Array  # typed key
     evaluated: jax.Array  # int32: n, programs evaluated so far
     climb: jax.Array  # int32: climbs begun so far, the current one included
-    current: jax.Array  # int32 [N]: nodes of the current program
+    current: Any  # the current point: nodes int32 [N] of a program, or a Point
     score: jax.Array  # int32: its score; below every score while it is not evaluated
     tried: jax.Array  # int32: neighbours of it looked at
     k: jax.Array  # int32: neighbours to look at in this climb
@@ -45,8 +48,8 @@ LOOK_AHEAD = 64
 
 def hill_climbing(
     *,
-    neighbours: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]],
-    start: Callable[..., jax.Array],
+    neighbours: Callable[[Any, jax.Array, jax.Array], tuple[Any, jax.Array]],
+    start: Callable[..., Any],
     schedule: Schedule,
     budget: int,
     goal: int,
@@ -54,28 +57,34 @@ def hill_climbing(
     """Return the search.
 
     Args:
-      neighbours: (programs int32 [S, N], keys [S, B]) -> int32 [S, B, N], what was changed int32 [S, B, 2].
-      start: (keys [S], climb int32 [S], counted from 0) -> int32 [S, N], the start programs of climbs; of searches
-        that have a pool, (pool, keys, climb).
+      neighbours: (points [S], keys [S, B], counts int32 [S]) -> points [S, B], what was changed in the program int32
+        [S, B, 2] (`Question.changed`); points are programs, int32 [..., N], or `Point`. So many as `counts` says are
+        looked at, the others may be anything.
+      start: (keys [S], climb int32 [S], counted from 0) -> points [S], the starts of climbs; of searches that have a
+        pool, (pool, keys, climb).
       schedule: neighbourhood size from programs evaluated.
       budget: programs that a search may evaluate.
       goal: score of return 1.
     """
     table = tuple(jnp.asarray(column) for column in steps(schedule, budget))
-    begin = functools.partial(_begin, start=start, table=table)
+
+    def begin(state: State, starts: jax.Array) -> State:
+        first = started(start, state.pool, state.key, state.climb)
+        return _begin(state._replace(pool=None), first, starts, table=table)._replace(pool=state.pool)
 
     def init(keys: jax.Array, evaluated: jax.Array, best: jax.Array, pool: Any = None) -> State:
         """Return searches that have evaluated some programs already (LLM-GS: its start programs), with their best
         score, `UNKNOWN` if there is none; the first climb is about to start."""
         zero, done = jnp.zeros_like(evaluated), (best >= goal) | (evaluated >= budget)
-        first = _started(start, pool, keys, zero)
+        first = started(start, pool, keys, zero)
         state = State(keys, evaluated, zero, first, zero, zero, zero, best, done, zero, pool)
         return begin(state, ~done)
 
     def join(state: State, where: jax.Array, evaluated: jax.Array, best: jax.Array, pool: Any) -> State:
         """Return the searches after programs from elsewhere were evaluated for those `where`, bool [S], is true, each
         with a climb that is about to start: `evaluated` int32 [S] more programs, of which `best` int32 [S] is the
-        highest score. Those climbs start anew, from the new pool, and the count of climbs in vain is 0."""
+        highest score. Those climbs start anew, from the new pool, and the count of climbs in vain is 0. Only in
+        program space."""
         evaluated = state.evaluated + jnp.where(where, evaluated, 0)
         best = jnp.where(where, jnp.maximum(state.best, best), state.best)
         done = state.done | (best >= goal) | (evaluated >= budget)
@@ -93,12 +102,14 @@ def hill_climbing(
         )
         return begin(state, again)
 
-    def ask(state: State, width: int) -> Question:
-        return _ask(state._replace(pool=None), width, neighbours=neighbours, budget=budget)
+    def ask(state: State, width: int) -> Asked:
+        keys, counts = _next(state._replace(pool=None), width, budget=budget)
+        points, changed = neighbours(state.current, keys, counts)
+        return Asked(Question(programs_of(state.current), programs_of(points), changed, counts), points)
 
-    def tell(state: State, question: Question, answer: Answer) -> tuple[State, Bests]:
+    def tell(state: State, asked: Asked, answer: Answer) -> tuple[State, Bests]:
         pool = state.pool  # kept apart: one that grows would have all of this compiled again
-        state, bests, starts = _tell(state._replace(pool=None), question, answer, budget=budget, goal=goal)
+        state, bests, starts = _tell(state._replace(pool=None), asked, answer, budget=budget, goal=goal)
         state = state._replace(pool=pool)
         return (begin(state, starts) if starts.any() else state), bests
 
@@ -111,55 +122,50 @@ def stalled(state: State, climbs: int) -> jax.Array:
     return about_to_start & (state.climb - 1 - state.best_at >= climbs)
 
 
-def _started(start: Callable[..., jax.Array], pool: Any, keys: jax.Array, climb: jax.Array) -> jax.Array:
-    return start(keys, climb) if pool is None else start(pool, keys, climb)
-
-
-@functools.partial(jax.jit, static_argnames="start")
-def _begin(state: State, starts: jax.Array, *, start, table: tuple[jax.Array, jax.Array]) -> State:
-    """Return the state with a new climb where `starts`, bool [S]."""
+@jax.jit
+def _begin(state: State, first: Any, starts: jax.Array, *, table: tuple[jax.Array, jax.Array]) -> State:
+    """Return the state with a new climb from the points `first`, [S], where `starts`, bool [S]."""
     from_evaluated, ks = table
     k = ks[jnp.searchsorted(from_evaluated, state.evaluated, side="right") - 1]
-    first = _started(start, state.pool, state.key, state.climb)
     return state._replace(
         climb=state.climb + jnp.where(starts, 1, 0),
-        current=jnp.where(starts[:, None], first, state.current),
+        current=select(starts, first, state.current),
         score=jnp.where(starts, UNKNOWN, state.score),
         tried=jnp.where(starts, 0, state.tried),
         k=jnp.where(starts, k, state.k),
     )
 
 
-@functools.partial(jax.jit, static_argnames=("width", "neighbours", "budget"))
-def _ask(state: State, width: int, *, neighbours, budget: int) -> Question:
+@functools.partial(jax.jit, static_argnames=("width", "budget"))
+def _next(state: State, width: int, *, budget: int) -> tuple[jax.Array, jax.Array]:
+    """Return the keys [S, width] of the neighbours that come next, and how many of them are looked at (`Question`)."""
     left = budget - state.evaluated - _one(state.score == UNKNOWN)  # the start of a climb counts before its neighbours
     n = (budget - left)[:, None] + jnp.arange(width, dtype=jnp.int32)[None, :]
     keys = jax.vmap(lambda key, row: jax.vmap(functools.partial(jax.random.fold_in, key))(row))(state.key, n)
-    programs, changed = neighbours(state.current, keys)
     ahead = jnp.minimum(jnp.maximum(state.tried, LOOK_AHEAD), width)
     counts = jnp.minimum(jnp.minimum(state.k - state.tried, left), ahead)
-    return Question(state.current, programs, changed, jnp.where(state.done, -1, counts))
+    return keys, jnp.where(state.done, -1, counts)
 
 
 @functools.partial(jax.jit, static_argnames=("budget", "goal"))
-def _tell(state: State, question: Question, answer: Answer, *, budget: int, goal: int):
+def _tell(state: State, asked: Asked, answer: Answer, *, budget: int, goal: int):
     running = ~state.done
     fresh = (state.score == UNKNOWN) & running
     score = jnp.where(fresh, answer.score, state.score)
     solved_at_start = fresh & (score >= goal)
     improves = running & (answer.first >= 0) & ~solved_at_start
-    looked_at = jnp.where(improves, answer.first + 1, jnp.where(solved_at_start, 0, question.counts))
+    looked_at = jnp.where(improves, answer.first + 1, jnp.where(solved_at_start, 0, asked.question.counts))
     evaluated = state.evaluated + jnp.where(running, _one(fresh) + looked_at, 0)
 
     index = jnp.maximum(answer.first, 0)[:, None, None]
-    chosen = jnp.take_along_axis(question.programs, index, axis=1)[:, 0]
+    chosen = jax.tree.map(lambda leaf: jnp.take_along_axis(leaf, index, axis=1)[:, 0], asked.points)
     new_score = jnp.where(improves, answer.better, score)
     best_at_start = jnp.where(fresh, jnp.maximum(state.best, score), state.best)
     best = jnp.where(improves, jnp.maximum(best_at_start, new_score), best_at_start)
     done = state.done | (best >= goal) | (evaluated >= budget)
     new_state = state._replace(
         evaluated=evaluated,
-        current=jnp.where(improves[:, None], chosen, state.current),
+        current=select(improves, chosen, state.current),
         score=jnp.where(running, new_score, state.score),
         tried=jnp.where(running, jnp.where(improves, 0, state.tried + looked_at), state.tried),
         best=best,
@@ -170,7 +176,7 @@ def _tell(state: State, question: Question, answer: Answer, *, budget: int, goal
         found=jnp.stack([best_at_start > state.best, best > best_at_start], axis=1),
         evaluated=jnp.stack([state.evaluated + 1, evaluated], axis=1),
         score=jnp.stack([best_at_start, best], axis=1),
-        programs=jnp.stack([state.current, chosen], axis=1),
+        programs=jnp.stack([programs_of(state.current), programs_of(chosen)], axis=1),
         start=jnp.broadcast_to(jnp.array([True, False]), (len(score), 2)),
     )
     return new_state, bests, ~done & (new_state.tried >= new_state.k)

@@ -120,6 +120,17 @@ def first_better(
     return answer
 
 
+def scores(
+    task: Task | HostTask, programs: np.ndarray, wanted: np.ndarray, layouts: Layout, *, workers: int | None = None
+) -> np.ndarray:
+    """Return the scores (`Scale.scores`) of programs int32 [S, B, N], int32 [S, B]: 0 where `wanted`, bool [S, B], is
+    false. Equal programs run once."""
+    found = np.zeros(wanted.shape, np.int32)
+    distinct, index = np.unique(programs[wanted], axis=0, return_inverse=True)
+    found[wanted] = Scale.of(layouts).scores(evaluate(task, distinct, layouts, workers=workers).units)[index]
+    return found
+
+
 def _batches(task: Task, programs: np.ndarray, layouts: Layout, engine: str | None, slots: int | None) -> Any:
     engine = engine or ("sequential" if has_whole_loops() else "lanes")
     if engine not in ENGINES:

@@ -1,0 +1,225 @@
+"""Weights of the published model mean here what they mean in PyTorch."""
+
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxprl.dsl import encode, text
+from jaxprl.dsl.sample import random_programs
+from jaxprl.errors import UserError
+from jaxprl.latent import torch_reader, vae
+from jaxprl.latent.torch_reader import TOKENS, from_state_dict
+from jaxprl.worlds.karel.world import LANGUAGE as KAREL
+
+LATENT, WORDS = 12, len(TOKENS)
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+SHAPES = {
+    "encoder.token_encoder.weight": (WORDS, WORDS),
+    "encoder.gru.weight_ih_l0": (3 * LATENT, WORDS),
+    "encoder.gru.weight_hh_l0": (3 * LATENT, LATENT),
+    "encoder.gru.bias_ih_l0": (3 * LATENT,),
+    "encoder.gru.bias_hh_l0": (3 * LATENT,),
+    "_enc_mu.weight": (LATENT, LATENT),
+    "_enc_mu.bias": (LATENT,),
+    "_enc_log_sigma.weight": (LATENT, LATENT),
+    "_enc_log_sigma.bias": (LATENT,),
+    "decoder.token_encoder.weight": (WORDS, WORDS),
+    "decoder.gru.weight_ih_l0": (3 * LATENT, WORDS + LATENT),
+    "decoder.gru.weight_hh_l0": (3 * LATENT, LATENT),
+    "decoder.gru.bias_ih_l0": (3 * LATENT,),
+    "decoder.gru.bias_hh_l0": (3 * LATENT,),
+    "decoder.token_output_layer.0.weight": (LATENT, 2 * LATENT + WORDS),
+    "decoder.token_output_layer.0.bias": (LATENT,),
+    "decoder.token_output_layer.2.weight": (WORDS, LATENT),
+    "decoder.token_output_layer.2.bias": (WORDS,),
+}
+FLAT = {
+    "encoder.token_encoder": "token_encoder", "encoder.gru": "encoder_gru", "_enc_mu": "encoder_mu",
+    "_enc_log_sigma": "encoder_log_sigma", "decoder.gru": "decoder_gru", "decoder.token_output_layer": "decoder_mlp",
+}  # fmt: skip
+
+
+def weights() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    found = {f"vae.{name}": (0.4 * rng.normal(size=shape)).astype(np.float32) for name, shape in SHAPES.items()}
+    return found | {"condition_policy.action_encoder.weight": np.zeros((6, 6), np.float32)}
+
+
+def ids(program) -> list[int]:
+    return [TOKENS.index(word) for word in text.to_text(program).split()]
+
+
+def numpy_cell(part: dict, x: np.ndarray, h: np.ndarray) -> np.ndarray:
+    """A step of PyTorch's GRU as its documentation has it, gate by gate."""
+
+    def gate(index: int, side: str, value: np.ndarray) -> np.ndarray:
+        rows = slice(index * LATENT, (index + 1) * LATENT)
+        return part[f"weight_{side}_l0"][rows] @ value + part[f"bias_{side}_l0"][rows]
+
+    r = 1 / (1 + np.exp(-(gate(0, "ih", x) + gate(0, "hh", h))))
+    z = 1 / (1 + np.exp(-(gate(1, "ih", x) + gate(1, "hh", h))))
+    n = np.tanh(gate(2, "ih", x) + r * gate(2, "hh", h))
+    return (1 - z) * n + z * h
+
+
+def numpy_model(state: dict, program: list[int], z: np.ndarray | None):
+    """Mean and logits behind each token but the last, in the published vocabulary."""
+    state = {name.removeprefix("vae."): leaf.astype(np.float64) for name, leaf in state.items()}
+
+    def below(prefix: str) -> dict:
+        return {name.removeprefix(prefix): leaf for name, leaf in state.items() if name.startswith(prefix)}
+
+    h = np.zeros(LATENT)
+    for token in program:
+        h = numpy_cell(below("encoder.gru."), state["encoder.token_encoder.weight"][token], h)
+    mean = state["_enc_mu.weight"] @ h + state["_enc_mu.bias"]
+    z = mean if z is None else z
+    h, rows = z, []
+    for token in program[:-1]:
+        embedded = state["decoder.token_encoder.weight"][token]
+        h = numpy_cell(below("decoder.gru."), np.concatenate([embedded, z]), h)
+        layer = state["decoder.token_output_layer.0.weight"] @ np.concatenate([h, embedded, z])
+        hidden = np.tanh(layer + state["decoder.token_output_layer.0.bias"])
+        rows.append(state["decoder.token_output_layer.2.weight"] @ hidden + state["decoder.token_output_layer.2.bias"])
+    return mean, np.array(rows)
+
+
+def torch_model(state: dict, program: list[int], z: np.ndarray | None):
+    import torch
+
+    tensors = {name.removeprefix("vae."): torch.tensor(leaf) for name, leaf in state.items()}
+
+    def cell(name: str, inputs: int):
+        module = torch.nn.GRU(inputs, LATENT)
+        module.load_state_dict({n.removeprefix(name): t for n, t in tensors.items() if n.startswith(name)})
+        return module
+
+    with torch.no_grad():
+        tokens = torch.tensor(program)
+        _, h = cell("encoder.gru.", WORDS)(tensors["encoder.token_encoder.weight"][tokens][:, None])
+        mean = torch.nn.functional.linear(h[0], tensors["_enc_mu.weight"], tensors["_enc_mu.bias"])
+        z = mean if z is None else torch.tensor(z)[None]
+        embedded = tensors["decoder.token_encoder.weight"][tokens[:-1]][:, None]
+        repeated = z[None].expand(len(program) - 1, -1, -1)
+        out, _ = cell("decoder.gru.", WORDS + LATENT)(torch.cat([embedded, repeated], dim=-1), z[None])
+        first, last = (f"decoder.token_output_layer.{i}." for i in (0, 2))
+        joined = torch.cat([out, embedded, repeated], dim=-1)
+        hidden = torch.tanh(torch.nn.functional.linear(joined, tensors[first + "weight"], tensors[first + "bias"]))
+        rows = torch.nn.functional.linear(hidden, tensors[last + "weight"], tensors[last + "bias"])
+        return mean[0].numpy(), rows[:, 0].numpy()
+
+
+MODELS = [
+    numpy_model,
+    pytest.param(torch_model, marks=pytest.mark.skipif(not HAS_TORCH, reason="PyTorch is not installed")),
+]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_networks_are_equal(model):
+    state = weights()
+    space = from_state_dict(state)
+    grammar = space.grammar
+    theirs = [TOKENS.index(word) for word in grammar.words]
+    logits = jax.jit(vae.logits)
+    for nodes in np.asarray(random_programs(KAREL, jax.random.split(jax.random.key(0), 12))):
+        program = ids(encode.decode(nodes, KAREL))
+        mean, rows = model(state, program, None)
+        np.testing.assert_allclose(space.encode(nodes), mean, atol=1e-4)
+        words = [grammar.id_of[TOKENS[token]] for token in program[:-1]]
+        tokens = jnp.asarray([words + [grammar.padding] * (44 - len(words))], jnp.int32)
+        scores = logits(space.params, jnp.asarray(mean, jnp.float32)[None], tokens)
+        np.testing.assert_allclose(scores[: len(words), 0], rows[:, theirs], atol=1e-4)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_decodings_are_equal(model):
+    """Each decoded token is the likeliest of those that continue some program, by the other model's numbers."""
+    state = weights()
+    space = from_state_dict(state)
+    z = np.random.default_rng(1).normal(size=(4, LATENT)).astype(np.float32)
+    programs, valid = space.decode(z)
+    told = 0
+    for latent, nodes, fine in zip(z, np.asarray(programs), np.asarray(valid), strict=True):
+        if not fine:
+            continue
+        program = ids(encode.decode(nodes, KAREL))
+        _, rows = model(state, program, latent)
+        for step, scores in enumerate(rows):
+            allowed = _continuations(program[: step + 1])
+            assert scores[program[step + 1]] >= max(scores[token] for token in allowed) - 1e-4
+            told += len(allowed) > 1
+    assert told > 10
+
+
+def _continuations(prefix: list[int]) -> list[int]:
+    """The tokens after which the text can still become a program of 45 tokens, found by the parser: by closing what
+    is open in the shortest way."""
+    words = [TOKENS[token] for token in prefix]
+    return [index for index, word in enumerate(TOKENS[:-1]) if _can_end([*words, word])]
+
+
+def _can_end(words: list[str]) -> bool:
+    for _ in range(46 - len(words)):
+        try:
+            text.parse(" ".join(words), KAREL)
+        except text.ParseError as error:
+            if error.position < len(words):
+                return False
+            expected = str(error)
+        else:
+            return True
+        words = [*words, _shortest(expected)]
+    return False
+
+
+def _shortest(expected: str) -> str:
+    """The word that closes soonest, of those that the parser's message says it expects."""
+    for word in ("m)", "w)", "i)", "r)", "e)"):
+        if f"expected {word} or" in expected:
+            return word
+    for start, word in (("a statement", "move"), ("a condition", "frontIsClear"), ("a count", "R=0")):
+        if f"expected {start}" in expected:
+            return word
+    return expected.split("expected '")[1].split("'")[0]
+
+
+def test_flat_names_are_read_too():
+    state = weights()
+    state = state | {"vae.decoder.token_encoder.weight": state["vae.encoder.token_encoder.weight"]}
+    flat = {}
+    for name, leaf in state.items():
+        short = name.removeprefix("vae.")
+        for theirs, ours in FLAT.items():
+            if short.startswith(theirs):
+                flat[ours + short.removeprefix(theirs)] = leaf
+    jax.tree.map(np.testing.assert_array_equal, from_state_dict(flat).params, from_state_dict(state).params)
+
+
+def test_what_does_not_fit_is_named():
+    state = weights()
+    with pytest.raises(UserError, match=r"has no _enc_mu\.weight"):
+        from_state_dict({name: leaf for name, leaf in state.items() if name != "vae._enc_mu.weight"})
+    with pytest.raises(UserError, match=r"decoder\.gru\.weight_hh_l0 has shape \(3, 3\), expected \(36, 12\)"):
+        from_state_dict(state | {"vae.decoder.gru.weight_hh_l0": np.zeros((3, 3))})
+    with pytest.raises(UserError, match="vocabulary is not that of karel: HOLE"):
+        from_state_dict(state, (*TOKENS, "HOLE"))
+
+
+@pytest.mark.skipif(HAS_TORCH, reason="PyTorch is installed")
+def test_a_missing_torch_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"jaxprl\[torch\]"):
+        torch_reader.load(tmp_path / "model.ptp")
+
+
+@pytest.mark.skipif(not HAS_TORCH, reason="PyTorch is not installed")
+def test_a_saved_file_is_read(tmp_path):
+    import torch
+
+    state = {name: torch.tensor(leaf) for name, leaf in weights().items()}
+    torch.save([state, None], tmp_path / "model.ptp")
+    loaded = torch_reader.load(tmp_path / "model.ptp")
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, from_state_dict(weights()).params)
