@@ -29,7 +29,7 @@ from jaxprl.search.driver import drive
 from jaxprl.search.hill_climbing import hill_climbing
 from jaxprl.search.schedule import Constant
 from jaxprl.search.types import UNKNOWN, Answer, search_keys
-from jaxprl.starts import random_starts
+from jaxprl.starts import mutations, random_starts
 from jaxprl.vm import host, sequential
 from jaxprl.vm.evaluate import ENGINES, evaluate, first_better
 from jaxprl.vm.interpreter import END_NAMES
@@ -501,7 +501,7 @@ def test_what_a_run_does_not_come_to_does_not_change_it():
 def events_of(task, layouts, answer, seeds, budget, ahead):
     """Return the events of hill climbing with k = 40, by seed."""
     search = hill_climbing(
-        neighbours=functools.partial(sample.neighbours, task.language),
+        neighbours=functools.partial(mutations, task.language),
         start=functools.partial(random_starts, task.language),
         schedule=Constant(40),
         budget=budget,

@@ -33,9 +33,9 @@ class Event:
 
 
 AHEAD = 256
-"""Programs of one search that a batch has room for, if it is alone; shared by several."""
+"""Programs of one search that a batch has room for, if few searches are left."""
 LEAST_AHEAD = 64
-"""Programs of a search that a batch has room for, at least."""
+"""Programs of one search that a batch has room for, if there are many."""
 
 
 def drive(
@@ -61,7 +61,7 @@ def drive(
         bests among programs that it evaluated itself, in order for each search.
       start_source: `Event.source` of programs that climbs start from.
       interval: programs between two lines of a search's record.
-      ahead: how many programs to evaluate ahead, over all searches; it changes no result.
+      ahead: how many programs of one search to evaluate ahead, if few are left; it changes no result.
     """
     best = np.asarray(state.best)
     while not np.asarray(state.done).all():
@@ -90,8 +90,8 @@ def _events(bests: Any, start_source: str) -> list[Event]:
 
 
 def _width(ahead: int, searches: int) -> int:
-    """Return a power of two, so that few sizes are compiled."""
-    return max(LEAST_AHEAD, 1 << ((ahead // searches) or 1).bit_length() - 1)
+    """Return one of two sizes: what is compiled for one search serves for a few as well."""
+    return ahead if searches * LEAST_AHEAD < ahead else LEAST_AHEAD
 
 
 def with_intervals(

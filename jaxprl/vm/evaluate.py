@@ -107,11 +107,13 @@ def first_better(
             for column, new in zip(answer, part, strict=True):
                 column[rows] = new[: len(rows)]
         return answer
-    mine = Neighbourhoods(*(leaf[active] for leaf in question))  # each thread every n-th neighbour of a search
+    # Each thread every n-th neighbour of a search; with room for all that can be left, so that one size is compiled.
+    mine = _rows(question, active, min(len(question.counts), 2 * workers))
     parts = _in_threads(
         [functools.partial(batches.first_better, _every(mine, part, workers)) for part in range(workers)], workers
     )
     none = question.programs.shape[1] * workers
+    parts = [Improvements(*(column[: len(active)] for column in part)) for part in parts]
     first = np.stack([np.where(part.first < 0, none, part.first * workers + i) for i, part in enumerate(parts)])
     best = np.argmin(first, axis=0)[None]
     answer.score[active] = parts[0].score
