@@ -2,8 +2,9 @@
 
 python experiments/report.py runs/maze                           # -> runs/maze/report.html, report*.csv
 python experiments/report.py runs/maze-hc runs/maze-llm-gs --out maze.html
-python experiments/report.py runs --figures png,pdf              # all runs below a folder; needs the extra `plots`
+python experiments/report.py runs --figures png,pdf              # all runs below a folder
 
+Pictures of programs at work, and figures, need the extra `plots`.
 Runs that still go on are shown as they stand; what is damaged is named.
 """
 
@@ -13,12 +14,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxprl.arguments import prepare_jax, run_main
 from jaxprl.dsl import text
-from jaxprl.render import gif_bytes
+from jaxprl.errors import UserError
+from jaxprl.render import gif_bytes, page
 from jaxprl.runs import figures, report
-from jaxprl.worlds import registry
+from jaxprl.worlds import files, registry
 
 CELL, MOST_FRAMES = 28, 120
 """Pixels of a cell, and frames at most, of a rollout."""
@@ -26,18 +29,32 @@ CELL, MOST_FRAMES = 28, 120
 
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
-    prepare_jax()
     out = options.out or (options.runs[0] / "report.html" if len(options.runs) == 1 else Path("report.html"))
-    files = report.write(options.runs, out, rollout=None if options.no_rollouts else rollout)
-    if options.figures:
-        files += figures.write(options.runs, out, options.figures.split(","))
-    print("\n".join(map(str, files)))
+    if out.suffix != ".html":
+        raise UserError(f"--out {out}: a name that ends with .html; the tables are beside it")
+    formats = options.figures.split(",") if options.figures else []
+    figures.check(formats)
+    prepare_jax()
+    if not options.no_rollouts:
+        try:
+            page.font(12)
+        except UserError as error:
+            print(f"warning: no pictures of programs at work: {error}", file=sys.stderr)
+    written = report.write(options.runs, out, rollout=None if options.no_rollouts else rollout)
+    if formats:
+        written += figures.write(options.runs, out, formats)
+    print("\n".join(map(str, written)).encode(errors="backslashreplace").decode())
     return 0
 
 
-def rollout(task_name: str, seed: int, program: str) -> bytes:
-    """Return the program at work as an animated GIF. Raises UserError if it cannot be drawn."""
-    task = registry.make(task_name)
+def rollout(config: dict[str, Any], seed: int, program: str) -> bytes:
+    """Return the program at work as an animated GIF. Raises UserError if it cannot be drawn, and for a task file that
+    is not the run's, before it is run."""
+    name = str(config["task"])
+    in_file = files.names_file(name) and not name.startswith(registry.FARAMA)
+    if in_file and files.checksum(name) != config.get("task file"):
+        raise UserError(f"{files.split(name)[0]} has changed since")
+    task = registry.make(name)
     return gif_bytes(task, seed, text.parse(program, task.language), cell=CELL, most_frames=MOST_FRAMES)
 
 

@@ -38,22 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     host = join(options.hosts) if options.hosts else Host()
     prepare_jax()  # before a task is made: one from a file is tried out
-    config = Config(
-        task=options.task,
-        method=options.method,
-        seeds=host.share(parse_seeds(options.seeds)),
-        budget=registry.make(options.task).budget if options.budget is None else options.budget,
-        layouts=tuple(parse_seeds(options.layouts)),
-        llm=options.llm,
-        settings=settings(options),
-        style=options.prompt_style,
-        revise_every=options.revise_every,
-        k=options.k,
-        elite=options.elite,
-        sigma=options.sigma,
-        space=options.space,
-    )
-    config.check()
+    config = configuration(options, host)
     means = Means(options.answers or cache_folder() / "answers.sqlite", options.prices, options.max_spend)
     every = Every.parse(options.checkpoint_every)
     name = re.sub(r"[^\w.+-]+", "-", registry.short_name(config.task))
@@ -86,6 +71,27 @@ def main(arguments: Sequence[str]) -> int:
     best = max(results, key=lambda result: result["return"])
     print(f"\nBest program (seed {best['seed']}, {out}):\n\n{best['python']}", flush=True)
     return 0
+
+
+def configuration(options: argparse.Namespace, host: Host) -> Config:
+    """Return what a host is asked to do. Raises UserError if it cannot be done."""
+    config = Config(
+        task=options.task,
+        method=options.method,
+        seeds=host.share(parse_seeds(options.seeds)),
+        budget=registry.make(options.task).budget if options.budget is None else options.budget,
+        layouts=tuple(parse_seeds(options.layouts)),
+        llm=options.llm,
+        settings=settings(options),
+        style=options.prompt_style,
+        revise_every=options.revise_every,
+        k=options.k,
+        elite=options.elite,
+        sigma=options.sigma,
+        space=options.space,
+    )
+    config.check()
+    return config
 
 
 def in_words(counts: dict[str, Any]) -> str:

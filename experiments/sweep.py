@@ -3,13 +3,15 @@
 python experiments/sweep.py experiments/hc.toml                              # the published hill-climbing column
 python experiments/sweep.py experiments/hc.toml --seeds 0-1 --budget 2000 --out runs/look      # the same for a look
 python experiments/sweep.py experiments/hc.toml --cell 3                     # the fourth cell alone, without report
+python experiments/sweep.py experiments/llm_gs.toml --set llm=openai --set model=gpt-4o --out runs/gpt-4o
 
 The file (TOML or JSON) has `out`, a folder, and any number of `[[grid]]`: `tasks` and `methods`, lists whose pairs are
 the cells; `label`, added to their folders' names; all else are options of experiments/run.py: seeds = "0-31",
 budget = 1000, base-url = "http://localhost:8000/v1". A cell is the run directory OUT/TASK-METHOD[-LABEL].
 
-The same command again skips cells that are finished and goes on with the others. A cell that fails is named at the end,
-the others run all the same; exit code 1 then. SIGTERM and SIGINT save and stop: 75 and 130.
+Before anything runs, every cell is looked at, and one that cannot be done is named. The same command again skips cells
+that are finished and goes on with the others. A cell that fails is named at the end, the others run all the same; exit
+code 1 then. SIGTERM and SIGINT save and stop: 75 and 130.
 """
 
 from __future__ import annotations
@@ -26,16 +28,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from run import configuration
 from run import parser as run_parser
 
-from jaxprl.arguments import run_main
+from jaxprl.arguments import prepare_jax, run_main
 from jaxprl.errors import Stopped, UserError
+from jaxprl.hosts import Host
 from jaxprl.runs.reading import read
 from jaxprl.runs.signals import CODES
 
 HERE = Path(__file__).parent
 DONE = "cell.json"
 """In a finished cell: the words it was run with."""
+OWN = {"task", "method", "out", "resume", "help"}
+"""Options of run.py that are the sweep's."""
 
 
 class Cell(NamedTuple):
@@ -50,7 +56,9 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     sweep = read_sweep(options.file)
     out = options.out or Path(sweep.get("out", f"runs/{options.file.stem}"))
-    changed = {name: value for name in ("seeds", "budget") if (value := getattr(options, name)) is not None}
+    changed = dict(each.split("=", 1) for each in options.set)
+    changed |= {name: value for name in ("seeds", "budget") if (value := getattr(options, name)) is not None}
+    prepare_jax()  # before a task is made: one from a file is tried out
     cells = make_cells(sweep["grid"], changed)
     if options.list:
         print("\n".join(f"{index} {cell.name}: {' '.join(cell.words)}" for index, cell in enumerate(cells)))
@@ -81,6 +89,9 @@ def read_sweep(file: Path) -> dict[str, Any]:
         raise UserError(f"{file}: {error}") from None
     if not isinstance(sweep, dict) or not set(sweep) <= {"out", "grid"}:
         raise UserError(f"{file}: expected `out` and `[[grid]]` alone")
+    out = sweep.get("out", "runs")
+    if not isinstance(out, str) or not out.strip() or "\0" in out:
+        raise UserError(f"{file}: out {out!r} is no folder's name")
     grid = sweep.get("grid")
     if not isinstance(grid, list) or not grid or not all(isinstance(each, dict) for each in grid):
         raise UserError(f"{file}: there is no [[grid]]")
@@ -93,7 +104,7 @@ def read_sweep(file: Path) -> dict[str, Any]:
 
 
 def make_cells(grid: Sequence[dict[str, Any]], changed: dict[str, Any]) -> list[Cell]:
-    """Return the cells of a sweep, with some options `changed`. Raises UserError for what run.py does not know."""
+    """Return the cells of a sweep, with some options `changed`. Raises UserError for what run.py cannot do."""
     cells: dict[str, Cell] = {}
     for each in grid:
         options = {name: value for name, value in each.items() if name not in ("tasks", "methods", "label")} | changed
@@ -111,9 +122,14 @@ def make_cells(grid: Sequence[dict[str, Any]], changed: dict[str, Any]) -> list[
 
 def _words(name: str, value: Any) -> list[str]:
     option = "--" + name.replace("_", "-")
+    if name in OWN:
+        raise UserError(f"{name} = {value!r}: this option is the sweep's own")
     if isinstance(value, bool):
         return [option] if value else []
-    return [option, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+    values = value if isinstance(value, list) else [value]
+    if not all(isinstance(each, str | int | float) and "\0" not in str(each) for each in values):
+        raise UserError(f"{name} = {value!r}: neither text nor a number, yes or no, nor a list of these")
+    return [option, ",".join(map(str, values))]
 
 
 def _check(name: str, words: Sequence[str]) -> None:
@@ -122,9 +138,12 @@ def _check(name: str, words: Sequence[str]) -> None:
 
     run = run_parser()
     run.error = refuse  # type: ignore[method-assign]
+    run.allow_abbrev = False
     asked = run.parse_args(words)
-    if asked.out or asked.resume:
-        refuse("`out` and `resume` are the sweep's own")
+    try:
+        configuration(asked, Host())
+    except UserError as error:
+        refuse(str(error))
 
 
 def run_cell(cell: Cell, out: Path) -> int:
@@ -155,7 +174,8 @@ def run_cell(cell: Cell, out: Path) -> int:
     if code == 0:
         (folder / DONE).write_text(json.dumps(cell.words) + "\n")
     if told:
-        raise Stopped(f"stopped in {cell.name}; the same command goes on", CODES[signal.Signals(told[0])])
+        ended = "" if code in (0, *CODES.values()) else f" (its run ended with exit code {code})"
+        raise Stopped(f"stopped in {cell.name}{ended}; the same command goes on", CODES[signal.Signals(told[0])])
     return code
 
 
@@ -165,7 +185,10 @@ def _finished(folder: Path, cell: Cell) -> bool:
         same = json.loads((folder / DONE).read_text()) == cell.words
     except (OSError, ValueError):
         return False
-    return same and all(search.result for search in read(folder).searches)
+    if not same:
+        return False
+    searches = read(folder).searches
+    return bool(searches) and all(search.result for search in searches)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -174,9 +197,23 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="folder of the cells (default: the file's)")
     parser.add_argument("--seeds", help="other search seeds for all cells, like 0-1")
     parser.add_argument("--budget", type=int, help="another budget for all cells, in programs")
+    parser.add_argument(
+        "--set",
+        type=_setting,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any option of run.py for all cells",
+    )
     parser.add_argument("--cell", type=int, metavar="I", help="run one cell alone, from 0: for job arrays")
     parser.add_argument("--list", action="store_true", help="print the cells and run none")
     return parser
+
+
+def _setting(text: str) -> str:
+    if "=" not in text.strip("="):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return text
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from jaxprl.dsl.python import statement_lines
 from jaxprl.errors import UserError
 from jaxprl.llm import prompts
 from jaxprl.render import files as pictures
-from jaxprl.render.rollout import ENDS, follow
+from jaxprl.render.rollout import ENDS, follow, thinned
 from jaxprl.vm import host
 from jaxprl.vm.evaluate import evaluate
 from jaxprl.vm.interpreter import END_NAMES
@@ -183,7 +183,7 @@ def write_pictures(options: argparse.Namespace) -> int:
         most = _given(options.most_frames, pictures.STRIP_MOMENTS)
         image = pictures.strip_of(rollout, cell=options.cell, most_frames=most)
         pictures.save_strip(image, options.out)
-        shown = f"at most {most} moments"
+        shown = f"{len(thinned(rollout.moments, most))} moments"
     size = f"{image.shape[1]}x{image.shape[0]} pixels, {Path(options.out).stat().st_size / 1000:,.0f} kB"
     last = rollout.moments[-1]
     print(f"{options.out}: {shown} of {last.call:,} calls, {size}; return {last.total:.4f}, {ENDS[rollout.end]}")

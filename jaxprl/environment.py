@@ -109,4 +109,4 @@ def observe(task: Task, state: Any, observation: str) -> Any:
     assert isinstance(task.world, MiniGridWorld)
     if observation == "grid":
         return minigrid.grid(task.world, state)
-    return minigrid.view(task.world, state, see_through=task.name.startswith(minigrid.SEE_THROUGH))
+    return minigrid.view(task.world, state)

@@ -5,14 +5,16 @@ the package's environments (`jaxprl/MiniGrid-DoorKey-5x5-v0`). A task of your ow
 
 - Actions: numbers in the order of the language's words. Observations: `jaxprl/environment.py`.
 - `reset(seed=s)` gives the layout of seed s. A reward is what the task gives, as a float; a return is 1 at most.
-- Terminated as in the task; truncated after `max_steps` actions, without more words the world's call limit.
+- Terminated as in the task, and then the state stays as it is; truncated after `max_steps` actions, without more words
+  the world's call limit.
 - `gymnasium.make_vec` gives an environment in JAX that steps all its copies in one call.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -59,7 +61,8 @@ class WorldEnv(gymnasium.Env):
       cell: pixels of a cell's side, for `render`.
       render_mode: None or "rgb_array".
 
-    `info["mission"]`, where a task's mission names objects: uint8 [4], type and colour of target and landmark.
+    `info["mission"]`, where a task's mission names objects: uint8 [4], type and colour of target and landmark;
+    `info["direction"]` with the view, which does not show it: 0 east, 1 south, 2 west, 3 north.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 8}  # noqa: RUF012
@@ -70,29 +73,35 @@ class WorldEnv(gymnasium.Env):
         *,
         observation: str = "grid",
         max_steps: int | None = None,
-        layout_seeds: Sequence[int] | None = None,
+        layout_seeds: Iterable[int] | None = None,
         cell: int = 32,
         render_mode: str | None = None,
     ):
         self.task, self.observation = environment.array_task(task, observation), observation
         self.max_steps = _steps(self.task, max_steps)
-        self.layout_seeds, self.cell, self.render_mode = layout_seeds, cell, render_mode
+        self.layout_seeds = None if layout_seeds is None else _pool(layout_seeds)
+        self.cell, self.render_mode = cell, render_mode
         self.action_space, self.observation_space = spaces(self.task, observation)
         self.host: WorldEnvironment | None = None
         """The layout at hand, for the plain-Python interpreter; None before the first reset."""
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        seed = None if seed is None else _seed(seed)
         super().reset(seed=seed)
         layout = drawn(self.np_random, self.layout_seeds) if seed is None else seed
-        self.host, self.steps = WorldEnvironment(self.task, self.task.layout(layout)), 0
+        self.host, self.steps, self.terminated = WorldEnvironment(self.task, self.task.layout(layout)), 0, False
         return self._observed(), self._info()
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
         host = self._running()
-        units, terminated = host.act(self.task.language.action_names[int(action)], at_limit=False)
+        _check_actions(np.asarray(action), (), len(self.task.language.actions))
+        units = 0
+        if not self.terminated:
+            units, terminated = host.act(self.task.language.action_names[int(action)], at_limit=False)
+            self.terminated = bool(terminated)
         self.steps += 1
-        truncated = self.steps >= self.max_steps and not terminated
-        return self._observed(), units / host.units, bool(terminated), truncated, self._info()
+        truncated = self.steps >= self.max_steps and not self.terminated
+        return self._observed(), units / host.units, self.terminated, truncated, self._info()
 
     def render(self) -> np.ndarray | None:
         if self.render_mode is None:
@@ -110,12 +119,14 @@ class WorldEnv(gymnasium.Env):
 
     def _info(self) -> dict:
         state = self._running().state
-        return {} if getattr(state, "mission", None) is None else {"mission": mission(state)}
+        info = {} if getattr(state, "mission", None) is None else {"mission": mission(state)}
+        return info | ({"direction": int(state.direction)} if self.observation == "view" else {})
 
 
 class Copies(gymnasium.vector.VectorEnv):
-    """Many copies of a task, stepped by one jitted call. Arguments as `WorldEnv`; results are numpy arrays, or with
-    `jax_arrays` JAX arrays that stay on their device.
+    """Many copies of a task, stepped by one jitted call. Arguments as `WorldEnv`, `max_episode_steps` is another name
+    of `max_steps`; results are numpy arrays, or with `jax_arrays` JAX arrays that stay on their device. Then actions
+    are not checked.
 
     `reset(seed=s)` gives copy i the layout of seed s + i. A copy that is over starts again at its next step, whose
     action and reward do not count (`AutoresetMode.NEXT_STEP`), on a layout drawn from `layout_seeds`: layouts are made
@@ -135,14 +146,17 @@ class Copies(gymnasium.vector.VectorEnv):
         task: str,
         observation: str = "grid",
         max_steps: int | None = None,
-        layout_seeds: Sequence[int] | None = None,
+        max_episode_steps: int | None = None,
+        layout_seeds: Iterable[int] | None = None,
         cell: int = 32,
         render_mode: str | None = None,
         jax_arrays: bool = False,
     ):
+        if num_envs < 1:
+            raise UserError(f"num_envs {num_envs}: there is one copy at least")
         self.num_envs, self.task = num_envs, environment.array_task(task, observation)
-        self.max_steps = _steps(self.task, max_steps)
-        self.observation, self.layout_seeds = observation, POOL if layout_seeds is None else layout_seeds
+        self.max_steps = _steps(self.task, max_episode_steps if max_steps is None else max_steps)
+        self.observation, self.layout_seeds = observation, _pool(POOL if layout_seeds is None else layout_seeds)
         self.cell, self.render_mode, self.jax_arrays = cell, render_mode, jax_arrays
         self.single_action_space, self.single_observation_space = spaces(self.task, observation)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -154,7 +168,7 @@ class Copies(gymnasium.vector.VectorEnv):
         return environment.make(self.task, layout_seeds=self.layout_seeds, observation=self.observation)
 
     def reset(self, *, seed: int | Sequence[int | None] | None = None, options: dict | None = None) -> tuple[Any, dict]:
-        given = _per_copy(seed, self.num_envs)
+        given = [None if one is None else _seed(one) for one in _per_copy(seed, self.num_envs)]
         if len(given) != self.num_envs:
             raise UserError(f"{len(given)} seeds for {self.num_envs} copies")
         super().reset(seed=given[0])
@@ -167,27 +181,33 @@ class Copies(gymnasium.vector.VectorEnv):
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict]:
         if self.lanes is None:
             raise gymnasium.error.ResetNeeded("call reset() first")
+        if not self.jax_arrays:
+            _check_actions(np.asarray(actions), (self.num_envs,), len(self.task.language.actions))
         actions = jnp.asarray(actions).astype(jnp.int32)
         self.lanes, shown = _advance(self.environment, jnp.int32(self.max_steps), self.lanes, actions)
         observations, rewards, terminated, truncated = map(self._out, shown)
         return observations, rewards, terminated, truncated, self._info()
 
     def render(self) -> tuple[np.ndarray, ...] | None:
-        if self.render_mode is None or self.lanes is None:
+        if self.render_mode is None:
             return None
+        if self.lanes is None:
+            raise gymnasium.error.ResetNeeded("call reset() first")
         worlds = jax.device_get(self.lanes.state.world)
         states = [jax.tree.map(lambda leaf, copy=copy: leaf[copy], worlds) for copy in range(self.num_envs)]
         return tuple(draw(self.task, state, cell=self.cell) for state in states)
 
     def _out(self, array: Any) -> Any:
-        return array if self.jax_arrays else np.asarray(array)
+        return array if self.jax_arrays else np.array(array)
 
     def _info(self) -> dict:
         assert self.lanes is not None
         world = self.lanes.state.world
-        if getattr(world, "mission", None) is None:
-            return {}
-        return {"mission": self._out(_missions(world)), "_mission": np.ones(self.num_envs, bool)}
+        facts = {} if getattr(world, "mission", None) is None else {"mission": _missions(world)}
+        if self.observation == "view":
+            facts["direction"] = world.direction
+        info = {name: self._out(fact) for name, fact in facts.items()}
+        return info | {f"_{name}": np.ones(self.num_envs, bool) for name in facts}
 
 
 @jax.jit
@@ -233,7 +253,35 @@ def spaces(task: Task, observation: str) -> tuple[gymnasium.spaces.Discrete, gym
 def _per_copy(seed: int | Sequence[int | None] | None, copies: int) -> list[int | None]:
     if seed is None:
         return [None] * copies
-    return [seed + copy for copy in range(copies)] if isinstance(seed, int) else list(seed)
+    if isinstance(seed, int | np.integer):
+        return [int(seed) + copy for copy in range(copies)]
+    return list(seed)
+
+
+def _seed(value: Any) -> int:
+    try:
+        seed = operator.index(value)
+    except TypeError:
+        raise UserError(f"seed {value!r} is no whole number") from None
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed {seed}: layout seeds go from 0 to {2**32 - 1}")
+    return seed
+
+
+def _pool(seeds: Iterable[int]) -> Sequence[int]:
+    """Return layout seeds to draw from. Raises UserError if there are none, and for what is no seed."""
+    pool = tuple(map(_seed, seeds))
+    if not pool:
+        raise UserError("layout_seeds are empty: there is nothing to draw from")
+    return pool
+
+
+def _check_actions(actions: np.ndarray, shape: tuple[int, ...], number: int) -> None:
+    """Raise UserError for what is not below the number of actions, or not one for each copy."""
+    if actions.shape != shape or actions.dtype.kind not in "iu":
+        raise UserError(f"actions of {actions.dtype}{list(actions.shape)}: expected whole numbers {list(shape)}")
+    if ((actions < 0) | (actions >= number)).any():
+        raise UserError(f"actions {actions.tolist()}: they go from 0 to {number - 1}")
 
 
 def drawn(random: np.random.Generator, seeds: Sequence[int] | None) -> int:

@@ -198,6 +198,20 @@ def test_a_second_signal_ends_at_once_even_in_compiled_code(tmp_path):
         assert process.returncode == wanted
 
 
+def test_the_same_signal_again_at_once_is_no_second_one():
+    code = (
+        "import os, signal, sys, time\nfrom jaxprl.runs.signals import StopRequest\n"
+        "with StopRequest() as stop:\n"
+        "    for pause in map(float, sys.argv[1:]):\n"
+        "        time.sleep(pause)\n        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(0.2)\n    print(stop.signal.name)"
+    )
+    for pauses, wanted in ((["0", "0.1", "0.1"], 0), (["0", "1.2"], 143)):
+        done = subprocess.run([sys.executable, "-c", code, *pauses], capture_output=True, text=True, check=False)
+        assert done.returncode == wanted
+        assert done.stdout == ("" if wanted else "SIGTERM\n")
+
+
 @pytest.fixture
 def directory(tmp_path):
     made = RunDirectory(tmp_path / "run", {"seeds": [0], "answer": {"0": "ab", "1": "cd"}})

@@ -1,5 +1,6 @@
 """gymnasium and the functions of JAX show the same worlds: `check_env`, golden returns, the views of `minigrid`."""
 
+import dataclasses
 import functools
 import warnings
 
@@ -20,7 +21,7 @@ from jaxprl.dsl import text
 from jaxprl.errors import UserError
 from jaxprl.gym import IDS
 from jaxprl.vm.evaluate import evaluate
-from jaxprl.vm.host import run
+from jaxprl.vm.host import WorldEnvironment, run
 from jaxprl.worlds import registry
 from jaxprl.worlds.gym_environment import GymEnvironment, Interface, gym_task
 from jaxprl.worlds.karel.world import GATE
@@ -103,6 +104,44 @@ def test_golden_programs_have_the_same_returns(name):
     assert len(np.unique(returns)) > 1
 
 
+@pytest.mark.parametrize(
+    "name", ["DoorKey", "LavaGap", *(pytest.param(n, marks=pytest.mark.full) for n in ("Snake", "PutNear"))]
+)
+def test_golden_programs_have_the_same_returns_in_copies_and_functions_of_jax(name):
+    """The actions of golden programs through `make_vec` and `jaxprl.environment`: the returns are as published."""
+    task, seeds = registry.make(name), range(4)
+    rows = [row for row in golden.returns(name) if 0 < max(row.calls[:4]) < 120]
+    rows = sorted(rows, key=lambda row: -np.ptp(row.returns[:4]))[:8]
+    ways = [way for row in rows for way in actions_of(task, text.parse(row.program, task.language), seeds)]
+    length = max(map(len, ways))
+    actions = np.array([way + [0] * (length - len(way)) for way in ways], np.int32)  # [lanes, length]
+    counts = np.arange(length) < np.array([[len(way)] for way in ways])
+    published = np.array([row.returns[:4] for row in rows]).ravel()
+    assert len(np.unique(published)) > 1
+
+    copies = gymnasium.make_vec({task: id for id, task in IDS.items()}[name], num_envs=len(ways))
+    copies.reset(seed=[*seeds] * len(rows))
+    rewards = np.stack([copies.step(column)[1] for column in actions.T], axis=1)
+    np.testing.assert_allclose((rewards * counts).sum(axis=1), published, rtol=0, atol=1e-6)
+
+    env = environment.make(name, layout_seeds=seeds)
+
+    def play(layout, way):
+        _, rewards = jax.lax.scan(lambda state, action: env.step(state, action)[:2], env.start(layout), way)
+        return rewards
+
+    rewards = jax.jit(jax.vmap(play))(jnp.array([*seeds] * len(rows)), jnp.asarray(actions))
+    np.testing.assert_allclose((np.asarray(rewards) * counts).sum(axis=1), published, rtol=0, atol=1e-6)
+
+
+def actions_of(task, program, seeds):
+    """The numbers of the actions of a program on each layout."""
+    for seed in seeds:
+        taken = []
+        run(program, WorldEnvironment(task, task.layout(seed)), lambda call, taken=taken: taken.append(call))
+        yield [task.language.action_names.index(call.name) for call in taken if call.kind == "action"]
+
+
 def test_an_environment_is_a_task_for_searches_too():
     task = registry.make("DoorKey")
     wrapped = gym_task("DoorKeyAgain", lambda: make("jaxprl/Karel-DoorKey-v0"), task.language, interface(task), units=2)
@@ -141,15 +180,16 @@ def test_minigrids_observations_are_the_packages(name):
     rng, seen = np.random.default_rng(0), set()
     for seed in range(2):
         expected, _ = theirs.reset(seed=seed)
-        found, _ = ours.reset(seed=seed)
+        found, info = ours.reset(seed=seed)
         for _ in range(30):
             np.testing.assert_array_equal(found, expected["image"])
+            assert info["direction"] == expected["direction"]
             grid = environment.observe(ours.task, ours.host.state, "grid")
             np.testing.assert_array_equal(grid, whole.observation(expected)["image"])
             seen.add(found.tobytes())
             action = int(rng.choice(7, p=[0.15, 0.15, 0.4, 0.1, 0.05, 0.1, 0.05]))
             expected, _, over, *_ = theirs.step(action)
-            found, _, _, _, _ = ours.step(action)
+            found, _, _, _, info = ours.step(action)
             if over:
                 break
     assert len(seen) > 3
@@ -171,6 +211,14 @@ def test_views_of_the_published_tasks_are_the_packages(name):
             expected, _, ends, truncated, _ = theirs.step(action)
             found, _, terminated, _, _ = ours.step(action)
             over = ends or terminated or truncated
+
+
+def test_a_view_does_not_depend_on_the_tasks_name():
+    tasks = [registry.make(name) for name in ("PutNear", "RedBlueDoor")]
+    named = [dataclasses.replace(task, name="Mine") for task in tasks]
+    for task, mine in zip(tasks, named, strict=True):
+        views = [environment.observe(one, task.layout(0).state, "view") for one in (task, mine)]
+        np.testing.assert_array_equal(*views)
 
 
 def test_missions_are_in_the_info():
@@ -224,6 +272,60 @@ def test_mistakes_are_said():
     for env in (make("jaxprl/Karel-DoorKey-v0"), gymnasium.make_vec("jaxprl/Karel-DoorKey-v0", num_envs=2)):
         with pytest.raises(gymnasium.error.ResetNeeded):
             env.step(env.action_space.sample())
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        gymnasium.make_vec("jaxprl/Karel-DoorKey-v0", num_envs=2, render_mode="rgb_array").render()
+
+
+@pytest.mark.parametrize(
+    "make", [make, lambda id, **options: gymnasium.make_vec(id, num_envs=2, **options)], ids=["one", "copies"]
+)
+def test_mistakes_are_the_same_for_one_and_for_copies(make):
+    door_key = "jaxprl/Karel-DoorKey-v0"
+    with pytest.raises(UserError, match="layout_seeds are empty"):
+        make(door_key, layout_seeds=())
+    env = make(door_key, layout_seeds=iter([6, 7]))
+    for seed, message in ((2**40, "from 0 to 4294967295"), (-1, "from 0 to"), ([0.5, 0], "no whole number")):
+        with pytest.raises(UserError, match=message):
+            env.reset(seed=seed)
+    np.testing.assert_array_equal(env.reset(seed=np.int64(5))[0], env.reset(seed=5)[0])
+    env.reset()
+    some = env.action_space.sample()
+    for wrong in (some * 0 + 5, some * 0 - 1):
+        with pytest.raises(UserError, match="they go from 0 to 4"):
+            env.step(wrong)
+    for wrong in (some * 0.5, np.zeros(3, int)):
+        with pytest.raises(UserError, match="expected whole numbers"):
+            env.step(wrong)
+    env.step(some)
+
+
+def test_there_is_one_copy_at_least():
+    with pytest.raises(UserError, match="num_envs 0"):
+        jaxprl.gym.Copies(0, task="DoorKey")
+
+
+def test_a_terminated_environment_stays_as_it_is():
+    env, rng = make("jaxprl/MiniGrid-LavaGap-v0"), np.random.default_rng(0)
+    env.reset(seed=0)
+    while not (step := env.step(rng.integers(3)))[2]:
+        pass
+    for action in (0, 1, 2):
+        after = env.step(action)
+        np.testing.assert_array_equal(after[0], step[0])
+        assert after[1:4] == (0.0, True, False)
+
+
+def test_copies_give_arrays_of_ones_own():
+    id = "jaxprl/MiniGrid-PutNear-6x6-N2-v0"
+    copies = gymnasium.make_vec(id, num_envs=2, observation="view", max_episode_steps=3)
+    observations, infos = copies.reset(seed=0)
+    assert infos["direction"].tolist() == [
+        make(id, observation="view").reset(seed=seed)[1]["direction"] for seed in (0, 1)
+    ]
+    for array in (observations, *infos.values(), *copies.step(copies.action_space.sample())[:4]):
+        assert array.flags.writeable
+    copies.step(copies.action_space.sample())
+    assert copies.step(copies.action_space.sample())[3].all()  # truncated after three
 
 
 def test_a_task_of_ones_own():

@@ -362,7 +362,7 @@ def test_the_published_language_is_as_it_was():
         task = registry.make(name)
         assert task.language is LANGUAGE
         assert task.layout(0).state.mission is None
-        assert task.world == Geometry(task.world.width, task.world.height)
+        assert task.world == Geometry(task.world.width, task.world.height, see_through=name == "PutNear")
 
 
 def test_the_extended_language_begins_with_the_published_words():
@@ -374,8 +374,8 @@ def test_the_extended_language_begins_with_the_published_words():
 
 
 def test_worlds_that_differ_in_language_or_rules_differ():
-    worlds = {Geometry(7, 7), Geometry(7, 7, EXTENDED), memory.World(7, 7, EXTENDED)}
-    assert len(worlds) == 3
+    worlds = {Geometry(7, 7), Geometry(7, 7, EXTENDED), Geometry(7, 7, see_through=True), memory.World(7, 7, EXTENDED)}
+    assert len(worlds) == 4
     assert Geometry(7, 7, EXTENDED) in worlds
 
 

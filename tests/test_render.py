@@ -1,8 +1,11 @@
 """Pictures: what differs in the state differs on the page; files are what they say."""
 
 import builtins
+import dataclasses
 import io
 import json
+import re
+import tracemalloc
 
 import jax
 import numpy as np
@@ -12,7 +15,7 @@ from jaxprl import cli, render
 from jaxprl.dsl import text
 from jaxprl.errors import UserError
 from jaxprl.render import page
-from jaxprl.render.files import frames_of
+from jaxprl.render.files import encode_gif, frames_of, strip_of
 from jaxprl.render.page import FramePage
 from jaxprl.render.rollout import Moment, follow, thinned
 from jaxprl.render.tile import Tile, number
@@ -201,6 +204,35 @@ def test_a_gif_has_its_frames(cell):
             assert np.abs(shown - frame.image).mean() < 1
 
 
+def test_memory_holds_few_frames():
+    frames = render.frames(registry.make("Harvester"), 0, parse(CLEAN, registry.make("Harvester")), cell=96)
+    height, width, _ = frames[0].image.shape
+    tracemalloc.start()
+    try:
+        encode_gif(frames)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < (1 << 24) + 50 * height * width, f"{(peak - (1 << 24)) / height / width:.0f} bytes a pixel"
+
+
+@pytest.mark.parametrize("cell", [4, 32])
+def test_a_long_title_is_whole(cell):
+    rollout = follow(DOOR_KEY, 0, parse("DEF run m( move m)"))
+    rollout = dataclasses.replace(rollout, task=dataclasses.replace(DOOR_KEY, name="Door" * 50))
+    frame, strip = FramePage(rollout, cell), strip_of(rollout, cell=cell, most_frames=2)
+    assert frame.title_width <= min(frame.width, strip.shape[1])
+    band = np.s_[: frame.margin + frame.line, : frame.title_width]
+    np.testing.assert_array_equal(strip[band], np.asarray(frame.blank)[band])
+    assert (strip[band] != 255).any()
+
+
+def test_a_strip_has_the_colour_of_the_current_line():
+    strip = render.strip(DOOR_KEY, 0, parse(WALK), cell=16)
+    for behind in (page.DOES, page.HOLDS, page.FAILS):
+        assert (strip == behind).all(axis=-1).sum() > 500
+
+
 def test_long_lines_are_cut_and_long_programs_make_a_taller_page():
     condition = "not c( " * 20 + "frontIsClear" + " c)" * 20
     program = parse(f"DEF run m( WHILE c( {condition} c) w( {'turnLeft ' * 40}w) m)")
@@ -223,6 +255,10 @@ def test_the_command_writes_pictures(name, tmp_path, capsys):
     assert size in printed
     assert "4 " in printed
     assert "return 0.0000" in printed
+    assert cli.main([*words[:-3], "DEF run m( move m)", "--out", str(path)]) == 0
+    assert re.search(
+        "gif: 2 frames of 1 calls" if name.endswith("gif") else "png: 2 moments of 1 calls", capsys.readouterr().out
+    )
     assert cli.main(["trace", "--task", "DoorKey", "--layout-seed", "3", "--program", WALK]) == 0
     assert f"of {len([json.loads(line) for line in capsys.readouterr().out.splitlines()])} calls" in printed
 
@@ -257,7 +293,7 @@ def test_without_the_extra_the_message_names_it(missing, monkeypatch):
     page._pillow.cache_clear()
     page.font.cache_clear()
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(UserError, match=rf"{missing} is missing; pip install 'jaxprl\[plots\]'"):
+    with pytest.raises(UserError, match=rf"{missing} is missing; pip install -e '\.\[plots\]'"):
         render.frames(DOOR_KEY, 0, parse(WALK))
     assert render.draw(DOOR_KEY, DOOR_KEY.layout(0).state, cell=8).shape == (64, 64, 3)
 

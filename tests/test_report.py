@@ -1,6 +1,9 @@
 """Reports: their statistics, what they say of damaged runs, and the page in a real browser."""
 
+import base64
 import csv
+import importlib
+import io
 import json
 import os
 import re
@@ -14,23 +17,24 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from jaxprl import render
+from jaxprl.dsl import text
 from jaxprl.errors import UserError
 from jaxprl.experiment import Config, run
-from jaxprl.runs import figures, report, statistics
+from jaxprl.runs import figures, report, sections, statistics
 from jaxprl.runs.groups import Group, curves, group, summary
 from jaxprl.runs.llm_use import llm_use
 from jaxprl.runs.mirror import Mirror, opener
 from jaxprl.runs.published import LEAPS
 from jaxprl.runs.reading import Search, in_ranges, read_all
+from jaxprl.worlds import files, registry
 
 ROOT = Path(__file__).parent.parent
 TASK = "DoorKey"
 
 
-def gif(task, seed, program):
+def gif(config, seed, program):
     """Two frames of 40 x 30 pixels in the place of a rollout."""
-    import io
-
     from PIL import Image
 
     frames = [Image.new("RGB", (40, 30), colour) for colour in ("white", "navy")]
@@ -53,6 +57,18 @@ def runs(tmp_path_factory):
 @pytest.fixture
 def copied(runs, tmp_path):
     return shutil.copytree(runs, tmp_path / "runs")
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """experiments/report.py as a module."""
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    return importlib.import_module("report")
+
+
+def change(file, **entries):
+    """Change entries of a JSON file; None takes one away."""
+    file.write_text(json.dumps({n: v for n, v in (json.loads(file.read_text()) | entries).items() if v is not None}))
 
 
 def table_rows(file):
@@ -120,6 +136,31 @@ def test_a_summary_by_hand():
     assert found.quartiles == (40, float("inf"), float("inf"))
 
 
+def test_searches_that_run_are_no_failures():
+    going = [search(seed, [(1, 0.0)], finished=False) for seed in range(2, 5)]
+    group = Group("T", "m", [], [search(0, [(1, 1.0)], solved=True), search(1, [(9, 0.5)]), *going, Search(5)])
+    found = summary(group)
+    assert (found.searches, found.begun, found.finished, found.solved) == (6, 5, 2, 1)
+    row = sections.results([group], {"m": 0})
+    assert ">5/6<" in row
+    assert "50% <span class='dim'>of 2</span>" in row
+    assert "2 of 6 finished" in row
+
+
+def test_curves_end_where_the_first_unsolved_search_does_and_leave_out_those_without_rows():
+    bare = Search(2, [], search(2, [(30, 1.0)], solved=True).result)
+    short = Group(
+        "T", "short", [], [search(0, [(1, 0.0), (40, 0.5)]), search(1, [(1, 0.5), (9, 1.0)], solved=True), bare]
+    )
+    long = Group("T", "long", [], [search(0, [(1, 0.0), (100, 0.5)])])
+    for place in ("evaluated", "seconds"):
+        (_, first), (_, second) = curves([short, long], place)
+        assert (first.at[0], first.at[-1], first.searches) == (1, 40, 2)
+        assert first.band.middle[-1] == 0.75  # the solved one holds its return
+        assert second.at[-1] == 100
+    assert curves([Group("T", "m", [], [bare])], "evaluated") == []
+
+
 def test_curves_hold_last_values_and_stop_where_an_unfinished_search_is():
     ended = Group("T", "ended", [], [search(0, [(1, 0.0), (10, 1.0)], solved=True)])
     running = Group(
@@ -154,6 +195,88 @@ def test_runs_of_other_budgets_are_told_apart_and_seeds_count_once(copied):
     assert [len(each.searches) for each in groups] == [2, 2, 2]
     assert len(troubles) == 1
     assert "seeds 0-1 left out" in troubles[0]
+
+
+def test_of_two_searches_with_a_seed_the_finished_one_counts_with_its_answers(copied):
+    shutil.copytree(copied / "llm-gs", copied / "again")
+    for name in ("again", "llm-gs"):
+        request = {"outcome": "answered", "samples": [0, 48], "cost": 1.0}
+        (copied / name / "llm" / "requests.jsonl").write_text(json.dumps(request) + "\n")
+    (copied / "again" / "seed-1" / "result.json").unlink()
+    (found,), troubles = group(read_all([copied / "again", copied / "llm-gs"]))
+    assert [(run.path.name, [each.seed for each in run.searches]) for run in found.runs] == [
+        ("again", [0]), ("llm-gs", [1]),
+    ]  # fmt: skip
+    assert len(found.finished) == 2
+    assert ["again: seeds 1 left" in troubles[0], "llm-gs: seeds 0 left" in troubles[1]] == [True, True]
+    (alone,), _ = group(read_all([copied / "llm-gs"]))
+    assert llm_use(found).looked_at == llm_use(alone).looked_at
+    (copied / "again" / "seed-0" / "result.json").unlink()
+    (found,), _ = group(read_all([copied / "again", copied / "llm-gs"]))
+    assert [run.path.name for run in found.runs] == ["llm-gs"]
+    assert llm_use(found) == llm_use(alone)
+
+
+def test_language_models_are_told_apart_by_what_differs(copied):
+    shared = {"llm": "openai", "answer": None}
+    for name, settings in (("a", {"model": "gpt-4o"}), ("b", {"model": "llama3", "seed": None})):
+        shutil.copytree(copied / "llm-gs", copied / name)
+        change(copied / name / "config.json", **shared, settings={"temperature": 1.0} | settings)
+    groups, _ = group(read_all([copied / "a", copied / "b"]))
+    assert [each.method for each in groups] == ["llm-gs (model gpt-4o)", "llm-gs (model llama3)"]
+    assert "stand-ins" not in sections.language_model(groups, {each.method: 0 for each in groups})
+    groups, _ = group(read_all([copied / "llm-gs"]))
+    assert "are stand-ins" in sections.language_model(groups, {"llm-gs": 0})
+    for name in ("a", "b"):
+        change(copied / name / "config.json", settings={"model": "m"}, **{"task file": 4 * f"{name}1234"[:4]})
+    groups, _ = group(read_all([copied / "a", copied / "b"]))
+    assert [each.method for each in groups] == ["llm-gs (task file a123a123)", "llm-gs (task file b123b123)"]
+
+
+HUGE = 10**400
+ODD = {
+    "no seeds": ("config.json", {"seeds": 3}, "config.json: the seeds are no list"),
+    "null": ("seed-0/result.json", {"unseen_return": "x"}, "seed-0/result.json: not a search's result"),
+    "huge result": ("seed-0/result.json", {"evaluated": HUGE}, "seed-0/result.json: not a search's result"),
+    "huge return": ("seed-0/result.json", {"return": 1e308}, "seed-0/result.json: not a search's result"),
+    "no row": ("metrics.jsonl", b'{"seed": 0, "evaluated": 1%s, "best": 0, "seconds": 1}\n' % (400 * b"0"), "left out"),
+    "no metrics": ("metrics.jsonl", b"", "no rows, so no curve, of seeds 0-1"),
+    "answers": ("llm/answers.jsonl", b'{"seed": 0, "rejected": [1]}\n{"seed": [1], "rejected": []}\n', "lines 1-2"),
+    "layout -1": ("config.json", {"layouts": [-1]}, "layouts are no layout seeds"),
+    "layout 2^33": ("config.json", {"layouts": [2**33]}, "layouts are no layout seeds"),
+    "surrogate": ("config.json", {"method": "\ud800 $x_$ _{"}, ""),
+    "mathtext": ("config.json", {"task": "a$^b$_c", "method": "_hidden"}, ""),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ODD)
+def test_odd_files_do_not_end_the_report(copied, name):
+    file, content, message = ODD[name]
+    if isinstance(content, bytes):
+        (copied / "llm-gs" / file).write_bytes(content)
+        if name == "answers":
+            (copied / "llm-gs" / "seed-0" / "result.json").unlink()
+    else:
+        change(copied / "llm-gs" / file, **content)
+    page, *_ = report.write([copied / "llm-gs"], copied / "report.html", rollout=gif)
+    assert message in page.read_text().replace("&#x27;", "'")
+    if not message:
+        assert figures.write([copied / "llm-gs"], copied / "report.html", ["svg"])[0].stat().st_size > 10_000
+
+
+def test_names_that_are_no_text_are_written(runs, tmp_path):
+    name = os.fsdecode(b"run-\xff")
+    try:
+        shutil.copytree(runs / "hc", tmp_path / name)
+    except OSError:
+        pytest.skip("the file system has UTF-8 names alone")
+    page, *_ = report.write([tmp_path / name], tmp_path / "report.html")
+    assert "run-\\udcff" in page.read_text()
+    assert not list(tmp_path.glob("*.new"))
+    done = subprocess.run([sys.executable, "experiments/report.py", tmp_path / name, "--no-rollouts"], cwd=ROOT,
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_damage_is_named_and_the_rest_is_shown(copied):
@@ -229,8 +352,26 @@ def test_tables_hold_what_the_runs_found(runs, tmp_path):
         assert float(row["mean"]) == pytest.approx(np.mean(returns))
         assert float(row["iqm"]) == pytest.approx(scipy.stats.trim_mean(returns, 0.25))
     ends = {(row["method"], row["against"]): float(row["iqm"]) for row in table_rows(lines)}
-    assert ends["hc", "evaluated"] == ends["hc", "seconds"]
+    assert ends["hc", "evaluated"] == pytest.approx(float(table_rows(table)[0]["iqm"]))
+    assert set(ends) == {(method, place) for method in ("hc", "llm-gs") for place in ("evaluated", "seconds")}
     assert f"{LEAPS.means[TASK]:.2f}" in page.read_text()
+
+
+def test_of_searches_that_run_the_best_program_is_shown(copied):
+    for file in copied.glob("llm-gs/seed-*/result.json"):
+        file.unlink()
+    page, searches, *_ = report.write([copied / "llm-gs"], copied / "report.html", rollout=gif)
+    rows = table_rows(searches)
+    best = max(rows, key=lambda row: (float(row["return"]), -len(row["program"])))
+    for row in rows:
+        known = [json.loads(line) for line in (copied / "llm-gs" / "programs.jsonl").read_text().splitlines()]
+        last = [each for each in known if each["seed"] == int(row["seed"])][-1]
+        assert (row["state"], row["program"], float(row["return"])) == ("unfinished", last["program"], last["return"])
+        assert (int(row["found_at"]), row["source"]) == (last["evaluated"], last["source"])
+    shown = page.read_text()
+    assert f"<pre>{best['program']}</pre>" in shown
+    assert "so far" in shown
+    assert shown.count("data:image/gif") == 1
 
 
 def test_what_comes_from_files_is_escaped(copied):
@@ -274,8 +415,9 @@ def test_the_page_opens_in_a_browser(runs, tmp_path, chromium, theme):
         images = page.value(
             "[...document.images].map(i => [i.complete, i.naturalWidth, i.getBoundingClientRect().width])"
         )
-        lines = page.value("[...document.querySelectorAll('svg.chart .line')].map(l => [l.getTotalLength(),"
-                           " l.getBoundingClientRect().width, getComputedStyle(l).stroke])")  # fmt: skip
+        lines = page.value("[...document.querySelectorAll('svg.chart :is(.line, .dot)')].map(l => [l.getTotalLength(),"
+                           " l.getBoundingClientRect().width,"
+                           " getComputedStyle(l)[l.tagName == 'circle' ? 'fill' : 'stroke']])")  # fmt: skip
         paper = page.value("getComputedStyle(document.body).backgroundColor")
         policy = page.value("document.querySelector('meta[http-equiv]').content")
         wide = page.value("document.documentElement.scrollWidth")
@@ -292,11 +434,66 @@ def test_the_page_opens_in_a_browser(runs, tmp_path, chromium, theme):
     assert len(images) == 2  # a rollout for each method
     assert all(complete and own == 40 and shown > 0 for complete, own, shown in images)
     assert len(lines) == 4  # two methods, against programs and seconds
-    assert all(length > 50 and width > 50 and stroke.startswith("rgb") for length, width, stroke in lines)
+    # a dot: of two runs one ended before the other began
+    assert all((length > 50 and width > 50) or length < 20 for length, width, _ in lines)
+    assert sum(length > 50 for length, _, _ in lines) >= 3
     assert len({stroke for _, _, stroke in lines}) == 2
     assert wide <= 1100
     level = sum(map(int, re.findall(r"\d+", paper)[:3]))
     assert (level > 600) == (theme == "light")
+
+
+def test_the_rollout_in_the_page_is_the_best_program_at_work(runs, tmp_path, chromium, script):
+    from PIL import Image
+
+    (found,), _ = group(read_all([runs / "hc"]))
+    task, program = registry.make(TASK), found.best.result["program"]
+    frames = render.frames(
+        task, 0, text.parse(program, task.language), cell=script.CELL, most_frames=script.MOST_FRAMES
+    )
+    gif = script.rollout(found.runs[0].config, 0, program)
+    with Image.open(io.BytesIO(gif)) as image:
+        assert image.n_frames == len(frames)
+        shown = np.asarray(image.convert("RGB")).astype(int)
+        assert np.abs(shown - frames[0].image).mean() < 1
+    file = report.write([runs / "hc"], tmp_path / "report.html", rollout=script.rollout)[0]
+    with browser.Page(tmp_path / "profile") as page:
+        page.open(file)
+        sizes = page.value("[...document.images].map(i => [i.complete, i.naturalHeight, i.naturalWidth])")
+        assert page.complaints() == []
+    assert sizes == [[True, *frames[0].image.shape[:2]]]
+    assert base64.b64encode(gif).decode() in file.read_text()
+
+
+def test_a_task_file_that_has_changed_is_not_run(tmp_path, script):
+    file = tmp_path / "mine.py"
+    file.write_text("raise SystemExit('run')")
+    config = {"task": f"{file}:Mine", "task file": files.checksum(str(file))}
+    with pytest.raises(UserError, match="run"):
+        script.rollout(config, 0, "DEF run m( m)")
+    file.write_text("raise SystemExit('run') # again")
+    with pytest.raises(UserError, match=r"mine\.py has changed since"):
+        script.rollout(config, 0, "DEF run m( m)")
+
+
+def test_what_is_asked_for_is_checked_first(copied, script):
+    before = sorted(copied.rglob("*"))
+    for words, message in (
+        (["--out", "x.csv"], r"ends with \.html"),
+        (["--figures", "png,gif"], "unknown format 'gif'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            script.main([str(copied), *words])
+    assert sorted(copied.rglob("*")) == before
+
+
+def test_without_pillow_a_warning_names_the_extra(copied, script, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    render.page._pillow.cache_clear()
+    render.page.font.cache_clear()
+    assert script.main([str(copied / "hc")]) == 0
+    assert re.search(r"warning: no pictures .* pip install -e '\.\[plots\]'", capsys.readouterr().err)
+    assert "No rollout: PIL is missing" in (copied / "hc" / "report.html").read_text()
 
 
 def test_the_command_writes_beside_the_run(copied):

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxprl.errors import UserError
+from jaxprl.errors import Stopped, UserError
+from jaxprl.runs.published import LEAPS
 from jaxprl.worlds import registry
 
 ROOT = Path(__file__).parent.parent
@@ -43,9 +45,12 @@ def write(folder, *grid, **more):
 
 
 def test_a_sweep_runs_its_cells_names_the_bad_one_and_skips_what_is_done(tmp_path):
-    file = write(tmp_path, GRID, GRID | {"tasks": ["Amaze"]})
+    file = write(tmp_path, GRID, GRID | {"tasks": ["Maze"]})
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "Maze-hc").touch()
     first = call(file, code=1)
-    assert "1 of 2 cells failed: Amaze-hc (exit code 2)" in first.stderr
+    assert "1 of 2 cells failed: Maze-hc (exit code 2)" in first.stderr
+    (tmp_path / "out" / "Maze-hc").unlink()
     cell = tmp_path / "out" / "StairClimberSparse-hc"
     results = {seed: (cell / f"seed-{seed}" / "result.json").read_bytes() for seed in (3, 4)}
     assert "StairClimberSparse" in (tmp_path / "out" / "report.html").read_text()
@@ -78,6 +83,34 @@ def test_a_sweep_that_is_stopped_saves_and_goes_on(tmp_path):
     assert "stopped in Snake-hc; the same command goes on" in told
 
 
+def test_a_run_that_did_not_stop_by_itself_is_named(tmp_path, sweep, monkeypatch):
+    (tmp_path / "run.py").write_text("import os, signal\nos.kill(os.getppid(), signal.SIGTERM)\nsignal.pause()")
+    monkeypatch.setattr(sweep, "HERE", tmp_path)
+    with pytest.raises(Stopped, match=r"stopped in a \(its run ended with exit code -15\); the same"):
+        sweep.run_cell(sweep.Cell("a", []), tmp_path)
+
+
+@pytest.mark.parametrize(("code", "requeued"), [(75, "requeue 7_3\n"), (0, ""), (2, "")])
+def test_a_cell_that_slurm_stops_goes_back_into_the_queue(tmp_path, code, requeued):
+    """With programs of these names in the place of Slurm's and of the search."""
+    search = f"echo begun >{tmp_path}/begun; trap 'sleep 0.2; exit {code}' TERM; while :; do sleep 0.05; done"
+    for name, text in (("python", search), ("scontrol", f'echo "$@" >>{tmp_path}/queue')):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "queue").touch()
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    env |= {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}
+    job = subprocess.Popen(["bash", ROOT / "experiments" / "sweep.slurm", "hc.toml"], env=env)
+    try:
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.02)
+        job.send_signal(signal.SIGTERM)
+        assert job.wait(10) == code
+    finally:
+        job.kill()
+    assert (tmp_path / "queue").read_text() == requeued
+
+
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
@@ -87,7 +120,16 @@ def test_a_sweep_that_is_stopped_saves_and_goes_on(tmp_path):
         (GRID | {"temprature": 1}, "cell StairClimberSparse-hc: unrecognized arguments: --temprature 1"),
         (GRID | {"budget": "many"}, "invalid int value"),
         (GRID | {"resume": True}, "the sweep's own"),
+        (GRID | {"help": True}, "the sweep's own"),
+        (GRID | {"budg": 5}, "unrecognized arguments: --budg 5"),
+        (GRID | {"model": None}, "model = None: neither"),
+        (GRID | {"prices": {"a": 1}}, "prices = .*: neither"),
+        (GRID | {"model": "\0"}, "model = .*: neither"),
         (GRID | {"tasks": ["Maze", "Maze"]}, "two cells have the name Maze-hc"),
+        (GRID | {"tasks": ["Maze", "Amaze"]}, "cell Amaze-hc: unknown task 'Amaze'"),
+        (GRID | {"methods": ["hcc"]}, "cell StairClimberSparse-hcc: unknown method 'hcc'"),
+        (GRID | {"seeds": "9-0"}, "cell StairClimberSparse-hc: seeds '9-0'"),
+        (GRID | {"model": "m"}, "hc asks no language model"),
     ],
 )
 def test_a_mistake_in_the_file_is_a_message(grid, message, tmp_path, sweep):
@@ -104,7 +146,26 @@ def test_a_file_that_is_no_sweep_is_a_message(tmp_path, sweep):
     ):
         with pytest.raises(UserError, match=message):
             sweep.main([str(file), *more])
+    for out in (5, "", "a\0b"):
+        with pytest.raises(UserError, match=r"out .* is no folder's name"):
+            sweep.main([str(write(tmp_path, GRID, out=out)), "--list"])
     assert "expected `out`" in call(write(tmp_path, GRID, seeds="0"), code=2).stderr
+
+
+def test_options_are_changed_for_all_cells(tmp_path, sweep, capsys):
+    file = str(write(tmp_path, GRID | {"tasks": ["DoorKey", "Maze"], "methods": ["llm-gs"], "llm": "recorded"}))
+    sweep.main([file, "--list", "--set", "llm=openai", "--set", "model=gpt-4o", "--set", "base-url=http://a:1/v1"])
+    listed = capsys.readouterr().out
+    assert listed.count("--llm openai --model gpt-4o --base-url http://a:1/v1") == 2
+    assert "recorded" not in listed
+    with pytest.raises(UserError, match="the sweep's own"):
+        sweep.main([file, "--list", "--set", "out=x=y"])
+    assert "'model' is not NAME=VALUE" in call(file, "--set", "model", code=2).stderr
+
+
+def test_a_folder_without_results_is_not_finished(tmp_path, sweep):
+    (tmp_path / sweep.DONE).write_text("[]")
+    assert not sweep._finished(tmp_path, sweep.Cell("a", []))
 
 
 @pytest.mark.parametrize(("name", "method"), [("hc", "hc"), ("llm_gs", "llm-gs")])
@@ -116,6 +177,7 @@ def test_the_published_columns_are_whole(name, method, sweep, capsys):
     sweep.main([file, "--list"])
     listed = capsys.readouterr().out.splitlines()
     assert len(listed) == 15
+    assert set(LEAPS.means) <= {line.split("--task ")[1].split()[0] for line in listed}
     assert all(f"--method {method}" in line for line in listed)
     budgets = {registry.make(task).budget for each in asked["grid"] for task in each["tasks"]}
     assert budgets == {1_000_000, 10_000}

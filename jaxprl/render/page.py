@@ -35,7 +35,7 @@ def _pillow() -> tuple[Any, Any, Any, Path]:
         import matplotlib as mpl
         from PIL import Image, ImageDraw, ImageFont
     except ImportError as error:
-        raise UserError(f"{error.name} is missing; pip install 'jaxprl[plots]'") from None
+        raise UserError(f"{error.name} is missing; pip install -e '.[plots]'") from None
     return Image, ImageDraw, ImageFont, Path(mpl.get_data_path()) / "fonts/ttf/DejaVuSansMono.ttf"
 
 
@@ -87,6 +87,11 @@ class Page:
     def title(self) -> str:
         return f"{self.rollout.task.name}, layout {self.rollout.seed}"
 
+    @property
+    def title_width(self) -> int:
+        """Width of the title with a margin at either side."""
+        return round(len(self.title) * self.advance) + 2 * self.margin
+
 
 class FramePage(Page):
     """The page of a frame: title, world, program with the current line, calls and return so far, time line."""
@@ -100,7 +105,7 @@ class FramePage(Page):
         self.height = self.status + self.line + self.margin + self.size // 2
         longest = f"call {len(rollout.moments)} of {len(rollout.moments)}  return -0.0000  {ENDS[rollout.end]}"
         least = round(len(longest) * self.advance) + 2 * self.margin
-        self.width = max(self.panel + self.code_width + self.margin, least)
+        self.width = max(self.panel + self.code_width + self.margin, least, self.title_width)
         self.blank = self._blank()
 
     def _blank(self) -> Any:
@@ -126,9 +131,8 @@ class FramePage(Page):
 
     def _current(self, image: Any, moment: Moment) -> None:
         y = self.top + (moment.line - 1) * self.line
-        color = DOES if moment.result is None else HOLDS if moment.result else FAILS
         box = [self.panel - self.size // 3, y, self.panel + self.code_width, y + self.line - 1]
-        _pillow()[1].Draw(image).rounded_rectangle(box, radius=self.size // 3, fill=color)
+        _pillow()[1].Draw(image).rounded_rectangle(box, radius=self.size // 3, fill=_behind(moment))
         if moment.result is not None:
             word = str(moment.result)
             x = self.panel + self.code_width - (len(word) + 0.6) * self.advance
@@ -154,7 +158,8 @@ class FramePage(Page):
 
 
 class StripPage(Page):
-    """Several moments on one picture: the program at the left, the worlds in rows, under each what was called."""
+    """Several moments on one picture: the program at the left, the worlds in rows, under each the line and its call,
+    in the colour of the current line."""
 
     GAP = 12
 
@@ -168,24 +173,35 @@ class StripPage(Page):
         down = height + 3 * self.line + self.margin // 2
         rows = -(-len(moments) // columns)
         left = self.margin * 3 + self.code_width - round(7 * self.advance)
-        tall = self.margin * 2 + max(rows * down, (len(self.code) + 2) * self.line)
-        image = images.new("RGB", (left + min(columns, len(moments)) * step, tall), PAPER)
+        top = self.margin + round(1.5 * self.line)
+        tall = top + self.margin + max(rows * down, len(self.code) * self.line)
+        wide = max(left + min(columns, len(moments)) * step, self.title_width)
+        image = images.new("RGB", (wide, tall), PAPER)
         self.text(image, self.margin, self.margin, self.title)
-        self.program(image, self.margin, self.margin + round(1.5 * self.line))
+        self.program(image, self.margin, top)
         for number, (moment, caption) in enumerate(zip(moments, captions, strict=True)):
             row, column = divmod(number, columns)
-            x, y = left + column * step, self.margin + row * down
+            x, y = left + column * step, top + row * down
             image.paste(images.fromarray(self.world(moment)), (x, y))
-            for line, text in enumerate(caption):
-                self.text(image, x, y + height + (line + 0.25) * self.line, text, FAINT if line == 0 else TEXT)
+            self.text(image, x, y + height + self.line // 4, caption[0], FAINT)
+            if moment.line:
+                below = y + height + round(1.25 * self.line)
+                box = [x, below, x + round((len(caption[1]) + 0.5) * self.advance), below + self.line - 1]
+                _pillow()[1].Draw(image).rounded_rectangle(box, radius=self.size // 3, fill=_behind(moment))
+                self.text(image, x + self.advance / 4, below, caption[1])
         return np.asarray(image)
+
+
+def _behind(moment: Moment) -> tuple[int, int, int]:
+    """Return the colour behind the current line."""
+    return DOES if moment.result is None else HOLDS if moment.result else FAILS
 
 
 def _caption(moment: Moment) -> tuple[str, str]:
     if not moment.call:
         return "start", ""
     result = "" if moment.result is None else f" {moment.result}"
-    return f"call {moment.call}, return {moment.total:.4g}", f"{moment.line:2} {_cut(moment.text, 26)}{result}"
+    return f"call {moment.call}, return {moment.total:.4g}", f"line {moment.line}: {_cut(moment.text, 26)}{result}"
 
 
 def _cut(line: str, longest: int = LONGEST) -> str:

@@ -21,9 +21,7 @@ def write(paths: Sequence[Path], out: Path, formats: Sequence[str]) -> list[Path
 
     Raises UserError for an unknown format, a folder without a run, and where matplotlib is missing.
     """
-    for each in formats:
-        if each not in FORMATS:
-            raise UserError(f"unknown format {each!r} of figures; known: {', '.join(FORMATS)}")
+    check(formats)
     try:
         import matplotlib as mpl
     except ImportError:
@@ -33,7 +31,7 @@ def write(paths: Sequence[Path], out: Path, formats: Sequence[str]) -> list[Path
     files = []
     with mpl.rc_context({"font.size": 8, "pdf.fonttype": 42, "svg.fonttype": "none", "savefig.dpi": 300}):
         for task, alike in by_task(groups).items():
-            if any(each.begun for each in alike):
+            if any(each.recorded for each in alike):
                 figure = _figure(alike, names)
                 name = re.sub(r"[^\w.+-]+", "-", task)
                 for each in formats:
@@ -42,14 +40,22 @@ def write(paths: Sequence[Path], out: Path, formats: Sequence[str]) -> list[Path
     return files
 
 
+def check(formats: Sequence[str]) -> None:
+    """Raise UserError for an unknown format."""
+    for each in formats:
+        if each not in FORMATS:
+            raise UserError(f"unknown format {each!r} of figures; known: {', '.join(FORMATS)}")
+
+
 def _figure(groups: list[Group], names: Sequence[str]) -> Any:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 2.3), layout="constrained")
     for axes, place in zip(figure.subplots(1, 2, sharey=True), AXES, strict=True):
-        for each, line in curves(groups, place):
+        drawn = curves(groups, place)
+        for each, line in drawn:
             colour = COLOURS[names.index(each.method) % len(COLOURS)]
-            axes.plot(line.at, line.band.middle, color=colour, linewidth=1.2, drawstyle="steps-post", label=each.method)
+            axes.plot(line.at, line.band.middle, color=colour, linewidth=1.2, drawstyle="steps-post", label="-")
             axes.fill_between(
                 line.at, line.band.low, line.band.high, step="post", color=colour, alpha=0.18, linewidth=0
             )
@@ -59,6 +65,13 @@ def _figure(groups: list[Group], names: Sequence[str]) -> Any:
         if place == "evaluated":
             axes.set_xscale("log")
             axes.set_ylabel("return")
-            axes.legend(frameon=False, fontsize=7)
-    figure.suptitle(groups[0].task, fontsize=9)
+            legend = axes.legend(frameon=False, fontsize=7)
+            for text, (each, _) in zip(legend.get_texts(), drawn, strict=True):
+                text.set(text=_plain(each.method), parse_math=False)
+    figure.suptitle(_plain(groups[0].task), fontsize=9, parse_math=False)
     return figure
+
+
+def _plain(name: str) -> str:
+    """Return a name without what is no text: a lone surrogate as its number."""
+    return name.encode(errors="backslashreplace").decode()

@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any
 
 from jaxprl.runs.groups import Group
+from jaxprl.runs.reading import number, whole
 
 
 @dataclasses.dataclass
@@ -39,14 +40,12 @@ def llm_use(group: Group) -> LLMUse | None:
             use.looked_at += _number(counts.get("answers"))
             use.accepted += _number(counts.get("accepted"))
             _add_rejected(use.rejected, counts.get("rejected"))
-    seeds = {search.seed for search in group.searches}
     for run in group.runs:
         for row in run.answers:
-            if row.get("seed") in seeds and row.get("seed") not in counted:
+            if row["seed"] not in counted:
                 use.looked_at += 1
                 use.accepted += bool(row.get("program"))
-                blocks = row["rejected"] if isinstance(row["rejected"], list) else []
-                use.rejected.update(f"{each.get('block')}: {each.get('reason')}" for each in blocks)
+                use.rejected.update(f"{each.get('block')}: {each.get('reason')}" for each in row["rejected"])
         for row in run.requests:
             _add_request(use, row)
     return use if use.looked_at or use.requests else None
@@ -70,9 +69,9 @@ def _add_request(use: LLMUse, row: dict[str, Any]) -> None:
         use.prompt_tokens += _number(tokens.get("prompt"))
         use.completion_tokens += _number(tokens.get("completion"))
         use.estimated |= bool(tokens.get("estimated"))
-    if isinstance(row.get("cost"), int | float):
+    if number(row.get("cost")):
         use.cost = (use.cost or 0.0) + row["cost"]
 
 
 def _number(value: Any) -> int:
-    return value if isinstance(value, int) else 0
+    return value if whole(value) else 0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from jaxprl.errors import UserError
 from jaxprl.runs.record import ANSWERS, REQUESTS
@@ -33,13 +33,14 @@ class Search:
         """Its best return, None if no program was evaluated yet."""
         if self.result:
             return float(self.result["return"])
-        return float(self.rows[-1]["best"]) if self.rows else None
+        known = [row["best"] for row in self.rows[-1:]] + ([self.program["return"]] if self.program else [])
+        return max(map(float, known), default=None)
 
     @property
     def evaluated(self) -> int:
         if self.result:
             return int(self.result["evaluated"])
-        return int(self.rows[-1]["evaluated"]) if self.rows else 0
+        return max((int(row["evaluated"]) for row in (*self.rows[-1:], self.program) if row), default=0)
 
     @property
     def solved_after(self) -> float:
@@ -47,6 +48,14 @@ class Search:
         if self.result:
             return float(self.result["found_at"]) if self.result.get("stop") == "solved" else math.inf
         return next((float(row["evaluated"]) for row in self.rows if row["best"] >= 1), math.inf)
+
+    @property
+    def found(self) -> dict[str, Any] | None:
+        """Its best program, with its return, source and place: the result, or of a search that runs what it has."""
+        if self.result or not self.program:
+            return self.result
+        row = {name: value for name, value in self.program.items() if name != "evaluated"}
+        return row | {"found_at": self.program["evaluated"]}
 
     def steps(self, place: str) -> list[tuple[float, float]]:
         """Return places (`evaluated` or `seconds`) and best returns, its end included."""
@@ -110,22 +119,29 @@ def read(path: Path) -> Run:
     troubles: list[str] = []
     config = _read_object(path / "config.json", troubles)
     environment = _read_object(path / "env.json", troubles)
-    searches = {int(seed): Search(int(seed)) for seed in config.get("seeds", []) if isinstance(seed, int)}
-    needed = {"seed": int, "evaluated": int, "best": float, "seconds": float}
-    for row in _rows(path / "metrics.jsonl", needed, troubles):
+    seeds = config.get("seeds", [])
+    if not isinstance(seeds, list) or not all(map(whole, seeds)):
+        troubles.append(f"{path / 'config.json'}: the seeds are no list of numbers")
+        seeds = []
+    searches = {seed: Search(seed) for seed in seeds}
+    for row in _rows(path / "metrics.jsonl", _METRICS, troubles):
         searches.setdefault(row["seed"], Search(row["seed"])).rows.append(row)
-    needed = {"seed": int, "evaluated": int, "program": str, "return": float}
-    for row in _rows(path / "programs.jsonl", needed, troubles):
+    for row in _rows(path / "programs.jsonl", _PROGRAMS, troubles):
         searches.setdefault(row["seed"], Search(row["seed"])).program = row
     for file in sorted(path.glob("seed-*/result.json")):
         result = _read_object(file, troubles)
-        if result and not _fits(result, _RESULT):
+        if result and not _fits(result, {**_RESULT, **{name: _UNSEEN[name] for name in _UNSEEN if name in result}}):
             troubles.append(f"{file}: not a search's result")
         elif result:
             searches.setdefault(result["seed"], Search(result["seed"])).result = result
     unfinished = [search.seed for search in searches.values() if not search.result]
     if unfinished:
         troubles.append(f"{path}: no result yet of seed{'s' * (len(unfinished) > 1)} {in_ranges(unfinished)}")
+    bare = [search.seed for search in searches.values() if search.result and not search.rows]
+    if bare:
+        troubles.append(
+            f"{path / 'metrics.jsonl'}: no rows, so no curve, of seed{'s' * (len(bare) > 1)} {in_ranges(bare)}"
+        )
     requests = [row for row in _rows(path / REQUESTS, {}, troubles) if "outcome" in row]
     return Run(
         path,
@@ -133,26 +149,44 @@ def read(path: Path) -> Run:
         environment,
         [searches[seed] for seed in sorted(searches)],
         requests,
-        _rows(path / ANSWERS, {"rejected": list}, troubles),
+        _rows(path / ANSWERS, _ANSWERS, troubles),
         troubles,
     )
 
 
-_RESULT = {
-    "seed": int, "return": float, "evaluated": int, "found_at": int, "seconds": float, "stop": str, "program": str,
-    "python": str,
+def whole(value: object) -> TypeGuard[int]:
+    """Return whether a value from a file is an integer, and one that a float can hold."""
+    return isinstance(value, int) and number(value)
+
+
+def number(value: object) -> TypeGuard[float]:
+    """Return whether a value from a file is a finite number below 2**53."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**53
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _objects(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, dict) for each in value)
+
+
+Columns = Mapping[str, Callable[[object], bool]]
+"""What a row needs, and what its values have to be."""
+_METRICS: Columns = {"seed": whole, "evaluated": whole, "best": number, "seconds": number}
+_PROGRAMS: Columns = {"seed": whole, "evaluated": whole, "program": _text, "return": number}
+_ANSWERS: Columns = {"seed": whole, "rejected": _objects}
+_RESULT: Columns = {
+    "seed": whole, "return": number, "evaluated": whole, "found_at": whole, "seconds": number, "stop": _text,
+    "program": _text, "python": _text,
 }  # fmt: skip
+_UNSEEN: Columns = {"unseen_return": number, "unseen_layouts": whole}
+"""What a result may have too."""
 
 
-def _fits(row: dict[str, Any], needed: dict[str, type]) -> bool:
-    """Return whether a row has these columns with values of these types."""
-
-    def fits(value: object, kind: type) -> bool:
-        if kind is float:
-            return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        return isinstance(value, kind) and not isinstance(value, bool)
-
-    return all(fits(row.get(name), kind) for name, kind in needed.items())
+def _fits(row: dict[str, Any], needed: Columns) -> bool:
+    return all(fit(row.get(name)) for name, fit in needed.items())
 
 
 def _read_object(file: Path, troubles: list[str]) -> dict[str, Any]:
@@ -170,7 +204,7 @@ def _read_object(file: Path, troubles: list[str]) -> dict[str, Any]:
     return value
 
 
-def _rows(file: Path, needed: dict[str, type], troubles: list[str]) -> list[dict[str, Any]]:
+def _rows(file: Path, needed: Columns, troubles: list[str]) -> list[dict[str, Any]]:
     """Return the whole rows of a JSON-lines file; others are counted and named."""
     if not file.is_file():
         return []

@@ -229,9 +229,9 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write a file so that after a crash it is the old one or the new one."""
+    """Write a file so that after a crash it is the old one or the new one. What UTF-8 cannot hold becomes `\\udc80`."""
     fresh = file.with_name(file.name + ".new")
-    fresh.write_text(text)
+    fresh.write_bytes(text.encode(errors="backslashreplace"))
     sync(fresh)
     fresh.replace(file)
     sync(file.parent)

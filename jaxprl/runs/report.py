@@ -7,6 +7,7 @@ later, as it does today.
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import math
 import time
@@ -19,10 +20,11 @@ from typing import Any
 from jaxprl.errors import UserError
 from jaxprl.runs import sections, svg
 from jaxprl.runs.groups import AXES, Group, by_task, curves, group, summary
-from jaxprl.runs.reading import Run, read_all
+from jaxprl.runs.reading import Run, read_all, whole
+from jaxprl.runs.record import write_whole
 
-Rollout = Callable[[str, int, str], bytes]
-"""Name of a task, layout seed, program's token text -> animated GIF; raises UserError where there is none."""
+Rollout = Callable[[dict[str, Any], int, str], bytes]
+"""Configuration of a run, layout seed, program's token text -> animated GIF; raises UserError where there is none."""
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
@@ -36,12 +38,12 @@ def write(paths: Sequence[Path], out: Path, *, rollout: Rollout | None = None) -
     groups, twice = group(runs)
     troubles = [trouble for run in runs for trouble in run.troubles] + twice
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page(runs, groups, troubles, rollout=rollout), encoding="utf-8")
+    write_whole(out, page(runs, groups, troubles, rollout=rollout))
     tables = {"": _search_rows(groups), "-table": _table_rows(groups), "-curves": _curve_rows(groups)}
     files = [out]
     for name, rows in tables.items():
         files.append(out.with_name(f"{out.stem}{name}.csv"))
-        _write_csv(files[-1], rows)
+        write_whole(files[-1], _csv(rows))
     return files
 
 
@@ -83,19 +85,26 @@ def _counted(count: int, one: str, many: str = "") -> str:
 
 
 def _rollouts(groups: Sequence[Group], rollout: Rollout | None) -> dict[tuple[str, str], bytes | str]:
-    """Return the GIFs of the best programs on their run's first layout, or why there is none."""
+    """Return the GIFs of the best programs on their run's first layout, or why there is none, by task and method."""
     found: dict[tuple[str, str], bytes | str] = {}
     for each in groups if rollout else ():
         best = each.best
-        if not best or not best.result or not rollout:
+        if not best or not best.found or not rollout:
             continue
-        layouts = each.runs[0].config.get("layouts")
-        seed = layouts[0] if isinstance(layouts, list) and layouts and isinstance(layouts[0], int) else 0
+        config = each.runs[0].config
         try:
-            found[each.task, best.result["program"]] = rollout(each.task, seed, best.result["program"])
+            found[each.task, each.method] = rollout(config, _first_layout(config), best.found["program"])
         except UserError as error:
-            found[each.task, best.result["program"]] = str(error)
+            found[each.task, each.method] = str(error)
     return found
+
+
+def _first_layout(config: dict[str, Any]) -> int:
+    layouts = config.get("layouts")
+    seed = layouts[0] if isinstance(layouts, list) and layouts else 0
+    if not whole(seed) or not 0 <= seed < 2**32:
+        raise UserError("the configuration's layouts are no layout seeds")
+    return seed
 
 
 def _search_rows(groups: Iterable[Group]) -> list[dict[str, Any]]:
@@ -105,8 +114,8 @@ def _search_rows(groups: Iterable[Group]) -> list[dict[str, Any]]:
         for search in each.searches:
             row: dict[str, Any] = {"task": each.task, "method": each.method, "seed": search.seed}
             row["state"] = "finished" if search.result else "unfinished"
-            result = search.result or {"return": search.best, "evaluated": search.evaluated or None}
-            rows.append(row | {name: result.get(name) for name in columns})
+            found = (search.found or {}) | {"return": search.best, "evaluated": search.evaluated or None}
+            rows.append(row | {name: found.get(name) for name in columns})
     return rows
 
 
@@ -131,13 +140,14 @@ def _curve_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
     return rows
 
 
-def _write_csv(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows with equal columns; what is not a finite number is left empty."""
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    """Return rows with equal columns as a table; what is not a finite number is left empty."""
 
     def plain(value: Any) -> Any:
         return "" if isinstance(value, float) and not math.isfinite(value) else value
 
-    with file.open("w", newline="", encoding="utf-8") as lines:
-        writer = csv.DictWriter(lines, rows[0] if rows else ["task", "method"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: plain(value) for name, value in row.items()} for row in rows)
+    lines = io.StringIO()
+    writer = csv.DictWriter(lines, rows[0] if rows else ["task", "method"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: plain(value) for name, value in row.items()} for row in rows)
+    return lines.getvalue()

@@ -14,7 +14,7 @@ from jaxprl.runs import groups as groups_of_runs
 from jaxprl.runs import published, svg
 from jaxprl.runs.groups import AXES, Group, Summary, by_task, summary
 from jaxprl.runs.llm_use import llm_use
-from jaxprl.runs.reading import Run, in_ranges
+from jaxprl.runs.reading import Run, Search, in_ranges
 
 Colours = Mapping[str, int]
 """Of methods."""
@@ -56,8 +56,8 @@ def results(groups: Sequence[Group], colours: Colours) -> str:
     caption = (
         "Mean return of the best program over the layouts that the search saw, averaged over search seeds, with the "
         f"sample standard deviation; a dot for each seed ({least:g} to 1); return of the found programs on layouts "
-        "that no search saw; programs evaluated within which a quarter, half (first number) and three quarters of the "
-        "searches had reached return 1 (&ndash;: fewer did)."
+        "that no search saw; share solved of the searches that are finished; programs evaluated within which a "
+        "quarter, half (first number) and three quarters of all searches had reached return 1 (&ndash;: fewer have)."
     )
     told = "".join(f" {escape(name)} (published): {escape(source)}." for name, source in sources.items())
     return f"<h2>Results</h2>{table(head, bodies, caption + told)}"
@@ -74,18 +74,26 @@ def _result_cells(group: Group, colour: int, least: float) -> str:
             + "<td></td>" * 5
         )
     returns = [search.best for search in group.begun if search.best is not None]
+    seeds = str(found.searches) if found.begun == found.searches else f"{found.begun}/{found.searches}"
     return "".join(
         (
             name,
-            number(str(found.searches)),
+            number(seeds),
             number(f"{found.mean:.3f} <span class='dim'>&plusmn; {found.deviation:.3f}</span>"),
             number(f"{found.iqm:.3f} <span class='dim'>[{found.low:.3f}, {found.high:.3f}]</span>"),
             f"<td>{svg.strip(returns, colour, least)}</td>",
             number("&ndash;" if math.isnan(found.unseen) else f"{found.unseen:.3f}"),
-            number(f"{found.solved / found.searches:.0%}"),
+            number(_solved(found)),
             number(_to_solve(found)),
         )
     )
+
+
+def _solved(found: Summary) -> str:
+    if not found.finished:
+        return "&ndash;"
+    of = f" <span class='dim'>of {found.finished}</span>" if found.finished < found.searches else ""
+    return f"{found.solved / found.finished:.0%}{of}"
 
 
 def _running(group: Group) -> str:
@@ -95,7 +103,7 @@ def _running(group: Group) -> str:
 
 def _to_solve(found: Summary) -> str:
     low, middle, high = ("&ndash;" if math.isinf(each) else f"{each:,.0f}" for each in found.quartiles)
-    return f"{middle} <span class='dim'>({low}; {high})</span>" if found.solved else "&ndash;"
+    return f"{middle} <span class='dim'>({low}; {high})</span>" if math.isfinite(found.quartiles[0]) else "&ndash;"
 
 
 def number(text: str) -> str:
@@ -106,7 +114,7 @@ def curves(groups: Sequence[Group], colours: Colours) -> str:
     """Return learning curves, a figure for each task."""
     figures = []
     for task, alike in by_task(groups).items():
-        if not any(group.begun for group in alike):
+        if not any(group.recorded for group in alike):
             continue
         found = {place: groups_of_runs.curves(alike, place) for place in AXES}
         least = svg.lowest([float(line.band.low.min()) for lines in found.values() for _, line in lines])
@@ -128,31 +136,30 @@ def curves(groups: Sequence[Group], colours: Colours) -> str:
     )
     note = (
         '<p class="note">Best return so far, interquartile mean over search seeds; bands: 95&thinsp;% bootstrap '
-        "intervals. A search that has ended holds its last value. Seconds are counted from the start of the run; "
+        "intervals. A search that solved the task holds its return; a curve ends where the first of its other "
+        "searches does. Seconds are counted from the start of the run; "
         "searches of one run go side by side and share its time.</p>"
     )
     return f'<h2>Learning curves</h2><div class="legend">{keys}</div>{"".join(figures)}{note}'
 
 
 def programs(groups: Sequence[Group], rollouts: Mapping[tuple[str, str], bytes | str]) -> str:
-    """Return the best program of each task and method; `rollouts` has a GIF, or why there is none, by task and
-    program."""
-    parts = []
-    for group in groups:
-        search = group.best
-        if search and search.result:
-            rollout = rollouts.get((group.task, search.result["program"]))
-            parts.append(_program(group, search.result, rollout))
+    """Return the best program of each task and method; `rollouts` has a GIF, or why there is none, by these."""
+    parts = [
+        _program(group, search, search.found, rollouts.get((group.task, group.method)))
+        for group in groups
+        if (search := group.best) and search.found
+    ]
     return f"<h2>Best programs</h2>{''.join(parts)}" if parts else ""
 
 
-def _program(group: Group, result: dict[str, Any], rollout: bytes | str | None) -> str:
-    unseen = ""
-    if "unseen_return" in result:
-        unseen = f", {result['unseen_return']:.3f} on {result.get('unseen_layouts', 0):,} unseen layouts"
+def _program(group: Group, search: Search, found: dict[str, Any], rollout: bytes | str | None) -> str:
+    unseen = "" if search.result else " so far"
+    if "unseen_return" in found:
+        unseen = f", {found['unseen_return']:.3f} on {found.get('unseen_layouts', 0):,} unseen layouts"
     facts = (
-        f"return {result['return']:.3f}{unseen} &middot; seed {result['seed']} &middot; best after "
-        f"{result['found_at']:,} evaluated &middot; from: {escape(str(result.get('source', '?')))}"
+        f"return {found['return']:.3f}{unseen} &middot; seed {search.seed} &middot; best after "
+        f"{found['found_at']:,} evaluated &middot; from: {escape(str(found.get('source', '?')))}"
     )
     picture, kind = "", "program alone"
     if isinstance(rollout, bytes):
@@ -162,11 +169,13 @@ def _program(group: Group, result: dict[str, Any], rollout: bytes | str | None) 
         kind = "program"
     elif rollout:
         picture = f'<p class="note">No rollout: {escape(rollout)}</p>'
-    code = f"<pre>{coloured(result['python'])}</pre>"
-    text = f"<details><summary>as token text</summary><pre>{escape(result['program'])}</pre></details>"
+    text = f"<pre>{escape(found['program'])}</pre>"
+    code = text  # of a search that runs, the record has no more
+    if search.result:
+        code = f"<pre>{coloured(found['python'])}</pre><details><summary>as token text</summary>{text}</details>"
     return (
         f'<article><h3>{escape(group.task)} <span class="dim">{escape(group.method)}</span></h3>'
-        f'<p class="sub">{facts}</p><div class="{kind}"><div>{code}{text}</div>{picture}</div></article>'
+        f'<p class="sub">{facts}</p><div class="{kind}"><div>{code}</div>{picture}</div></article>'
     )
 
 
@@ -213,6 +222,13 @@ def language_model(groups: Sequence[Group], colours: Colours) -> str:
         "Answers asked for from a server, looked at, and accepted: those that gave a program. Rejected are blocks of "
         "an answer, by reason; an answer with one good block is accepted. ~: the server did not tell, estimated."
     )
+    configs = [run.config for group, _ in used for run in group.runs]
+    if any(config.get("llm") == "recorded" and not config.get("settings") for config in configs):
+        caption += (
+            " <strong>Recorded answers that ship with the package are stand-ins</strong>, written by a language model "
+            "in one sitting and no independent samples: neither their acceptance nor what searches make of them is to "
+            "be quoted as a model's."
+        )
     return f"<h2>Language model</h2>{table(head, bodies, caption)}"
 
 

@@ -6,20 +6,25 @@ import os
 import select
 import signal
 import threading
+import time
 from types import TracebackType
 
 CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
 """Exit codes of a run that was told to stop and can be resumed: EX_TEMPFAIL, and the shell's for SIGINT."""
 PATIENCE = 8.0
 """Seconds that the step at hand and its saving may take after a signal."""
+ECHO = 1.0
+"""Seconds within which the same signal again is the same request: a scheduler signals a sweep and its run, and the
+sweep passes the signal on."""
 
 
 class StopRequest:
     """Context in which the first signal sets `signal` and the second ends the process at once, with 128 + its number.
 
-    If the context is not left within `PATIENCE` after the first signal (a long compilation), the process ends with the
-    signal's code and without saving: what was saved before stands. A thread takes the signals, since Python's own
-    handlers wait for compiled code to return. To be entered in the main thread.
+    The same signal again within `ECHO` is no second one. If the context is not left within `PATIENCE` after the first
+    signal (a long compilation), the process ends with the signal's code and without saving: what was saved before
+    stands. A thread takes the signals, since Python's own handlers wait for compiled code to return. To be entered in
+    the main thread.
     """
 
     def __init__(self, patience: float = PATIENCE):
@@ -51,8 +56,11 @@ class StopRequest:
             return
         _say(f"{first.name}: finishing the step at hand and saving; a second signal exits at once")
         self.signal = first
+        begun = time.monotonic()
         try:
             second = self._next(self.patience)
+            while second is first and time.monotonic() < begun + ECHO:
+                second = self._next(max(begun + self.patience - time.monotonic(), 0))
         except TimeoutError:
             _say(f"the step at hand takes longer than {self.patience:g} s: --resume does it again")
             os._exit(CODES[first])

@@ -29,11 +29,12 @@ def family(
     words: Mapping[str, str],
     *,
     geometry: type[Geometry] = Geometry,
+    see_through: bool = False,
 ) -> tuple[Task, ...]:
     """Return a task for every id, given without `MiniGrid-`, with its grid's (width, height)."""
 
     def task(name: str, width: int, height: int) -> Task:
-        world = geometry(width, height, EXTENDED)
+        world = geometry(width, height, EXTENDED, see_through)
         sized = {**words, "map": f"{height} rows x {width} columns. {words['map']}"}
         return Task(name, world, functools.partial(_generate, name, world, read), reward, sized, budget=BUDGET)
 

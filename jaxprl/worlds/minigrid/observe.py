@@ -29,8 +29,6 @@ VIEW = 7
 """Side of the agent's view in cells; all environments of the package that are tasks have this one."""
 EMPTY, AGENT = 1, 10
 """Farama's numbers of an empty cell and of the agent."""
-SEE_THROUGH = ("PutNear", *(f"MiniGrid-{name}" for name in ("PutNear", "Empty", "DistShift", "Fetch", "GoTo")))
-"""What the names of tasks begin with in which walls hide nothing (`see_through_walls`)."""
 _X, _Y = np.array([1, 0, -1, 0], np.int32), np.array([0, 1, 0, -1], np.int32)
 _ACROSS, _AHEAD = np.meshgrid(np.arange(VIEW) - VIEW // 2, VIEW - 1 - np.arange(VIEW), indexing="ij")
 _ACROSS, _AHEAD = _ACROSS.astype(np.int32), _AHEAD.astype(np.int32)
@@ -55,9 +53,10 @@ def grid(world: Geometry, state: MiniGrid) -> Any:
     return shown.reshape(world.width + 2, world.stride, 3)[1:-1, 1:-1]
 
 
-def view(world: Geometry, state: MiniGrid, *, see_through: bool) -> Any:
+def view(world: Geometry, state: MiniGrid) -> Any:
     """Return uint8 [7, 7, 3], [across][ahead]: what the agent sees, which looks up from (3, 6), as the package's
-    `gen_obs`: its own cell shows what it carries; cells behind walls and closed doors are (0, 0, 0)."""
+    `gen_obs`: its own cell shows what it carries; cells behind walls and closed doors are (0, 0, 0), unless the world
+    is `see_through`."""
     cells, xp = _cells(state)
     facing, right = state.direction, (state.direction + 1) & 3
     turns_x, turns_y = xp.asarray(_X), xp.asarray(_Y)
@@ -68,7 +67,7 @@ def view(world: Geometry, state: MiniGrid, *, see_through: bool) -> Any:
     objects = xp.where(inside, cells[xp.where(inside, world.cell(x, y), 0)], item("wall", "grey"))
     own = (_ACROSS == 0) & (_AHEAD == 0)
     shown = encoded(xp.where(own, state.carrying, objects))
-    if see_through:
+    if world.see_through:
         return shown
     return xp.where(_seen(objects, xp)[..., None], shown, xp.uint8(0))
 

@@ -118,6 +118,8 @@ class Geometry:
     width: int
     height: int
     language: Language = LANGUAGE
+    see_through: bool = False
+    """Whether walls hide nothing from the agent's view (`observe.py`); the package's `see_through_walls`."""
 
     call_limit = 1_000
     """The call that crashes the run. An action that is this call still happens and counts; the run is crashed even if

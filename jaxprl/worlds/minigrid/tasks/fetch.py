@@ -31,4 +31,5 @@ TASKS = family(
         "goal": "Pick up the target and no other object.",
         "returns": "1 on picking up the target. Picking up another object ends the episode with 0.",
     },
+    see_through=True,
 )  # fmt: skip

@@ -52,6 +52,7 @@ TASKS = (
             "closed door at a random place, of four different colours. One of them is the target.",
             **_WORDS,
         },
+        see_through=True,
     ),
     *family(
         {f"GoToObject-{n}x{n}-N2-v0": (n, n) for n in (6, 8)},
@@ -61,5 +62,6 @@ TASKS = (
             "of them is the target.",
             **_WORDS,
         },
+        see_through=True,
     ),
 )  # fmt: skip

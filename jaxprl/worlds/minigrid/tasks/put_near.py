@@ -12,7 +12,7 @@ from jaxprl.worlds.minigrid.family import family, layout
 from jaxprl.worlds.minigrid.world import BALL, BOX, DROP, PICKUP, Event, Geometry, MiniGrid, item, kind_and_color
 from jaxprl.worlds.task import Layout, Task
 
-WORLD = Geometry(6, 6)
+WORLD = Geometry(6, 6, see_through=True)
 
 
 class Progress(NamedTuple):
@@ -92,5 +92,6 @@ TASKS = (
             "returns": "1 on dropping the target there. Dropping it elsewhere, trying to drop it on an object and "
             "picking up another object end the episode with 0.",
         },
+        see_through=True,
     ),
 )  # fmt: skip

@@ -36,11 +36,11 @@ _OPEN_ROOM = "Open inside. The goal is in the bottom right corner."
 TASKS = (
     *family(
         {"Empty-5x5-v0": (5, 5), "Empty-6x6-v0": (6, 6), "Empty-8x8-v0": (8, 8), "Empty-16x16-v0": (16, 16)},
-        read, reward, {"map": _OPEN_ROOM, "agent": _CORNER, **_REACH},
+        read, reward, {"map": _OPEN_ROOM, "agent": _CORNER, **_REACH}, see_through=True,
     ),
     *family(
         {"Empty-Random-5x5-v0": (5, 5), "Empty-Random-6x6-v0": (6, 6)},
-        read, reward, {"map": _OPEN_ROOM, "agent": _ANYWHERE, **_REACH},
+        read, reward, {"map": _OPEN_ROOM, "agent": _ANYWHERE, **_REACH}, see_through=True,
     ),
     *family(
         {f"DoorKey-{n}x{n}-v0": (n, n) for n in (5, 6, 8, 16)},
@@ -98,6 +98,7 @@ TASKS = (
             "wall. The goal is in the top right corner. All layouts are the same.",
             "agent": _CORNER, **_AVOID,
         },
+        see_through=True,
     ),
     *family(
         {f"MultiRoom-{name}": (25, 25) for name in ("N2-S4-v0", "N4-S5-v0", "N4-S5-v1", "N6-v0")},
