@@ -93,7 +93,7 @@ def test_a_run_that_did_not_stop_by_itself_is_named(tmp_path, sweep, monkeypatch
 @pytest.mark.parametrize(("code", "requeued"), [(75, "requeue 7_3\n"), (0, ""), (2, "")])
 def test_a_cell_that_slurm_stops_goes_back_into_the_queue(tmp_path, code, requeued):
     """With programs of these names in the place of Slurm's and of the search."""
-    search = f"echo begun >{tmp_path}/begun; trap 'sleep 0.2; exit {code}' TERM; while :; do sleep 0.05; done"
+    search = f"trap 'sleep 0.2; exit {code}' TERM; echo begun >{tmp_path}/begun; while :; do sleep 0.05; done"
     for name, text in (("python", search), ("scontrol", f'echo "$@" >>{tmp_path}/queue')):
         (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
         (tmp_path / name).chmod(0o755)
