@@ -19,6 +19,7 @@ from jaxprl.worlds import ops
 from jaxprl.worlds.gym_environment import Interface, gym_task
 from jaxprl.worlds.karel.layouts import EAST, border, nothing
 from jaxprl.worlds.karel.world import TARGET, Geometry
+from jaxprl.worlds.picture import Picture
 from jaxprl.worlds.registry import register
 from jaxprl.worlds.task import Layout, Task
 
@@ -130,6 +131,12 @@ class House:
     def pose(self, state: State) -> list[int]:
         return [state.floor]
 
+    def picture(self, state: State) -> Picture:
+        """For prompts that show what a program did (not needed otherwise)."""
+        shaft = [["*" if waits else "."] for waits in reversed(state.waiting)]
+        signs = ("Floors are listed from the top one to the ground floor, 0.", "* somebody waits, . nobody does.")
+        return Picture(shaft, (self.floors - 1 - state.floor, 0), ">", f"floor {state.floor}", signs)
+
 
 def evening(seed: int) -> Layout:
     """The lift on a random floor; on each floor but the ground floor somebody waits or not, on one at least."""
@@ -200,6 +207,15 @@ class Rightmost(gymnasium.Wrapper):
         return observation, (self.best - before) / (goal - self.start), *rest
 
 
+def valley(env: Any) -> Picture:
+    """The car from the left end of the valley to the right one, a sign for every tenth; for prompts."""
+    place, speed = map(float, env.state)
+    tenth = [round(10 * (x - env.min_position)) for x in (env.max_position, env.goal_position, place)]
+    cells = ["F" if column == tenth[1] else "." for column in range(tenth[0] + 1)]
+    signs = ("From left to right; each sign is 0.1 wide, F is the flag. The arrow is where the car moves.",)
+    return Picture([cells], (0, tenth[2]), "<" if speed < 0 else ">", f"{place:.2f}, velocity {speed:.3f}", signs)
+
+
 register(
     gym_task(
         "MountainCar", lambda: Rightmost(gymnasium.make("MountainCar-v0", disable_env_checker=True)), CAR,
@@ -209,6 +225,7 @@ register(
                 "is_moving_left": lambda env, seen: seen[1] < 0,
                 "is_on_left_hill": lambda env, seen: seen[0] < -np.pi / 6,
             },
+            picture=valley,
         ),
         units=1_000,
         words={

@@ -39,7 +39,8 @@ def main(arguments: Sequence[str]) -> int:
     host = join(options.hosts) if options.hosts else Host()
     prepare_jax()  # before a task is made: one from a file is tried out
     config = configuration(options, host)
-    means = Means(options.answers or cache_folder() / "answers.sqlite", options.prices, options.max_spend)
+    limit = None if options.max_spend is None else options.max_spend / host.count
+    means = Means(options.answers or cache_folder() / "answers.sqlite", options.prices, limit)
     every = Every.parse(options.checkpoint_every)
     name = re.sub(r"[^\w.+-]+", "-", registry.short_name(config.task))
     out = options.out or Path("runs") / time.strftime(f"{name}-{config.method}-%Y%m%d-%H%M%S")
@@ -95,14 +96,13 @@ def configuration(options: argparse.Namespace, host: Host) -> Config:
 
 
 def in_words(counts: dict[str, Any]) -> str:
-    """Return what became of the LLM's answers; of an answer's two blocks, one may be rejected and the other not."""
-    rejected = [
-        f"{number} {block} ({reason})"
-        for block in counts["rejected"]
-        for reason, number in counts["rejected"][block].items()
-    ]
+    """Return what became of the LLM's answers, and what was wrong with the other block of those that gave a program."""
+    rejected, slips = (
+        ", ".join(f"{number} {reason}" for reason, number in counts[name].items()) for name in ("rejected", "slips")
+    )
     told = f"{counts['accepted']} of {counts['answers']} LLM answers gave a program"
-    told += f"; blocks rejected: {', '.join(rejected) or 'none'}"
+    told += f"; rejected: {rejected}" if rejected else ""
+    told += f"; slips in the other block: {slips}" if slips else ""
     if "space" in counts:
         space = counts["space"]
         reasons = collections.Counter(each["reason"] for each in space["outside"])
@@ -116,11 +116,13 @@ def in_words(counts: dict[str, Any]) -> str:
 
 def settings(options: argparse.Namespace) -> Settings | None:
     """Return the language model that is named, if one is."""
-    if options.model is None:
-        if options.base_url is not None:
-            raise UserError(f"--base-url {options.base_url}: which --model is to be asked there?")
-        return None
     names = ("model", "base_url", "temperature", "top_p", "max_tokens", "deadline")
+    if options.model is None:
+        others = (*names, "llm_seed", "answers", "prices", "max_spend")
+        given = [f"--{name.replace('_', '-')}" for name in others if getattr(options, name) is not None]
+        if given:
+            raise UserError(f"{', '.join(given)}: which --model is to be asked?")
+        return None
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     return Settings(**given, seed=options.llm_seed)
 
@@ -186,10 +188,18 @@ def add_language_model(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--top-p", type=float, help="(default: 1)")
     group.add_argument("--max-tokens", type=int, help="of one answer (default: the server's)")
     group.add_argument("--llm-seed", type=int, help="the server's seed for sampling (default: none is sent)")
-    group.add_argument("--deadline", type=float, help="seconds that a request may take with its retries (default: 120)")
+    group.add_argument(
+        "--deadline",
+        type=float,
+        help="seconds that a request may take with its retries, as long as no other is answered (default: 120)",
+    )
     group.add_argument("--answers", type=Path, help="cache of all answers (default: in the user's cache folder)")
     group.add_argument("--prices", type=Path, help='JSON: {"MODEL": {"input": 0.15, "output": 0.6}}, $ per 1M tokens')
-    group.add_argument("--max-spend", type=float, help="dollars that a run may spend; needs --prices, --max-tokens")
+    group.add_argument(
+        "--max-spend",
+        type=float,
+        help="dollars that a run may spend, an equal share for each of its hosts; needs --prices, --max-tokens",
+    )
     group.add_argument("--prompt-style", default=defaults.style, help=", ".join(STYLES))
     group.add_argument(
         "--revise-every", type=int, help="ask again after so many climbs in a row without a new best (llm-gs)"

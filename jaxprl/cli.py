@@ -21,7 +21,7 @@ from jaxprl.render.rollout import ENDS, follow, thinned
 from jaxprl.vm import host
 from jaxprl.vm.evaluate import evaluate
 from jaxprl.vm.interpreter import END_NAMES
-from jaxprl.vm.runs import Scale
+from jaxprl.vm.runs import mean_return
 from jaxprl.worlds import registry
 from jaxprl.worlds.task import HostTask, Task
 
@@ -95,7 +95,6 @@ def print_returns(options: argparse.Namespace) -> int:
     programs = [row["ast"] for row in rows if "ast" in row]
     runs = evaluate(task, programs, layouts)
     outcomes = zip(runs.units, runs.calls, runs.actions, runs.end, strict=True)
-    scale = Scale.of(layouts)
     for row in rows:
         if "ast" not in row:
             print(json.dumps(row))
@@ -104,7 +103,7 @@ def print_returns(options: argparse.Namespace) -> int:
         found = {
             "program": row["program"],
             "returns": (units / np.asarray(layouts.units)).tolist(),
-            "mean": int(scale.scores(units)) / scale.denominator,
+            "mean": mean_return(units, layouts),
             "calls": calls.tolist(),
             "actions": actions.tolist(),
             "end": [END_NAMES[code] for code in end.tolist()],

@@ -107,6 +107,8 @@ class Config:
             prompts.messages(task.language, registry.told_name(task), task.words, self.style)
 
     def _check_language_model(self) -> None:
+        if self.style not in prompts.STYLES:
+            raise unknown("prompt style", self.style, prompts.STYLES)
         if self.llm not in LLMS:
             raise unknown("source of LLM answers", self.llm, LLMS)
         if self.llm == "openai" and not self.asks:

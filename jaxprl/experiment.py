@@ -23,7 +23,7 @@ from jaxprl.errors import Stopped, UserError
 from jaxprl.ledger import Ledger
 from jaxprl.llm import prompts
 from jaxprl.llm.source import Interrupted
-from jaxprl.revision import ON_STALL, Reviser, Round, joining
+from jaxprl.revision import NO_PROGRAM, ON_STALL, Reviser, Round, joining
 from jaxprl.runs import checkpoint
 from jaxprl.runs.checkpoint import EVERY, Checkpoints, Every, Saved
 from jaxprl.runs.mirror import Mirror
@@ -34,7 +34,7 @@ from jaxprl.search.driver import Event, drive
 from jaxprl.search.hill_climbing import hill_climbing
 from jaxprl.search.schedule import Constant, Growing
 from jaxprl.search.types import UNKNOWN, Point, Search, programs_of, search_keys
-from jaxprl.starts import Pool, Starts, pooled_starts, random_starts
+from jaxprl.starts import Answers, Pool, Starts, pooled_starts, random_starts
 from jaxprl.worlds import registry
 
 NEIGHBOURHOOD = 250
@@ -71,6 +71,8 @@ def run(
         raise UserError(f"devices {workers}: it goes from 1 to 1024 threads")
     if config.asks and means is None:
         raise UserError("a language model is asked: a cache for its answers is needed")
+    if config.settings and means:
+        means.check(config.settings, replay=config.llm == "recorded")
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(contextlib.closing(RunDirectory(out, config.identity(), resume=resume)))
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(directory)))
@@ -86,6 +88,7 @@ def run(
                 should_stop=lambda: stop is not None and stop.signal is not None,
             )
             stack.enter_context(contextlib.closing(asker))
+            stack.callback(lambda: directory.write_json(USAGE, asker.usage()))
         ledger = Ledger(config, directory, workers=workers)
         if len(ledger.written) < len(ledger.seeds):
             ledger.progress.show(None, 0, note=" | compiling")
@@ -111,9 +114,6 @@ class _Run:
                 self._climb()
         except Interrupted:
             raise self._stopped("the answers that came are kept") from None
-        finally:
-            if self.asker:
-                self.directory.write_json(USAGE, self.asker.usage())
 
     def _revise(self) -> None:
         """Search by asking the language model again, one seed after the other. A run that goes on goes through its
@@ -126,7 +126,9 @@ class _Run:
                 for event in found.bests:
                     self.ledger.record(dataclasses.replace(event, search=index))
                 evaluated[index], done[index] = found.evaluated, found.stop is not None
-                if found.stop:
+                if found.stop == NO_PROGRAM:
+                    self._lack(index, found.answers)
+                elif found.stop:
                     self.ledger.finish(index, found.evaluated, found.stop)
                 self.ledger.show(evaluated, done, final=all(done))
                 if self.stop and self.stop.signal:
@@ -151,6 +153,11 @@ class _Run:
         row = {"seed": self.config.seeds[index], **occasion, **self._reviser().summary(found)}
         self.directory.append(ROUNDS, row)
 
+    def _lack(self, index: int, found: Answers) -> None:
+        """Leave out a search whose answers hold no program, and say why they do not."""
+        trouble = f" ({self.asker.trouble})" if self.asker and self.asker.trouble else ""
+        self.ledger.lack(index, found.lack() + trouble)
+
     def _climb(self) -> None:
         ledger, config = self.ledger, self.config
         saved = self.checkpoints.load()
@@ -166,7 +173,8 @@ class _Run:
             state = checkpoint.like(search.init(keys, *self._where(saved)), "state", saved.arrays)
         elif config.pools:
             before = self._given_starts(keys)
-            state = search.init(keys, jnp.asarray(before.evaluated), jnp.asarray(before.best), Pool.of(before))
+            best = np.where(before.counts, before.best, ledger.goal)  # a search without a program is over
+            state = search.init(keys, jnp.asarray(before.evaluated), jnp.asarray(best), Pool.of(before))
         else:
             nothing = jnp.zeros(len(config.seeds), jnp.int32)
             state = search.init(keys, nothing, nothing + UNKNOWN)
@@ -277,13 +285,16 @@ class _Run:
         down which do not."""
         language = self.ledger.task.language
         points, kept, outside = published.encoded(self.config.program_space(), programs)
+        points = jax.tree.map(np.asarray, points)
+        if not len(programs):
+            return points
         if not kept:
-            raise UserError(f"none of the {len(programs)} programs is in the learned program space: {outside[0]}, ...")
+            told = f"none of the {len(programs)} programs is in the learned program space: {outside[0]}, ..."
+            self.ledger.lack(index, told)
 
         def text(nodes: np.ndarray) -> str:
             return to_text(encode.decode(nodes, language))
 
-        points = jax.tree.map(np.asarray, points)
         same = [text(programs[n]) == text(found) for n, found in zip(kept, points.programs, strict=True)]
         named = [{"program": text(programs[n]), "reason": why} for n, why in outside.items()]
         self.ledger.counts[index]["space"] = {"encoded": len(kept), "unchanged": sum(same), "outside": named}
@@ -298,6 +309,8 @@ class _Run:
             messages = prompts.messages(task.language, registry.told_name(task), task.words, self.config.style)
             found = starts.asked_answers(
                 messages, task.language, self.asker, seed=seed, occasion="round 0", wanted=starts.LLM_PROGRAMS
-            ).not_empty(f"the answers of {self.asker.where}")
+            )
         self.ledger.take(index, found)
+        if not found.programs:
+            self._lack(index, found)
         return encode.encode_all(found.programs, task.language)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +24,7 @@ from jaxprl.search.driver import Event
 from jaxprl.search.types import Answer, Candidates, Question
 from jaxprl.starts import Answers
 from jaxprl.vm.evaluate import evaluate, first_better, scores
-from jaxprl.vm.runs import Neighbourhoods, Runs, Scale
+from jaxprl.vm.runs import Neighbourhoods, Runs, Scale, mean_return
 from jaxprl.worlds import registry
 from jaxprl.worlds.task import Task
 
@@ -46,6 +47,8 @@ class Ledger:
         self.best: dict[int, tuple[Event, np.ndarray]] = {}
         self.counts: dict[int, dict[str, Any]] = {}
         """What became of the language model's answers (`starts.Answers.counts`)."""
+        self.lacking: set[int] = set()
+        """Searches that the language model gave no program for: they are not searched and have no result."""
         finished = directory.finished()
         self.written = {index for index, seed in enumerate(self.seeds) if seed in finished}
 
@@ -88,6 +91,14 @@ class Ledger:
         before = [self.counts[index]] if index in self.counts else []
         self.counts[index] = starts.total([*before, answers.counts()])
 
+    def lack(self, index: int, why: str) -> None:
+        """Leave out a search without a program. Raises UserError if there is none with one."""
+        self.lacking.add(index)
+        told = f"seed {self.seeds[index]}: {why}"
+        if len(self.lacking) == len(self.seeds):
+            raise UserError(told)
+        print(f"WARNING: {told}; it has no result, the others go on", file=sys.stderr)
+
     def show(self, evaluated: Sequence[int], done: Sequence[bool], *, final: bool = False) -> None:
         """Show how far the searches are: programs evaluated and whether it has ended, of each."""
         note = f" | {sum(map(bool, done))} of {len(done)} searches done" if len(done) > 1 else ""
@@ -99,18 +110,17 @@ class Ledger:
 
         `stop`: why the search has ended, if it is neither return 1 nor the budget.
         """
-        if index in self.written:
+        if index in self.written or index in self.lacking:
             return
         event, nodes = self.best[index]
         program = encode.decode(nodes, self.task.language)
-        scale = Scale.of(self.unseen)
-        unseen = scale.scores(self.evaluate(self.task, nodes[None], self.unseen).units)
+        unseen = self.evaluate(self.task, nodes[None], self.unseen).units[0]
         result = {
             "seed": self.seeds[index],
             "task": self.task.name,
             "method": self.config.method,
             "return": self.value(event.score),
-            "unseen_return": int(unseen[0]) / scale.denominator,
+            "unseen_return": mean_return(unseen, self.unseen),
             "unseen_layouts": len(UNSEEN),
             "evaluated": evaluated,
             "found_at": event.evaluated,
@@ -126,9 +136,9 @@ class Ledger:
         self.written.add(index)
 
     def results(self) -> list[dict[str, Any]]:
-        """Return the results, by seed."""
+        """Return the results, by seed, of the searches that had a program."""
         found = self.directory.finished()
-        return [found[seed] for seed in self.config.seeds]
+        return [found[seed] for seed in self.config.seeds if seed in found]
 
     def saved(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return the best programs as arrays, and the rest as JSON, for a checkpoint."""
@@ -136,7 +146,8 @@ class Ledger:
         nodes = {f"best.{index}": best[1] for index, best in enumerate(bests) if best}
         events = [best and [best[0].evaluated, best[0].score, best[0].source] for best in bests]
         counts = [self.counts.get(index) for index in range(len(self.seeds))]
-        return nodes, json.loads(json.dumps({"seconds": self.seconds, "best": events, "llm": counts}))
+        facts = {"seconds": self.seconds, "best": events, "llm": counts, "lacking": sorted(self.lacking)}
+        return nodes, json.loads(json.dumps(facts))
 
     def restore(self, nodes: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
         """Go back to what was `saved`."""
@@ -146,5 +157,6 @@ class Ledger:
                 program = nodes[f"best.{index}"]
                 self.best[index] = Event(index, evaluated, score, program, source), program
         self.counts = {index: counts for index, counts in enumerate(facts["llm"]) if counts}
+        self.lacking = set(facts.get("lacking", ()))
         self.started -= facts["seconds"]
         self.progress.started -= facts["seconds"]

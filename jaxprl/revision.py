@@ -32,6 +32,8 @@ from jaxprl.worlds.task import Environment, HostTask, Layout, Task
 
 ROUNDS = 5
 """Rounds in which programs are revised, after the first."""
+NO_PROGRAM = "no program"
+"""Why a search stops whose first round brings none."""
 ON_STALL = "program-and-execution-trace"
 """Method whose prompt a hill climbing that stalls sends."""
 
@@ -52,7 +54,7 @@ class Round(NamedTuple):
     bests: list[Event]
     """New best programs, in order; of search 0."""
     stop: str | None
-    """Why no round follows: "solved", "budget", "rounds", or None if one does."""
+    """Why no round follows: "solved", "budget", "rounds", `NO_PROGRAM`, or None if one does."""
 
 
 class _Best(NamedTuple):
@@ -89,10 +91,8 @@ class Reviser:
         return Scale.of(self.layouts)
 
     def rounds(self, seed: int, revisions: int = ROUNDS) -> Iterator[Round]:
-        """Yield a search's rounds: until a program has return 1, the budget is used up, or the last one is over.
-
-        Raises UserError if the first round brings no program at all.
-        """
+        """Yield a search's rounds: until a program has return 1, the budget is used up, or the last one is over; one
+        round if it brings no program at all."""
         task, goal = self.task, self.scale.denominator
         messages = prompts.messages(task.language, registry.told_name(task), task.words, self.style)
         best: _Best | None = None
@@ -100,9 +100,9 @@ class Reviser:
         evaluated = 0
         for number in range(revisions + 1):
             found = self.asked(messages, seed, f"round {number}", self.budget - evaluated)
-            if number == 0:
-                requests = len(found.answers.requests)
-                found.answers.not_empty(f"the {len(found.answers.rows)} answers to {requests} requests for {task.name}")
+            if number == 0 and not found.answers.programs:
+                yield found._replace(stop=NO_PROGRAM)
+                return
             last = list(zip(found.answers.programs, found.scores.tolist(), strict=False)) or last
             bests = _new_bests(0, found, evaluated, best.score if best else UNKNOWN)
             if bests:

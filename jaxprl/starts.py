@@ -41,7 +41,8 @@ class Answers(NamedTuple):
 
     programs: list[ast.Program]
     rows: list[dict[str, Any]]
-    """For the record, every answer that was looked at: its index, text, program if any, and rejections."""
+    """For the record, every answer that was looked at: its index, text, program or the reason why there is none, and
+    what was rejected in blocks that are there."""
     requests: list[int]
     """Programs that each request brought, if the language model was asked."""
 
@@ -63,38 +64,38 @@ class Answers(NamedTuple):
                 return
             extraction = extract.extract(text, language)
             program = extract.choose(extraction, int(rng.integers(2)))
-            rejected = [dataclasses.asdict(rejection) for rejection in extraction.rejections]
-            spelled = to_text(program) if program else None
-            self.rows.append({**row, "index": index, "text": text, "program": spelled, "rejected": rejected})
+            told = {
+                "program": to_text(program) if program else None,
+                "reason": extraction.reason,
+                "rejected": [dataclasses.asdict(rejection) for rejection in extraction.slips],
+            }
+            self.rows.append({**row, "index": index, "text": text, **told})
             if program:
                 self.programs.append(program)
 
-    def not_empty(self, source: str) -> Answers:
-        """Return these answers. Raises UserError, with what was wrong with them, if none holds a program."""
-        if self.programs:
-            return self
-        rejected = self.counts()["rejected"]
-        reasons = [f"{n} {block} ({reason})" for block in rejected for reason, n in rejected[block].items()]
-        why = f"; blocks rejected: {', '.join(reasons)}" if reasons else ""
-        raise UserError(f"none of {source} holds a program{why}")
+    def lack(self) -> str:
+        """Return in words that none holds a program, and what was wrong with them."""
+        reasons = ", ".join(f"{number} {reason}" for reason, number in self.counts()["rejected"].items())
+        return f"none of {len(self.rows)} answers holds a program" + (f": {reasons}" if reasons else "")
 
     def counts(self) -> dict[str, Any]:
-        """Return how many answers were looked at and gave a program, and rejections by block and reason."""
-        rejected: dict[str, dict[str, int]] = {}
-        reasons = collections.Counter((each["block"], each["reason"]) for row in self.rows for each in row["rejected"])
-        for (block, reason), number in sorted(reasons.items()):
-            rejected.setdefault(block, {})[reason] = number
-        return {"answers": len(self.rows), "accepted": len(self.programs), "rejected": rejected}
+        """Return how many answers were looked at and gave a program; the others by reason; and of those that gave one,
+        what was wrong with their other block ("python: bad count")."""
+        rejected = collections.Counter(row["reason"] for row in self.rows if not row["program"])
+        slips = collections.Counter(
+            f"{each['block']}: {each['reason']}" for row in self.rows if row["program"] for each in row["rejected"]
+        )
+        by_reason = {"rejected": dict(sorted(rejected.items())), "slips": dict(sorted(slips.items()))}
+        return {"answers": len(self.rows), "accepted": len(self.programs), **by_reason}
 
 
 def total(counts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the sum of several `Answers.counts`."""
-    rejected: dict[str, collections.Counter[str]] = {}
-    for each in counts:
-        for block, reasons in each["rejected"].items():
-            rejected.setdefault(block, collections.Counter()).update(reasons)
-    summed = {name: sum(each[name] for each in counts) for name in ("answers", "accepted")}
-    return summed | {"rejected": {block: dict(sorted(rejected[block].items())) for block in sorted(rejected)}}
+    summed: dict[str, Any] = {name: sum(each[name] for each in counts) for name in ("answers", "accepted")}
+    for name in ("rejected", "slips"):
+        added = sum((collections.Counter(each[name]) for each in counts), collections.Counter())
+        summed[name] = dict(sorted(added.items()))
+    return summed
 
 
 def recorded_answers(task_name: str, language: Language, seed: int) -> Answers:
@@ -107,7 +108,9 @@ def recorded_answers(task_name: str, language: Language, seed: int) -> Answers:
     found, order = Answers([], [], []), rng.permutation(len(texts)).tolist()
     looked_at = ((index, texts[index]) for index in order)
     found.take(looked_at, language, rng=rng, wanted=LLM_PROGRAMS, row={"seed": seed})
-    return found.not_empty(f"the {len(texts)} recorded answers for {task_name}")
+    if not found.programs:
+        raise UserError(f"recorded answers for {task_name}: {found.lack()}")
+    return found
 
 
 def asked_answers(
@@ -194,7 +197,7 @@ class Pool(NamedTuple):
 
     @classmethod
     def of(cls, found: Starts) -> Pool:
-        counts = jnp.asarray(found.counts)
+        counts = jnp.asarray(np.maximum(found.counts, 1))  # a search without a program starts no climb
         return cls(jax.tree.map(jnp.asarray, found.programs), counts, jnp.zeros_like(counts))
 
 

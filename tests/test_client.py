@@ -26,6 +26,7 @@ from jaxprl.llm.money import Budget, Price, read_prices
 from jaxprl.llm.replay import Replay
 from jaxprl.llm.settings import Settings
 from jaxprl.llm.source import FAILURES, Interrupted
+from jaxprl.llm.transport import Transport
 from jaxprl.worlds.karel.world import LANGUAGE as KAREL
 
 ROOT = Path(__file__).parent.parent
@@ -47,10 +48,14 @@ class Bench:
 
     def __init__(self, server, folder):
         self.server, self.cache, self.rows, self.clients = server, Cache(folder / "answers.sqlite"), [], []
+        self.begun = []
+
+    def log(self, row):
+        (self.rows if "outcome" in row else self.begun).append(row)
 
     def client(self, *, budget=None, should_stop=lambda: False, **settings):
         given = {"model": "m", "base_url": self.server.url, "backoff": 0.01, "retries": 3, "deadline": 20.0, **settings}
-        client = Client(Settings(**given), self.cache, budget=budget, log=self.rows.append, should_stop=should_stop)
+        client = Client(Settings(**given), self.cache, budget=budget, log=self.log, should_stop=should_stop)
         self.clients.append(client)
         return client
 
@@ -215,6 +220,30 @@ def test_deadline(bench, slowly):
     assert at.outcomes() == ["timeout"]
 
 
+@pytest.mark.parametrize("deadline", [1.0, 0.7])
+def test_a_server_that_takes_one_request_after_the_other_is_waited_for(bench, deadline):
+    one_slot = threading.Lock()
+
+    def script(request, number):
+        with one_slot:
+            time.sleep(0.1)
+        return answer({})
+
+    at = bench(script)
+    assert len(at.client(deadline=deadline).ask(MESSAGES, 20, name="a")) == 20  # two seconds, eight at a time
+    assert at.outcomes() == ["answered"] * 20
+
+
+def test_what_comes_late_but_whole_is_kept(bench):
+    at = bench(lambda request, number: answer({}))
+    given_up = threading.Event()
+    given_up.set()
+    transport = Transport(Settings("m", at.server.url))
+    body = transport.post({"model": "m", "messages": MESSAGES}, 10.0, given_up)
+    transport.close()
+    assert json.loads(body) == answer({})
+
+
 def test_a_wait_beyond_the_deadline_is_not_begun(bench):
     at = bench(lambda request, number: Reply(error("later"), 429, headers={"Retry-After": "3600"}))
     begin = time.monotonic()
@@ -256,6 +285,55 @@ def test_answers_without_text_are_counted_and_not_asked_again(bench):
     assert len(at.server.requests) == 1
 
 
+def test_a_server_that_gave_only_empty_answers_is_asked_anew_by_the_next_run(bench):
+    at = bench(lambda request, number: completion("", None, "") if number == 0 else answer(request))
+    client = at.client()
+    assert client.ask(MESSAGES, 3, name="a") == []
+    assert client.trouble == "empty answer: the choices had no text (finish_reason stop)"
+    assert len(at.server.requests) == 1
+    later = at.client()
+    assert texts(later.ask(MESSAGES, 3, name="a")) == ["answer 0", "answer 1", "answer 2"]
+    assert len(at.server.requests) == 2
+    for source in (at.client(), Replay(at.cache, client.settings.request())):
+        assert [reply.index for reply in source.ask(MESSAGES, 3, name="a")] == [3, 4, 5]
+    assert len(at.server.requests) == 2
+
+
+def test_answers_of_another_server_are_named_once(bench, capsys):
+    at = bench(right)
+    at.client().ask(MESSAGES, 3, name="a")
+    at.client(base_url=at.server.url + "/").ask(MESSAGES, 3, name="a")
+    assert capsys.readouterr().err == ""
+    client = at.client(base_url="http://other.invalid/v1")
+    for _ in range(2):
+        assert len(client.ask(MESSAGES, 3, name="a")) == 3
+    [told] = capsys.readouterr().err.splitlines()
+    assert at.server.url in told
+    assert "http://other.invalid/v1" in told
+
+
+def test_with_a_seed_the_samples_that_are_missing_are_asked_for(bench):
+    def script(request, number):
+        return Reply(error("oh"), 500) if number == 1 else completion(f"of seed {request['seed']}")
+
+    at = bench(script)
+    first = at.client(seed=7, retries=0, at_once=1)
+    first._parameters.refuse("n")
+    assert len(first.ask(MESSAGES, 4, name="a")) == 1
+    at.cache.add(  # the third sample came, the second did not
+        {**first.settings.request(), "messages": MESSAGES}, "a", {"first": 2}, json.dumps(completion("third")).encode()
+    )
+    before = len(at.server.requests)
+    last = at.client(seed=7, at_once=1)
+    last._parameters.refuse("n")
+    replies = last.ask(MESSAGES, 4, name="a")
+    assert len(set(texts(replies))) == 4
+    names = [f"a, sample {n}" for n in (1, 3)]
+    assert [request["seed"] for request in at.server.requests[before:]] == [
+        last._parameters.sent(MESSAGES, 1, name)["seed"] for name in names
+    ]
+
+
 @pytest.mark.parametrize("text", ["(" * 100_000, NUL_AND_SURROGATES, "x" * 10_000_000], ids=["brackets", "nul", "10MB"])
 def test_strange_answers_arrive_as_they_are(bench, text):
     at = bench(lambda request, number: completion(text))
@@ -295,8 +373,19 @@ def test_hopeless(bench, status, body, message):
     with pytest.raises(UserError, match=message) as caught:
         at.client().ask(MESSAGES, 3, name="a")
     assert at.server.url in str(caught.value)
-    assert len(at.server.requests) <= (4 if status == 400 else 1)  # once more, one by one
+    assert len(at.server.requests) == 1
     assert set(at.outcomes()) <= set(FAILURES)
+
+
+def test_a_refusal_that_is_not_about_n_does_not_cost_it(bench):
+    at = bench(lambda request, number: Reply(error("no"), 400) if number < 2 else answer(request))
+    client = at.client(at_once=1)
+    with pytest.raises(UserError, match=r"bad request: .* no;"):
+        client.ask(MESSAGES, 3, name="a")  # asked again without n, it is refused too
+    assert [request.get("n") for request in at.server.requests] == [3, None]
+    assert len(client.ask(MESSAGES, 3, name="b")) == 3
+    assert at.server.requests[2]["n"] == 3
+    assert not at.rows[-1]["changed"]
 
 
 def test_hopeless_but_something_is_there(bench):
@@ -361,7 +450,8 @@ def test_key(bench, monkeypatch, tmp_path, capfd):
     [
         {"model": ""}, {"temperature": 3}, {"top_p": -1}, {"max_tokens": 0}, {"deadline": 0}, {"at_once": 0},
         {"base_url": "localhost:8000"}, {"base_url": "http://"}, {"base_url": "http://a:b@c/v1"},
-        {"base_url": "http://c/v1?key=1"}, {"base_url": "http://c:x/v1"}, {"temperature": float("nan")},
+        {"base_url": "http://c/v1?key=1"}, {"base_url": "http://c:x/v1"}, {"base_url": "http://c d/v1"},
+        {"temperature": float("nan")},
     ],
 )  # fmt: skip
 def test_settings_that_cannot_be_meant(wrong):
@@ -388,6 +478,23 @@ def test_spending_limit(bench):
         before = len(at.server.requests)
         assert client.ask(MESSAGES, 1, name="more") == []
         assert len(at.server.requests) == before
+
+
+def test_what_a_request_can_cost_is_written_down_before_it_is_made(bench):
+    written = []
+
+    def script(request, number):
+        written.append([row["reserved"] for row in at.begun])
+        return {"choices": []} if number == 0 else answer(request)
+
+    at = bench(script)
+    at.client(budget=Budget(Price(1, 1), 1.0), max_tokens=100).ask(MESSAGES, 2, name="a")
+    worst = (len(json.dumps(MESSAGES)) + 200) / 1e6
+    assert written == [
+        pytest.approx([worst]),
+        pytest.approx([worst, 2 * worst]),
+    ]  # the first attempt may have its price
+    assert {row["begun"] for row in at.begun} == {at.rows[0]["begun"]}
 
 
 def test_a_request_whose_end_is_unknown_counts_in_full(bench):

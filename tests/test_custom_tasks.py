@@ -1,16 +1,23 @@
 """Tasks from a user's own file: the worked examples run, and what can be wrong in a file is said in words."""
 
 import json
+import shlex
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from llm_server import completion, serving
 from test_interpreters import agreed, random_programs
 
 from jaxprl import cli, experiment, ledger
+from jaxprl.asking import Means
 from jaxprl.dsl.language import Language
+from jaxprl.dsl.text import parse
 from jaxprl.errors import UserError
+from jaxprl.llm.settings import Settings
+from jaxprl.vm.evaluate import evaluate
 from jaxprl.worlds import files, registry
 from jaxprl.worlds.check import check
 
@@ -114,6 +121,47 @@ def test_prompts_are_complete(capsys, name, style):
     words = (*task.language.actions, *task.language.perceptions)
     for text in (*said, *words, *(task.language.meanings[word] for word in words)):
         assert text in prompt
+
+
+@pytest.mark.usefixtures("few_unseen")
+def test_the_commands_of_the_readme_run_as_they_are(tmp_path, monkeypatch, capsys, command):
+    tutorial = (ROOT / "README.md").read_text().split("\n## A task of your own\n")[1]
+    lines = tutorial.split("```bash\n")[1].split("```")[0].splitlines()
+    monkeypatch.chdir(ROOT)
+    searched = 0
+    for _, script, *words in map(shlex.split, lines):
+        if script == "-m":
+            assert cli.main(words[1:]) == 0
+            assert "Fetch everybody who waits" in capsys.readouterr().out
+        else:
+            assert command.main([*words, "--budget", "35", "--out", str(tmp_path / f"{searched}")]) == 0
+            searched += 1
+    assert (searched, len(lines)) == (3, 4)
+
+
+@pytest.mark.usefixtures("few_unseen")
+@pytest.mark.parametrize("method", ["llm-gs", "execution-trace"])
+@pytest.mark.parametrize(
+    ("name", "line", "seen"),
+    [("Lift", "    go_up()", "agent at floor "), ("MountainCar", "    push_left()", ", velocity -0.00")],
+)
+def test_a_language_model_is_asked_about_an_own_task(tmp_path, name, line, seen, method):
+    def model(request, number):
+        bodies = ("\n".join([line] * (1 + n % 3)) for n in range(request["n"]))
+        return completion(*(f"```python\ndef run():\n{body}\n```" for body in bodies))
+
+    with serving(model) as server:
+        settings = Settings("m", server.url)
+        config = experiment.Config(
+            f"{EXAMPLES}:{name}", method, budget=34, layouts=(0, 1), llm="openai", settings=settings
+        )
+        [result] = experiment.run(config, tmp_path / "out", means=Means(tmp_path / "answers.sqlite"))
+    assert result["evaluated"] == 34
+    prompts = [request["messages"][1]["content"] for request in server.requests]
+    assert f"Task: {name}\n" in prompts[0]
+    if method == "execution-trace":
+        assert len(prompts) == 2
+        assert seen in prompts[1]
 
 
 @pytest.mark.parametrize("name", ["Fence", "Lift"])
@@ -385,6 +433,24 @@ def test_a_return_above_one_stops_the_search(tmp_path):
     config = experiment.Config(f"{tmp_path}/mine.py:Walk", "hc", budget=2_000, layouts=(8,))
     with pytest.raises(UserError, match=r"task Walk: a program has a mean return of .*; no return may exceed 1"):
         experiment.run(config, tmp_path / "out")
+
+
+@pytest.mark.usefixtures("few_unseen")
+def test_layouts_of_different_units(tmp_path):
+    """Their common unit can be too fine for a search; the final test takes any."""
+    units = "np.int32((1, 2, 3, 5, 7, 11, 13, 17, 19, 23)[seed % 10] * 1_000_003)"
+    load(tmp_path, CORRIDOR.replace("np.int32(8))", f"{units} if seed > 9 else np.int32(8))"))
+    name = f"{tmp_path}/mine.py:Walk"
+    with pytest.raises(UserError, match=r"30 layouts whose units \(8, 1000003, .*least common multiple"):
+        experiment.run(experiment.Config(name, "hc", budget=10, layouts=tuple(range(30))), tmp_path / "none")
+    [result] = experiment.run(experiment.Config(name, "hc", budget=10, layouts=(0, 1)), tmp_path / "out")
+    task, program = registry.make(name), parse(result["program"], registry.make(name).language)
+    unseen = task.layouts(ledger.UNSEEN)
+    units = evaluate(task, [program], unseen).units[0].tolist()
+    returns = [Fraction(mine, int(whole)) for mine, whole in zip(units, unseen.units, strict=True)]
+    assert result["unseen_return"] == float(sum(returns) / len(returns)) > 0
+    (tmp_path / "programs.txt").write_text(result["program"])
+    assert cli.main(["evaluate", "--task", name, "--programs", f"{tmp_path}/programs.txt"]) == 0
 
 
 @pytest.mark.parametrize("name", ["CleanHouse", "Snake", "PutNear", "MiniGrid-UnlockPickup-v0", "farama:LavaGap"])

@@ -265,6 +265,10 @@ def test_normalisation():
         ("DEF run m( WHILE c( frontIsClear c) w( move turnLeft", "WHILE c( frontIsClear c) w( move turnLeft w)"),
         ("DEF run m( move # once\n turnLeft // left\n m)", "move turnLeft"),
         ("Use `DEF run m( move`, or not.", "move"),
+        ("As in DEF run m( S m):\nDEF run m( move m)", "move"),
+        ("DEF run m(\n move\nm)\nThis will move and then turnLeft.", "move"),
+        ("DEF run m( move m)\n\nEach move counts: turnLeft does not", "move"),
+        ("<think>Perhaps DEF run m( turnLeft m)?</think>DEF run m( move m)", "move"),
         ("DEF run m(\u00a0move m) I\u2019d say", "move"),
     ],
 )
@@ -282,6 +286,9 @@ def test_forgiven(text, expected):
         ("DEF run m( WHILE c(", "unclosed"),
         ("DEF run m( move\nDEF run m( turnLeft m)", "unclosed"),
         ("DEF run m( move m) turnLeft m)", "misplaced token"),
+        ("DEF run m(\n move m)\n turnLeft m)", "misplaced token"),
+        ("DEF run m( S m)", "no dsl block"),
+        ("<think>DEF run m( move m)", "no dsl block"),
         ("DEF run m( move w) m)", "misplaced token"),
         ("DEF run m( move ELSE e( move e) m)", "misplaced token"),
         ("DEF run m( WHILE c( frontIsClear c) move w) m)", "misplaced token"),
@@ -345,7 +352,7 @@ def test_a_text_without_end_is_not_read():
     text = "DEF run m( move m)" + " " * MOST_CHARACTERS
     assert dsl(text[:MOST_CHARACTERS]) == program("move")
     assert dsl(text) == python(text) == "too long"
-    assert dsl("(" * 100_000) == python("(" * 100_000).replace("python", "dsl") == "no dsl block"
+    assert dsl("(" * 40_000) == python("(" * 40_000).replace("python", "dsl") == "no dsl block"
 
 
 def test_longest_program():
@@ -358,6 +365,17 @@ def test_longest_program():
         ("So:\ndef run():\n  move()\n\n  turnLeft()\n\nThis moves.", "move turnLeft"),
         ("```python\ndef run():\n    move()\nDone.", "move"),
         ("```\ndef run():\n    move()\n```", "move"),
+        (
+            "<think>\n```python\ndef run():\n    turnLeft()\n```\n</think>\n```python\ndef run():\n    move()\n```",
+            "move",
+        ),
+        ("x" * MOST_CHARACTERS + "</think>\ndef run():\n    move()", "move"),
+        ("def run():\n    move()\n    return", "move"),
+        ("def run():\n    if frontIsClear():\n        return\n    move()", "unsupported python"),
+        ("def run():\n    while 1:\n        move()", "REPEAT R=19 r( move r)"),
+        ("def run():\n    return", "empty body"),
+        ("def run(n=3):\n    move()", "unsupported python"),
+        ("```python\n@twice\ndef run():\n    move()\n```", "unsupported python"),
         ("```python def run(): move()```", "move"),
         ("~~~PY\ndef run(): move()\n~~~", "move"),
         ("```python\nx = 1\n```\n```text\ndef run(): move()\n```", "move"),

@@ -8,16 +8,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from llm_server import HANG_UP, Reply, completion, error, serving
 
 from jaxprl import experiment, ledger
-from jaxprl.asking import Means
+from jaxprl.asking import Asker, Means
 from jaxprl.config import REVISIONS, Config
-from jaxprl.errors import UserError
+from jaxprl.errors import Stopped, UserError
+from jaxprl.hosts import Host
 from jaxprl.llm.settings import Settings
-from jaxprl.runs.record import RECORDS, read_lines
+from jaxprl.runs.record import RECORDS, REQUESTS, RunDirectory, read_lines
+from jaxprl.starts import FRUITLESS
 
 ROOT = Path(__file__).parent.parent
 KEY = "sk-secret-0123456789"
@@ -51,12 +54,12 @@ def model(request, number):
     return completion(*(rng.choice(TEXTS) for _ in range(request.get("n", 1))))
 
 
-def run(folder, url, *, out="out", resume=False, **options):
+def run(folder, url, *, out="out", resume=False, stop=None, **options):
     given = {"task": "CleanHouse", "method": "llm-gs", "budget": 600, "layouts": LAYOUTS, "llm": "openai"}
     settings = Settings("m", url, deadline=10, retries=2, backoff=0.01)
     means = Means(folder / "answers.sqlite")
     return experiment.run(
-        Config(**{**given, "settings": settings, **options}), folder / out, resume=resume, means=means
+        Config(**{**given, "settings": settings, **options}), folder / out, resume=resume, means=means, stop=stop
     )
 
 
@@ -84,6 +87,9 @@ def test_a_run_asks_keeps_what_it_paid_for_and_can_be_replayed(tmp_path):
         number = len(server.requests)
         again = run(tmp_path, server.url, seeds=(0, 1), out="again")
         assert len(server.requests) == number
+        (tmp_path / "again" / "llm" / "usage.json").unlink()  # as a kill between the last result and it leaves it
+        run(tmp_path, server.url, seeds=(0, 1), out="again", resume=True)
+        assert (tmp_path / "again" / "llm" / "usage.json").exists()
     replayed = run(tmp_path, "http://127.0.0.1:9/v1", seeds=(0, 1), out="replayed", llm="recorded")
     for other in (again, replayed):
         assert list(map(timeless, other)) == list(map(timeless, results))
@@ -159,7 +165,28 @@ def test_a_run_goes_on_with_what_it_has_or_says_that_it_has_nothing(tmp_path, re
         assert result["evaluated"] == 50
     with serving(lambda request, number: reply) as server, pytest.raises(UserError) as raised:
         run(tmp_path / "other", server.url, budget=50)
-    assert any(words in str(raised.value) for words in ("gave no answer", "none of the answers", "not found")), raised
+    assert any(words in str(raised.value) for words in ("gave no answer", "holds a program", "not found")), raised
+    assert str(raised.value).count(server.url) <= 1
+
+
+@pytest.mark.parametrize("method", ["llm-gs", "regeneration"])
+@pytest.mark.parametrize("reply", [Reply(error("oh"), 500), completion("no program")], ids=["500", "prose"])
+def test_seeds_without_a_program_are_left_out(tmp_path, capsys, method, reply):
+    def script(request, number):
+        return completion(*TEXTS[:40]) if number in (0, 1) else reply  # 48 answers for the first seed
+
+    options = {"method": method, "budget": 40, "seeds": (4, 5, 6)}
+    with serving(script) as server:
+        results = run(tmp_path, server.url, **options)
+    assert [result["seed"] for result in results] == [4]
+    said = capsys.readouterr().err
+    for seed in (5, 6):
+        assert f"WARNING: seed {seed}: none of " in said
+    assert ("server error" in said) == (not isinstance(reply, dict))
+    assert not (tmp_path / "out" / "seed-5").exists()
+    before = left_by(tmp_path / "out")
+    assert run(tmp_path, server.url, resume=True, **options) == results
+    assert left_by(tmp_path / "out") == before
 
 
 def test_a_spending_limit_is_kept(tmp_path):
@@ -189,13 +216,107 @@ def test_a_spending_limit_is_kept(tmp_path):
         ({"method": "regeneration"}, "asks a language model again and again"),
         ({"revise_every": 0, "settings": Settings("m")}, "from 1 on"),
         ({"revise_every": 3}, "goes with --method llm-gs and a language model"),
-        ({"settings": Settings("m"), "style": "haiku"}, "unknown prompt style"),
+        ({"style": "haiku"}, "unknown prompt style"),
         ({"settings": Settings("m"), "task": "farama:MiniGrid-Dynamic-Obstacles-5x5-v0"}, "lacks words"),
     ],
 )
 def test_what_cannot_be_asked(options, message):
     with pytest.raises(UserError, match=message):
         Config(**options).check()
+
+
+def test_a_run_that_goes_on_does_not_ask_again_what_brought_nothing(tmp_path):
+    stop = SimpleNamespace(signal=None)
+
+    def script(request, number):
+        if 1 <= number <= 9:  # three requests of the second round, each with two further attempts
+            return Reply(error("oh"), 500)
+        if number == 11:
+            stop.signal = signal.SIGTERM
+            return Reply({}, after=30)
+        return model(request, number)
+
+    rounds = tmp_path / "out" / "llm" / "rounds.jsonl"
+    with serving(script) as server, pytest.raises(Stopped):
+        run(tmp_path, server.url, method="regeneration", stop=stop)
+    before = read_lines(rounds)
+    assert [row["fruitless"] for row in before] == [0, FRUITLESS, 0]
+    for _ in range(2):
+        with serving(model) as server:
+            [result] = run(tmp_path, server.url, method="regeneration", resume=True)
+        assert read_lines(rounds)[:3] == before
+        assert result["stop"] == "rounds"
+    assert not server.requests
+
+
+def test_a_request_that_was_cut_off_counts_with_what_it_can_have_cost(tmp_path):
+    prices = tmp_path / "prices.json"
+    prices.write_text('{"m": {"input": 0, "output": 1000000}}')
+    means = Means(tmp_path / "answers.sqlite", prices, 60.0)
+    directory = RunDirectory(tmp_path / "out", {})
+    for row in (
+        {"name": "a", "begun": "1", "reserved": 4.0},
+        {"name": "a", "begun": "2", "reserved": 8.0},
+        {"name": "a", "begun": "2", "reserved": 9.0},  # another attempt
+        {"name": "a", "begun": "1", "outcome": "answered", "answers": 1, "cost": 3.0},
+    ):
+        directory.append(REQUESTS, row)
+    for _ in range(2):
+        asker = Asker(Settings("m", max_tokens=4), means, directory, replay=False, should_stop=lambda: False)
+        assert asker.client.budget.spent == 12.0
+        assert asker.usage()["requests"] == {"answered": 1, "lost": 1}
+        assert asker.usage()["cost"] == 12.0
+    directory.close()
+
+
+@pytest.mark.parametrize(
+    ("means", "message"),
+    [
+        ({"prices": "none.json"}, "No such file"),
+        ({"limit": 3.0}, "needs the model's price"),
+        ({"prices": "prices.json", "limit": 3.0}, "needs max tokens"),
+        ({"cache": "prices.json"}, "no cache of answers"),
+    ],
+)
+def test_mistakes_are_found_before_the_run_directory_is_taken(tmp_path, means, message):
+    (tmp_path / "prices.json").write_text('{"m": {"input": 0, "output": 1}}')
+    paths = {name: value if name == "limit" else tmp_path / value for name, value in means.items()}
+    with pytest.raises(UserError, match=message):
+        experiment.run(
+            Config("CleanHouse", llm="openai", settings=Settings("m", "http://127.0.0.1:9/v1")),
+            tmp_path / "out",
+            means=Means(**{"cache": tmp_path / "answers.sqlite", **paths}),
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_hosts_share_the_spending_limit(tmp_path, command, monkeypatch):
+    limits = []
+
+    def run(config, out, *, means, **options):
+        limits.append(means.limit)
+        raise UserError("far enough")
+
+    monkeypatch.setattr(command, "run", run)
+    monkeypatch.setattr(command, "join", lambda text: Host(1, 4))
+    for hosts in ([], ["--hosts", "auto"]):
+        with pytest.raises(UserError, match="far enough"):
+            command.main(["--llm", "openai", "--model", "m", "--max-spend", "6", "--seeds", "0-3", *hosts])
+    assert limits == [6.0, 1.5]
+
+
+@pytest.mark.parametrize(
+    "words", [("--temperature", "0"), ("--max-spend", "3"), ("--answers", "a"), ("--llm-seed", "0")]
+)
+def test_options_of_a_model_need_one(command, words):
+    with pytest.raises(UserError, match=f"^{words[0]}: which --model"):
+        command.main(words)
+
+
+def test_a_price_that_is_missing_is_named(tmp_path, capsys):
+    (tmp_path / "prices.json").write_text("{}")
+    Means(tmp_path / "answers.sqlite", tmp_path / "prices.json").check(Settings("m"), replay=False)
+    assert "lack model 'm'" in capsys.readouterr().err
 
 
 def start(out, url, *words):

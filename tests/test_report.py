@@ -332,7 +332,7 @@ def test_the_use_of_a_language_model_is_added_up(copied):
     assert use.requests == {"answered": 1, "timeout": 1, "cached": 1}
     assert use.looked_at == len(looked_at)
     assert use.accepted == sum(bool(row["program"]) for row in looked_at)
-    assert sum(use.rejected.values()) == sum(len(row["rejected"]) for row in looked_at)
+    assert use.rejected.total() == use.looked_at - use.accepted
 
 
 # What is written

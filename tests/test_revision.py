@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import strategies
 
+from jaxprl import starts
 from jaxprl.dsl import ast, encode
 from jaxprl.dsl.language import Language
 from jaxprl.dsl.python import call_text, from_python, statement_lines, to_python
@@ -17,7 +18,7 @@ from jaxprl.errors import UserError
 from jaxprl.llm import prompts, revision
 from jaxprl.llm.extract import normalise
 from jaxprl.llm.revision import MARK, METHODS, MOST_STEPS, TRACED
-from jaxprl.revision import ON_STALL, ROUNDS, Reviser, episode
+from jaxprl.revision import NO_PROGRAM, ON_STALL, ROUNDS, Reviser, episode
 from jaxprl.starts import FRUITLESS, asked_answers, recorded_answers
 from jaxprl.vm import host
 from jaxprl.vm.runs import Runs
@@ -257,6 +258,20 @@ def test_the_prompt_is_the_usual_one_with_something_between(name, style, method)
     before, request = first[1]["content"].rsplit("\n\n", 1)
     assert second[1]["content"].startswith(f"{before}\n\n")
     assert second[1]["content"].endswith(f"\n\n{request}")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_who_is_asked_for_dsl_is_shown_dsl(method):
+    task = task_of("LavaGap")
+    program = parse("DEF run m( IF c( not c( front_object_type h( lava h) c) c) i( forward i) m)", task.language)
+    script = Script([f"```\n{to_text(program)}\n```"])
+    list(reviser("LavaGap", script, method, style="dsl", programs=1).rounds(0, 1))
+    prompt = script.prompts[1]
+    assert f"```\n{to_text(program)}\n```" in prompt
+    assert "python" not in prompt.lower()
+    if method in TRACED:
+        assert f"```\n{to_python(program)}\n```" in prompt  # the lines that steps name
+        assert "line 2: front_object_type h( lava h) is " in prompt
 
 
 @pytest.mark.parametrize("name", ["DoorKey", "LavaGap", "Lake"])
@@ -533,7 +548,8 @@ def test_what_is_missing_is_asked_for_again():
     assert [(row["request"][-1], row["index"]) for row in found.rows] == [
         *(("0", n) for n in range(3)), *(("1", n) for n in range(2)), *(("4", n) for n in range(7)),
     ]  # fmt: skip
-    assert found.counts()["rejected"]["python"] == {"no function": 1, "no python block": 1}
+    assert found.counts()["rejected"] == {"no block": 1, "no function": 1}
+    assert found.counts()["slips"] == {}
     assert found.counts()["answers"] == 12
 
 
@@ -549,24 +565,36 @@ def test_requests_in_vain_come_to_an_end_and_are_counted():
     assert rounds[-1].stop == "rounds"
     shown = read_programs(script.prompts[-1], task.language)
     assert shown == rounds[0].answers.programs  # an empty round leaves what was there
-    assert search.summary(rounds[2])["rejected"]["python"] == {"no python block": 3}
+    assert search.summary(rounds[2])["rejected"] == {"no block": 3}
 
 
-def test_nothing_at_all_is_an_error():
+def test_nothing_at_all_ends_a_search():
     for script, message in (
-        (Script(), "none of the 0 answers to 3 requests for DoorKey holds a program$"),
-        (
-            Script(["?"]),
-            r"none of the 1 answers to 3 requests .*: 1 dsl \(no dsl block\), 1 python \(no python block\)",
-        ),
+        (Script(), "none of 0 answers holds a program"),
+        (Script(["?"]), "none of 1 answers holds a program: 1 no block"),
     ):
-        with pytest.raises(UserError, match=message):
-            list(reviser("DoorKey", script).rounds(0))
+        [found] = reviser("DoorKey", script).rounds(0)
+        assert (found.stop, len(found.nodes)) == (NO_PROGRAM, 0)
+        assert found.answers.lack() == message
+
+
+def test_an_answer_has_one_reason_and_slips_are_counted_apart():
+    task = task_of("DoorKey")
+    good, bad = several(task, 1)[0], "```python\ndef run():\n    fly()\n```"
+    texts = [good, f"{good}\nDEF run m( fly m)", f"{bad}\nDEF run m( m)", bad, "?"]
+    found = asked_answers([], task.language, Script(texts), seed=0, occasion="round 0", wanted=9)
+    assert found.counts() == {
+        "answers": 5,
+        "accepted": 2,
+        "rejected": {"no block": 1, "unknown name": 2},
+        "slips": {"dsl: unknown name": 1},
+    }
+    assert starts.total([found.counts()] * 2)["slips"] == {"dsl: unknown name": 2}
 
 
 def test_recorded_answers_give_rows_and_programs_as_before():
     found = recorded_answers("Snake", task_of("Snake").language, 4)
-    assert [list(row) for row in found.rows[:1]] == [["seed", "index", "text", "program", "rejected"]]
+    assert [list(row) for row in found.rows[:1]] == [["seed", "index", "text", "program", "reason", "rejected"]]
     assert found.requests == []
 
 

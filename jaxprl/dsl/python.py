@@ -97,11 +97,13 @@ def from_python(source: str, language: Language) -> ast.Program:
     if len(named or functions) != 1:
         raise PythonError("no function", f"expected one function run(), found {len(functions)} functions")
     function = (named or functions)[0]
+    if function.decorator_list or function.args.defaults or function.args.kw_defaults:
+        raise PythonError("unsupported python", f"{function.name} has decorators or default arguments", function.lineno)
     for node in module.body:
         if not _passed_over(node, function.name, last=node is module.body[-1]):
             raise PythonError("unsupported python", f"code outside {function.name}(): {_source(node)!r}", node.lineno)
     try:
-        return ast.Program(_Reader(language).body(function.body, function))
+        return ast.Program(_Reader(language).body(_without_return(function.body), function))
     except RecursionError:
         raise PythonError("too long", "nested too deeply", function.lineno) from None
 
@@ -118,6 +120,14 @@ def _passed_over(node: python_ast.stmt, name: str, *, last: bool) -> bool:
         case python_ast.If(test=python_ast.Compare(left=python_ast.Name(id="__name__")), body=[call], orelse=[]):
             return last and isinstance(call, python_ast.Expr) and _passed_over(call, name, last=True)
     return False
+
+
+def _without_return(body: list[python_ast.stmt]) -> list[python_ast.stmt]:
+    """Return a function's statements without a bare `return` at their end."""
+    match body[-1]:
+        case python_ast.Return(value=None):
+            return body[:-1]
+    return body
 
 
 def _source(node: python_ast.AST) -> str:
@@ -170,6 +180,8 @@ class _Reader:
         match node:
             case python_ast.Constant(value=bool(value)):
                 return ast.Constant(value)
+            case python_ast.Constant(value=int(value)) if value in (0, 1):
+                return ast.Constant(value == 1)
             case python_ast.UnaryOp(op=python_ast.Not(), operand=operand):
                 return ast.Not(self.condition(operand))
             case python_ast.BoolOp(op=op, values=values):

@@ -3,7 +3,8 @@
 The file is an SQLite database. A row is the body of one response as it came, written before anything is read from it,
 under the request (all that has a say in the answers, but neither address nor key) and the name that the run gives to
 this asking. The samples of a request are the choices of its bodies in the order of the rows. Rows are only ever added,
-so the first samples stay the first, whoever adds more.
+so the first samples stay the first, whoever adds more. Beside the body stands how it was asked for: the parameters that
+went out, the server's address, and which sample its first choice was asked for as.
 
 The journal is SQLite's rollback journal rather than a write-ahead log: rows come seconds apart, so speed is no matter,
 while this one also works on network file systems and leaves one file that can be copied.
@@ -44,6 +45,10 @@ class Row(NamedTuple):
 
     id: int
     body: bytes
+    first: int | None = None
+    """Which sample of the request its first choice was asked for as, if it was written down."""
+    base_url: str | None = None
+    """The server that it came from, if it was written down."""
 
 
 def request_key(request: Request) -> str:
@@ -80,7 +85,8 @@ class Cache:
                 raise UserError(f"cache {path} has format {version}; this version of jaxprl reads {_VERSION}")
 
     def add(self, request: Request, name: str, sent: Mapping[str, Any], body: bytes) -> int:
-        """Add a response and return its row's number once it is on the disk. `sent`: the parameters that went out."""
+        """Add a response and return its row's number once it is on the disk. `sent`: the parameters that went out, and
+        `first` and `base_url` as in `Row`."""
         key = request_key(request)
         values = (key, _canonical(name), _canonical(sent), body, hashlib.sha256(body).hexdigest())
         with self._connected() as database, _transaction(database):
@@ -93,13 +99,17 @@ class Cache:
 
     def rows(self, request: Request, name: str) -> list[Row]:
         """Return the responses to a request under that name, in their order."""
-        command = "SELECT id, body, sha256 FROM responses WHERE request = ? AND name = ? ORDER BY id"
+        command = "SELECT id, body, sha256, sent FROM responses WHERE request = ? AND name = ? ORDER BY id"
         with self._connected() as database:
             found = database.execute(command, (request_key(request), _canonical(name))).fetchall()
-        for number, body, sha256 in found:
+        for number, body, sha256, _ in found:
             if not isinstance(body, bytes) or hashlib.sha256(body).hexdigest() != sha256:
                 raise UserError(f"cache {self.path} is damaged: response {number} is not what was written")
-        return [Row(number, body) for number, body, _ in found]
+        sent = [json.loads(how) for *_, how in found]
+        return [
+            Row(number, body, how.get("first"), how.get("base_url"))
+            for (number, body, *_), how in zip(found, sent, strict=True)
+        ]
 
     def contents(self) -> list[tuple[dict[str, Any], str, int]]:
         """Return every request with a name it was asked under and its number of responses, oldest first."""

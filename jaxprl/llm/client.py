@@ -13,17 +13,19 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import itertools
 import json
 import queue
 import random
+import sys
 import threading
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from jaxprl.errors import UserError
 from jaxprl.llm import completion
-from jaxprl.llm.cache import Cache, request_key
+from jaxprl.llm.cache import Cache, Row, request_key
 from jaxprl.llm.completion import Completion, Unusable
 from jaxprl.llm.money import Budget
 from jaxprl.llm.replay import replies
@@ -56,10 +58,11 @@ class Client:
         log: Callable[[dict[str, Any]], None] = lambda row: None,
         should_stop: Callable[[], bool] = lambda: False,
     ):
-        """`log` gets a row for each request when it is over, from the thread that asks; none ever has the key. Its
-        `outcome` is "answered", "cached" (a row for all that the cache had) or one of `source.FAILURES`, with a
-        `detail`; `sent` are the parameters, `changed` those that the model refused; `tokens` says whether they are
-        estimated; `cost` is in dollars, None without a price, and the sum of all is what the budget has spent.
+        """`log` gets rows from the thread that asks; none ever has the key. Before each attempt of a request: its id in
+        `begun`, and as `reserved` the dollars that it can have cost by its end. When a request is over: `outcome` is
+        "answered", "cached" (a row for all that the cache had) or one of `source.FAILURES`, with a `detail`; `sent` are
+        the parameters, `changed` those that the model refused; `tokens` says whether they are estimated; `cost` is in
+        dollars, None without a price, and the sum of all is what the budget has spent.
 
         `should_stop` is looked at ten times a second. Raises UserError for a spending limit without `max_tokens`, since
         a request could then cost any sum.
@@ -69,8 +72,9 @@ class Client:
         self.failures: collections.Counter[str] = collections.Counter()
         self.trouble = ""
         """The last failure in words."""
-        if self.budget.limit is not None and settings.max_tokens is None:
-            raise UserError("a spending limit needs max tokens: without it one answer can cost any sum")
+        self._told = False
+        """Whether it was said that answers came from another server."""
+        self.budget.check(settings.max_tokens)
         self._parameters = Parameters(settings)
         self._transport = Transport(settings)
 
@@ -85,19 +89,36 @@ class Client:
         """
         request = {**self.settings.request(), "messages": [dict(message) for message in messages]}
         rows = self.cache.rows(request, name)
-        found, empty = replies(rows, count)
-        if found or empty:
-            self.log({"name": name, "request": request_key(request), "outcome": "cached", "answers": len(found)})
-        have = len(found) + empty
-        if have < count:
+        samples = replies(rows, count, anew=True)
+        if samples.found or samples.empty:
+            answers = len(samples.found)
+            self.log({"name": name, "request": request_key(request), "outcome": "cached", "answers": answers})
+        self._tell_other_servers(rows)
+        if samples.missing:
+            self._transport.prepare()
             asking = _Asking(self, request, name)
-            asking.run(have, count)
-            found, empty = replies(self.cache.rows(request, name), count, asking.own)
-            if asking.lasting and not found:
+            asking.run(samples.missing)
+            samples = replies(self.cache.rows(request, name), count, asking.own)
+            if asking.lasting and not samples.found:
                 raise self._hopeless(asking.lasting)
-        if empty:
-            self.failures["empty answer"] += empty
-        return found
+        if samples.empty:
+            self.failures["empty answer"] += samples.empty.total()
+            if not samples.found:
+                reasons = ", ".join(map(str, samples.empty))
+                self.trouble = f"empty answer: the choices had no text (finish_reason {reasons})"
+        return samples.found
+
+    def _tell_other_servers(self, rows: Sequence[Row]) -> None:
+        """Say once that answers came from another address: models of one name can differ."""
+        others = {row.base_url for row in rows} - {None, self.settings.base_url.rstrip("/")}
+        if others and not self._told:
+            self._told = True
+            print(
+                f"WARNING: cache {self.cache.path} has answers of model {self.settings.model!r} from "
+                f"{', '.join(sorted(map(str, others)))}, which are taken; another cache (--answers) asks "
+                f"{self.settings.base_url} anew",
+                file=sys.stderr,
+            )
 
     def _hopeless(self, failure: Failure) -> Hopeless:
         where = f"model {self.settings.model!r} at {self.settings.base_url}"
@@ -114,6 +135,8 @@ class _Call:
     """How many it asks for."""
     due: float = 0.0
     begun: float | None = None
+    id: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
+    """Its name in the log."""
     attempts: int = 0
     sent: dict[str, Any] = dataclasses.field(default_factory=dict)
     reserved: float = 0.0
@@ -128,30 +151,31 @@ class _Asking:
     def __init__(self, client: Client, request: dict[str, Any], name: str):
         self.client, self.request, self.name = client, request, name
         self.settings, self.budget, self.parameters = client.settings, client.budget, client._parameters
-        self.deadline = time.monotonic() + self.settings.deadline
         self.waiting: collections.deque[_Call] = collections.deque()
         self.going: list[_Call] = []
         self.outcomes: queue.SimpleQueue[tuple[_Call, Completion | Exception]] = queue.SimpleQueue()
         self.over = threading.Event()
         self.own: set[int] = set()
         """Rows of the cache that came from here."""
+        self.answered_at = 0.0
+        """When the last answer came."""
         self.lasting: Failure | None = None
         """A failure that another attempt cannot mend."""
         prompt = json.dumps(request["messages"], ensure_ascii=False).encode(errors="replace")
         self.most_prompt = len(prompt)
         """A token has at least one byte."""
 
-    def run(self, have: int, count: int) -> None:
-        """Make the calls for the samples from `have` to `count`, until they are there or it cannot go on."""
-        self.plan(have, count - have)
+    def run(self, missing: Sequence[int]) -> None:
+        """Make the calls for the missing samples, until they are there or it cannot go on."""
+        for _, group in itertools.groupby(enumerate(missing), lambda pair: pair[1] - pair[0]):
+            samples = [sample for _, sample in group]
+            self.plan(samples[0], len(samples))
         try:
             while self.waiting or self.going:
                 if self.client.should_stop():
                     self.give_up("interrupted", "the run was told to stop")
                     raise Interrupted(f"told to stop while waiting for {self.name!r}")
-                if time.monotonic() >= self.deadline:
-                    self.give_up("timeout", f"deadline of {self.settings.deadline:g} s")
-                    break
+                self.expire()
                 self.begin()
                 with contextlib.suppress(queue.Empty):
                     self.settle(*self.outcomes.get(timeout=self.patience()))
@@ -160,10 +184,23 @@ class _Asking:
 
     def patience(self) -> float:
         now = time.monotonic()
-        moments = [now + _POLL, self.deadline]
+        moments = [now + _POLL, *map(self.end, self.going)]
         if len(self.going) < self.settings.at_once:
             moments += [call.due for call in self.waiting if call.due > now]
         return max(min(moments) - now, 0.001)
+
+    def end(self, call: _Call) -> float:
+        """Return the moment by which a call has to be over (`Settings.deadline`)."""
+        return max(call.begun or time.monotonic(), self.answered_at) + self.settings.deadline
+
+    def expire(self) -> None:
+        """Wait no longer for calls whose time is over. What comes from them later still gets into the cache."""
+        detail = f"deadline of {self.settings.deadline:g} s"
+        for call in [call for call in self.going if time.monotonic() >= self.end(call)]:
+            self.going.remove(call)
+            self.pay(call, None)
+            self.finish(call, "timeout", detail=detail)
+            self.stop("timeout", detail)
 
     def plan(self, first: int, number: int) -> None:
         """Add calls for some samples, as few as the server is known to allow."""
@@ -190,6 +227,7 @@ class _Asking:
         call.attempts += 1
         call.sent = self.parameters.sent(self.request["messages"], call.number, f"{self.name}, sample {call.first}")
         call.reserved = self.budget.reserve(self.worst(call.number))
+        self.client.log({"name": self.name, "begun": call.id, "reserved": call.cost + call.reserved})
         self.going.append(call)
         # A daemon keeps no process alive, whatever the server does.
         threading.Thread(target=self.exchange, args=(call, call.sent), daemon=True).start()
@@ -198,8 +236,10 @@ class _Asking:
         """In a thread of its own: send a request, and write what comes to the cache before it is read."""
         outcome: Completion | Exception
         try:
-            body = self.client._transport.post(sent, self.deadline - time.monotonic(), self.over)
+            longest = self.settings.deadline * self.settings.at_once  # if all others are answered first
+            body = self.client._transport.post(sent, longest, self.over)
             how = {key: value for key, value in sent.items() if key != "messages"}
+            how |= {"first": call.first, "base_url": self.settings.base_url.rstrip("/")}
             self.own.add(self.client.cache.add(self.request, self.name, how, body))
             outcome = completion.read(body)
         except Exception as error:  # raised again where it can be seen
@@ -211,8 +251,11 @@ class _Asking:
         return Usage(self.most_prompt, number * (self.settings.max_tokens or 0))
 
     def settle(self, call: _Call, outcome: Completion | Exception) -> None:
-        """Do what follows from an attempt."""
-        self.going.remove(call)
+        """Do what follows from an attempt, if it is still waited for."""
+        if call in self.going:
+            self.going.remove(call)
+        elif isinstance(outcome, Completion | Unusable | Failure):
+            return
         if isinstance(outcome, Unusable):
             outcome = Failure(outcome.reason, str(outcome), free=False)
         match outcome:
@@ -232,13 +275,13 @@ class _Asking:
         tokens = found.usage or Usage(self.most_prompt // 4, text // 4)
         bounded = self.budget.limit is not None
         self.pay(call, tokens if found.usage or not bounded else self.worst(number))
-        call.status = 200
+        call.status, self.answered_at = 200, time.monotonic()
+        self.parameters.guessed = False
         self.finish(call, "answered", answers=number, tokens={**tokens._asdict(), "estimated": not found.usage})
         if number < call.number:
             self.parameters.most = number
-            waiting, self.waiting = self.waiting, collections.deque()
-            for each in waiting:
-                self.plan(each.first, each.number)
+            for each in [*self.waiting]:
+                self.split(each)
             self.plan(call.first + number, call.number - number)
 
     def failed(self, call: _Call, failure: Failure) -> None:
@@ -247,16 +290,18 @@ class _Asking:
         refused = failure.parameter
         bounded = self.budget.limit is not None
         if refused and not (refused == "max_completion_tokens" and bounded):
-            self.parameters.refuse(refused)
+            self.parameters.refuse(refused, guessed=failure.guessed)
             call.retried[f"{refused} refused"] += 1
             self.again(call)
             return
+        if failure.reason == "bad request":
+            self.parameters.acquit()
         now = time.monotonic()
         wait = failure.wait
         if wait is None:
             longest = min(self.settings.backoff * 2 ** (call.attempts - 1), _LONGEST_BACKOFF)
             wait = random.uniform(longest / 2, longest)
-        if failure.lasting or call.attempts > self.settings.retries or now + wait >= self.deadline:
+        if failure.lasting or call.attempts > self.settings.retries or now + wait >= self.end(call):
             self.lasting = failure if failure.lasting else self.lasting
             self.finish(call, failure.reason, detail=failure.detail)
             self.stop(failure.reason, failure.detail)
@@ -270,11 +315,15 @@ class _Asking:
 
     def again(self, call: _Call) -> None:
         """Put a call in front, for no more answers than the server allows."""
+        self.split(call)
+        call.attempts -= 1  # it was asked in the wrong way; that is no fault of the server
+        self.waiting.appendleft(call)
+
+    def split(self, call: _Call) -> None:
+        """Leave to other calls what is more than the server allows."""
         if call.number > self.parameters.most:
             self.plan(call.first + self.parameters.most, call.number - self.parameters.most)
             call.number = self.parameters.most
-        call.attempts -= 1  # it was asked in the wrong way; that is no fault of the server
-        self.waiting.appendleft(call)
 
     def pay(self, call: _Call, usage: Usage | None) -> None:
         call.cost += self.budget.settle(call.reserved, usage) or 0.0
@@ -282,8 +331,8 @@ class _Asking:
 
     def stop(self, reason: str, detail: str) -> None:
         """Begin no further calls. Those that were never begun are one row."""
-        calls = [call for call in self.waiting if call.attempts]
-        if new := [call for call in self.waiting if not call.attempts]:
+        calls = [call for call in self.waiting if call.begun]
+        if new := [call for call in self.waiting if not call.begun]:
             calls.append(_Call(new[0].first, sum(call.number for call in new)))
         self.waiting.clear()
         for call in calls:
@@ -306,6 +355,7 @@ class _Asking:
         self.client.log(
             {
                 "name": self.name,
+                "begun": call.id,
                 "request": request_key(self.request),
                 "model": self.settings.model,
                 "outcome": outcome,

@@ -12,6 +12,9 @@ from jaxprl.dsl import ast
 from jaxprl.dsl.language import Language
 
 _DSL_BEGIN = re.compile(r"\bDEF(?=\s+(?:run|m)\b)|\b[Dd][Ee][Ff](?=\s+run\s+m\b)")
+_DSL_FORM = re.compile(r"DEF\s+(?:run\s+)?m\(\s*(?:S|\.\.\.|\u2026)\s*m\)", re.IGNORECASE)
+"""The grammar's own form of a program, quoted from the prompt."""
+_LAST_LINE = re.compile(r"\bm\s*\)[^\S\n]*\n\s*(?=(.*))")
 _DSL_END = re.compile(r"`|~~~|\bDEF\b")
 _BRACKET_IN_COMMENT = re.compile(r"\b[mwicreh]\s*[()]")
 _TOKEN = re.compile(
@@ -42,14 +45,26 @@ class Unreadable(Exception):
 
 
 def read_dsl(text: str, language: Language) -> ast.Program:
-    """Read the first DSL text, fenced or not; it ends at its last bracket, its fence or the next DEF."""
-    begin = _DSL_BEGIN.search(text)
-    if not begin:
+    """Read the first DSL text, fenced or not; it ends at its last bracket, its fence, prose on the lines behind it or
+    the next DEF."""
+    beginnings = [match for match in _DSL_BEGIN.finditer(text) if not _DSL_FORM.match(text, match.start())]
+    if not beginnings:
         raise Unreadable("no dsl block", "no text that begins with DEF run m(")
+    begin = beginnings[0]
     end = _DSL_END.search(text, begin.end())
-    reader = _Reader(_tokens(text[begin.start() : end.start() if end else len(text)]), language)
+    source = text[begin.start() : end.start() if end else len(text)]
+    reader = _Reader(_tokens(_without_prose(source, language)), language)
     reader.slip = end is not None and end.group() == "DEF"
     return reader.program()
+
+
+def _without_prose(text: str, language: Language) -> str:
+    """Return the text up to an `m)` that ends a line, if the next line has words that no program has."""
+    known = {*language.actions, *" ".join(language.perceptions).split(), *_WORDS, *map(str.lower, _WORDS)}
+    for match in _LAST_LINE.finditer(text):
+        if not known.issuperset(re.findall(r"[A-Za-z_]\w*", match[1])):
+            return text[: match.end()]
+    return text
 
 
 def _tokens(text: str) -> list[str]:

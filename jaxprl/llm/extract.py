@@ -18,9 +18,10 @@ from jaxprl.dsl.python import PythonError, from_python
 from jaxprl.dsl.text import token_count
 from jaxprl.llm.dsl_reader import Unreadable, read_dsl
 
-MOST_CHARACTERS = 200_000
-"""Length of an answer that is read: within a second, whatever it is made of."""
+MOST_CHARACTERS = 50_000
+"""Length of an answer that is read: within a fifth of a second, whatever it is made of."""
 REASONS = {
+    "no block": "neither a Python function nor DSL text",
     "no python block": "neither a Python block nor a line that begins a function",
     "no function": "a Python block without one function to read",
     "python syntax": "not Python",
@@ -76,12 +77,26 @@ class Extraction(NamedTuple):
     def rejections(self) -> tuple[Rejection, ...]:
         return tuple(outcome for outcome in self if isinstance(outcome, Rejection))
 
+    @property
+    def slips(self) -> tuple[Rejection, ...]:
+        """The rejections of blocks that are there; not every prompt asks for both."""
+        return tuple(each for each in self.rejections if each.reason not in ("no python block", "no dsl block"))
+
+    @property
+    def reason(self) -> str | None:
+        """The one of `REASONS` why the answer gave no program, None if it gave one."""
+        if self.programs:
+            return None
+        return self.slips[0].reason if self.slips else "no block"
+
 
 def extract(text: str, language: Language) -> Extraction:
-    """Return the normalised programs of an answer's Python and DSL blocks, or why there are none.
+    """Return the normalised programs of an answer's Python and DSL blocks, or why there are none. What a model thinks
+    before it answers (up to `</think>`) is no part of the answer.
 
     Every text has an outcome; nothing is raised.
     """
+    text = text.rpartition("</think>")[2].partition("<think>")[0]  # thoughts hold drafts
     if len(text) > MOST_CHARACTERS:
         message = f"an answer of {len(text):,} characters, at most {MOST_CHARACTERS:,} are read"
         return Extraction(Rejection("python", "too long", message), Rejection("dsl", "too long", message))

@@ -58,9 +58,14 @@ class Budget:
         if limit is not None and not (math.isfinite(limit) and limit >= 0):
             raise UserError(f"spending limit {limit}: expected dollars, 0 or more")
         if limit is not None and price is None:
-            raise UserError("a spending limit needs the model's price: give a table of prices that has it")
+            raise UserError("a spending limit needs the model's price: give a table (--prices) that has it")
         self.price, self.limit, self.spent = price, limit, spent
         self.set_aside = 0.0
+
+    def check(self, max_tokens: int | None) -> None:
+        """Raise UserError for a limit without `max_tokens`, since a request could then cost any sum."""
+        if self.limit is not None and max_tokens is None:
+            raise UserError("a spending limit needs max tokens (--max-tokens): without it one answer can cost any sum")
 
     def most(self, prompt: int, tokens: int, wanted: int) -> int:
         """Return how many answers, at most `wanted`, can be asked for with a prompt and answers of so many tokens."""

@@ -103,7 +103,7 @@ def _system(language: Language, style: Style) -> str:
         "Rules:": RULES,
     }
     lists = ("\n".join([title, *(f"- {line}" for line in lines)]) for title, lines in sections.items())
-    return "\n\n".join(["You write programs that act in a small grid world.", *lists])
+    return "\n\n".join(["You write programs that act in a small world.", *lists])
 
 
 def _forms(language: Language, style: Style) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
+import itertools
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
@@ -22,8 +24,8 @@ class Replay:
     def ask(self, messages: Messages, count: int, *, name: str) -> list[Reply]:
         """Return the samples that are there (`Source.ask`). Raises Hopeless if there are none."""
         request = {**self.parameters, "messages": [dict(message) for message in messages]}
-        found, empty = replies(self.cache.rows(request, name), count)
-        missing = max(count - len(found) - empty, 0)
+        samples = replies(self.cache.rows(request, name), count)
+        found, empty, missing = samples.found, samples.empty.total(), len(samples.missing)
         self.failures += collections.Counter({"empty answer": empty, "not in the cache": missing})
         outcome = "not in the cache" if missing else "cached"
         self.log({"name": name, "outcome": outcome, "answers": len(found), "empty": empty, "missing": missing})
@@ -45,22 +47,45 @@ class Replay:
         return f"it has {', '.join(repr(entry[1]) for entry in contents[:5])}" + (", ..." if contents[5:] else "")
 
 
-def replies(rows: Iterable[Row], count: int, own: Collection[int] = ()) -> tuple[list[Reply], int]:
-    """Return the first `count` samples of a request: those with a text, and how many are without.
+@dataclasses.dataclass
+class Samples:
+    """The samples of a request that a cache has."""
 
-    Bodies that hold no answer have no samples. `own`: rows that were added just now, all others are cached.
+    found: list[Reply]
+    """Those with a text."""
+    empty: collections.Counter[str | None]
+    """Those without, by why the model stopped."""
+    missing: list[int]
+    """Those that are not there."""
+
+
+def replies(rows: Iterable[Row], count: int, own: Collection[int] = (), *, anew: bool = False) -> Samples:
+    """Return the first `count` samples of a request; if none of them has a text, the next `count` that are there, and
+    so on.
+
+    Bodies that hold no answer have no samples. `own`: rows that were added just now, all others are cached. `anew`:
+    `count` more are missing if none that is there has a text.
     """
-    found: list[Reply] = []
-    index = 0
+    samples = Samples([], collections.Counter(), [])
+    index, wanted, there = 0, count, set()
     for row in rows:
-        if index >= count:
-            break
         try:
             choices, usage = completion.read(row.body)
         except completion.Unusable:
             continue
-        for choice in choices[: count - index]:
+        first = index if row.first is None else row.first
+        for number, choice in enumerate(choices, first):
+            if index == wanted and samples.found:
+                break
+            wanted += count if index == wanted else 0
+            there.add(number)
             if choice.text:
-                found.append(Reply(choice.text, index, row.id not in own, choice.finish, usage))
+                samples.found.append(Reply(choice.text, index, row.id not in own, choice.finish, usage))
+            else:
+                samples.empty[choice.finish] += 1
             index += 1
-    return found, index - len(found)
+    if anew and index == wanted and not samples.found:
+        wanted += count
+    candidates = (number for number in range(wanted + len(there)) if number not in there)
+    samples.missing = list(itertools.islice(candidates, wanted - index))
+    return samples

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from jaxprl.dsl import ast
 from jaxprl.dsl.language import Language
 from jaxprl.dsl.python import call_text, to_python
+from jaxprl.dsl.text import to_text
 from jaxprl.errors import unknown
 from jaxprl.llm import prompts
 
@@ -81,6 +82,8 @@ class Past(NamedTuple):
     best_value: float
     episode: Episode | None = None
     """The best program where it does worst, for methods that show it (`TRACED`)."""
+    dsl: bool = False
+    """Whether the model is asked for DSL text alone, and shown programs so."""
 
 
 def messages(
@@ -90,13 +93,14 @@ def messages(
     the method adds before the request. Raises UserError if there is no such method, and as `prompts.messages`."""
     if method not in METHODS:
         raise unknown("revision method", method, METHODS)
+    past = past._replace(dsl=style == "dsl")
     return prompts.messages(language, name, words, style, added=METHODS[method](past))
 
 
 def regeneration(past: Past) -> str:
     """Return the distinct programs of the last round, with the demand for a different one."""
     programs = dict.fromkeys(program for program, _ in past.programs)
-    blocks = [f"Program {number}:\n{_block(program)}" for number, program in enumerate(programs, 1)]
+    blocks = [f"Program {number}:\n{_block(program, past.dsl)}" for number, program in enumerate(programs, 1)]
     heading = "These programs have been written for this task before:"
     return "\n\n".join([heading, *blocks, "Your program must be different from every one of them."])
 
@@ -105,7 +109,7 @@ def regeneration_with_reward(past: Past) -> str:
     """Return the distinct programs of the last round with their mean returns, best first, ties in their order."""
     ranked = sorted(dict(past.programs).items(), key=lambda item: -item[1])
     blocks = [
-        f"Program {number}, mean return {_number(value)}:\n{_block(program)}"
+        f"Program {number}, mean return {_number(value)}:\n{_block(program, past.dsl)}"
         for number, (program, value) in enumerate(ranked, 1)
     ]
     heading = (
@@ -147,14 +151,20 @@ def _episode(past: Past, extra: Callable[[Step], list[str]]) -> str:
         f"{_number(past.best_value)}; 1 is the most there can be:"
     )
     worst = f"On the layout where it does worst its return is {_number(episode.value)}."
-    parts = [f"{_filled(best)}\n{_block(past.best)}", worst]
+    parts = [f"{_filled(best)}\n{_block(past.best, past.dsl)}", worst]
+    if past.dsl:
+        parts.insert(1, f"Its meaning, in the lines that the steps below name:\n```\n{to_python(past.best)}\n```")
     if episode.start:
         place, grid, signs = episode.start
         parts.append("\n".join([f"That layout at the start, with the agent at {place}:", grid, *map(_filled, signs)]))
-    return "\n\n".join([*parts, *_steps(episode, extra), "Find out what goes wrong, and write a better program."])
+    spell = str if past.dsl else call_text
+    return "\n\n".join(
+        [*parts, *_steps(episode, extra, spell), "Find out what goes wrong, and write a better program."]
+    )
 
 
-def _steps(episode: Episode, extra: Callable[[Step], list[str]]) -> list[str]:
+def _steps(episode: Episode, extra: Callable[[Step], list[str]], spell: Callable[[str], str]) -> list[str]:
+    """Return the steps in words; `extra` gives more lines of a step, `spell` a word as programs have it."""
     if not episode.steps:
         return [f"There the program does nothing: {episode.end}"]
     shown = f"the first {len(episode.steps)} of {episode.calls:,} steps" if len(episode.steps) < episode.calls else ""
@@ -163,7 +173,10 @@ def _steps(episode: Episode, extra: Callable[[Step], list[str]]) -> list[str]:
     heading = f"What the program does there ({shown}), each step with where the agent is{cells} after it:"
     if not any(step.place for step in episode.steps):
         heading = f"What the program does there ({shown}):"
-    blocks = ["\n".join(_step(number, step, extra(step))) for number, step in enumerate(episode.steps, 1)]
+    blocks = [
+        "\n".join(_step(number, step._replace(word=spell(step.word)), extra(step)))
+        for number, step in enumerate(episode.steps, 1)
+    ]
     return [_filled(heading), *blocks, f"After {episode.calls:,} steps it ended: {episode.end}"]
 
 
@@ -171,7 +184,7 @@ def _step(number: int, step: Step, extra: list[str]) -> list[str]:
     effect = f" is {step.result}" if step.reward is None else f", reward {_number(step.reward)}"
     place = f"; agent at {step.place}" if step.place else ""
     cells = step.around.splitlines() if step.around else []
-    first = f"Step {number}, line {step.line}: {call_text(step.word)}{effect}{place}"
+    first = f"Step {number}, line {step.line}: {step.word}{effect}{place}"
     return [first, *extra, *(f"    {line}" for line in cells)]
 
 
@@ -180,8 +193,8 @@ def _marked(lines: Sequence[str], current: int) -> list[str]:
     return [(MARK if number == current else blank) + line for number, line in enumerate(lines, 1)]
 
 
-def _block(program: ast.Program) -> str:
-    return f"```python\n{to_python(program)}\n```"
+def _block(program: ast.Program, dsl: bool) -> str:
+    return f"```\n{to_text(program)}\n```" if dsl else f"```python\n{to_python(program)}\n```"
 
 
 def _layouts(past: Past) -> str:

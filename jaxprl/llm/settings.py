@@ -36,7 +36,8 @@ class Settings:
     max_tokens: int | None = None
     """Of one answer."""
     deadline: float = 120.0
-    """Seconds that one `ask` takes at most, whatever the server does."""
+    """Seconds that a request takes at most with all its attempts, from its first one on; or from the last answer to
+    another request, if that is later, since a server can take one after the other."""
     retries: int = 5
     """Further attempts for a request that may be answered later."""
     backoff: float = 0.5
@@ -59,7 +60,7 @@ class Settings:
             fits = address.scheme in ("http", "https") and bool(address.hostname) and (address.port or 1) > 0
         except ValueError:
             fits = False
-        if not fits:
+        if not fits or re.search(r"[\s\x00-\x1f]", self.base_url):
             raise UserError("base URL: expected an address like http://localhost:8000/v1")
         if address.username or address.password or address.query or address.fragment:
             raise UserError("base URL: expected an address alone; a key goes into OPENAI_API_KEY")
@@ -87,6 +88,8 @@ class Parameters:
         """What became of parameters that were refused, by their names."""
         self.most = MOST_AT_A_TIME
         """Answers that one request gives at most."""
+        self.guessed = False
+        """Whether nobody has said that it is one: a request was refused, and n may have been the reason."""
 
     def sent(self, messages: Messages, number: int, named: str) -> dict[str, Any]:
         """Return the body of a request for `number` answers.
@@ -104,9 +107,16 @@ class Parameters:
             body["n"] = number
         return {**body, "messages": [{key: _encodable(text) for key, text in each.items()} for each in messages]}
 
-    def refuse(self, name: str) -> None:
+    def acquit(self) -> None:
+        """Send n again if it was only guessed that it is refused, since without it nothing is better."""
+        if self.guessed:
+            self.most, self.guessed = MOST_AT_A_TIME, False
+            del self.changed["n"]
+
+    def refuse(self, name: str, *, guessed: bool = False) -> None:
         """Do without a parameter from now on; max_tokens gets its newer name first."""
         if name == "n":
+            self.guessed = guessed
             self.most, self.changed["n"] = 1, "one answer a request"
         elif name == "max_tokens":
             self.changed[name] = "sent as max_completion_tokens"
@@ -119,6 +129,8 @@ def _encodable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
+OTHERWISE = re.compile(r"context|length|too long|policy|policies|content|safety|moderat", re.IGNORECASE)
+"""Messages that are about the prompt, not about a parameter."""
 _REFUSED = re.compile(
     r"unsupported|not (?:yet |currently )?(?:be )?(?:support|permitted|allowed|available)|n't support|unrecogni[sz]ed"
     r"|unknown|unexpected|extra (?:inputs|fields)|only (?:one|the default|n ?= ?1)|must be (?:equal to )?1\b"

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 from jaxprl.errors import UserError
 
 FAILURES = {
-    "timeout": "no whole answer by the deadline",
+    "timeout": "no whole answer within the deadline",
     "connection": "no connection, or it broke off",
     "unknown host": "the address names a host that there is not",
     "no key": "the server needs a key and OPENAI_API_KEY is not set",
@@ -28,9 +28,11 @@ FAILURES = {
     "not json": "an answer that is no JSON object: HTML, cut off, nested without end",
     "no choices": "JSON without a list of choices, or an empty one",
     "too many bytes": "an answer longer than what is read",
-    "empty answer": "a choice without text; it counts as one of the answers asked for and is not asked again",
+    "empty answer": "a choice without text; it counts as one of the answers asked for and is not asked again, unless "
+    "a run finds nothing else in the cache",
     "spending limit": "the request could cost more than what is left",
     "interrupted": "the run was told to stop",
+    "lost": "the process ended while it waited; it counts with what it can have cost at most",
     "not in the cache": "a replay was asked for what its file does not hold",
 }
 """What a request, or one answer of it, can fail by, and what it means."""

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from jaxprl.llm.settings import Settings, refused
+from jaxprl.llm.settings import OTHERWISE, Settings, refused
 
 if TYPE_CHECKING:
     import openai
@@ -41,6 +41,8 @@ class Failure(Exception):
         """Seconds after which the server wants to be asked again."""
         self.parameter: str | None = None
         """The parameter that the model refuses."""
+        self.guessed = False
+        """Whether that is only a guess."""
 
 
 class Transport:
@@ -56,13 +58,18 @@ class Transport:
     def has_key(self) -> bool:
         return bool(self._key)
 
+    def prepare(self) -> None:
+        """Import what sends requests: it takes a second, which is no part of a request's time."""
+        import openai  # noqa: F401
+
     def close(self) -> None:
         """Close connections that are kept open."""
         if self._client:
             self._client.close()
 
     def post(self, sent: Mapping[str, Any], seconds: float, given_up: threading.Event) -> bytes:
-        """Return the body of the response, read within about `seconds`, at once less if it is `given_up`.
+        """Return the body of the response, read within about `seconds`, at once less if it is `given_up`. One that is
+        whole by then is returned, if it comes ever so late.
 
         Raises Failure.
         """
@@ -78,11 +85,12 @@ class Transport:
             timeout = openai.Timeout(seconds, connect=min(seconds, _CONNECT))
             chat = client.chat.completions.with_streaming_response
             with chat.create(**sent, timeout=timeout) as response:
-                body = bytearray()
+                body, late = bytearray(), False
                 for part in response.iter_bytes():
-                    body += part
-                    if given_up.is_set() or time.monotonic() > end:
+                    if late:
                         raise Failure("timeout", f"{len(body)} bytes had come by the deadline", free=False)
+                    body += part
+                    late = given_up.is_set() or time.monotonic() > end
                     if len(body) > self.settings.most_bytes:
                         raise Failure("too many bytes", f"more than {self.settings.most_bytes}", free=False)
         return self._hidden_bytes(bytes(body))
@@ -130,8 +138,8 @@ class Transport:
         failure.wait = _retry_after(error.response.headers)
         if status in (400, 422, 500, 501):
             failure.parameter = refused(error.message[:5000], str(error.param or ""), sent)
-            if status in (400, 422) and not failure.parameter and "n" in sent:
-                failure.parameter = "n"  # what is wrong is not clear: it is asked again the simplest way
+            if status in (400, 422) and not failure.parameter and "n" in sent and not OTHERWISE.search(error.message):
+                failure.parameter, failure.guessed = "n", True  # it is asked again the simplest way
         return failure
 
     def _connection_failure(self, error: BaseException) -> Failure:
@@ -152,7 +160,7 @@ class Transport:
         return (text.replace(self._key, "[key]") if self._key else text)[:_DETAIL]
 
     def _hidden_bytes(self, body: bytes) -> bytes:
-        return body.replace(self._key.encode(), b"[key]") if len(self._key) >= 8 else body
+        return body.replace(self._key.encode(), b"[key]") if len(self._key) >= 4 else body
 
 
 _STATUS = {

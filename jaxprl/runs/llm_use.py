@@ -19,7 +19,7 @@ class LLMUse:
     looked_at: int = 0
     accepted: int = 0
     rejected: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    """Blocks by `block: reason`; of an answer's two blocks, one may be rejected and the other not."""
+    """Answers that gave no program, by reason."""
     requests: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     """By outcome: answered, cached, or how they failed."""
     prompt_tokens: int = 0
@@ -39,24 +39,19 @@ def llm_use(group: Group) -> LLMUse | None:
             counted.add(search.seed)
             use.looked_at += _number(counts.get("answers"))
             use.accepted += _number(counts.get("accepted"))
-            _add_rejected(use.rejected, counts.get("rejected"))
+            reasons = counts.get("rejected")
+            if isinstance(reasons, dict):
+                use.rejected.update({str(reason): _number(number) for reason, number in reasons.items()})
     for run in group.runs:
         for row in run.answers:
             if row["seed"] not in counted:
                 use.looked_at += 1
                 use.accepted += bool(row.get("program"))
-                use.rejected.update(f"{each.get('block')}: {each.get('reason')}" for each in row["rejected"])
+                if not row.get("program"):
+                    use.rejected[str(row.get("reason"))] += 1
         for row in run.requests:
             _add_request(use, row)
     return use if use.looked_at or use.requests else None
-
-
-def _add_rejected(rejected: collections.Counter[str], counts: Any) -> None:
-    for block, reasons in counts.items() if isinstance(counts, dict) else ():
-        if isinstance(reasons, dict):
-            rejected.update({f"{block}: {reason}": _number(number) for reason, number in reasons.items()})
-        else:
-            rejected[str(block)] += _number(reasons)
 
 
 def _add_request(use: LLMUse, row: dict[str, Any]) -> None:

@@ -76,7 +76,7 @@ class Run:
     requests: list[dict[str, Any]]
     """The log of requests to a language model's server (`llm/client.py`)."""
     answers: list[dict[str, Any]]
-    """Answers that were looked at, each with its seed, program and rejections."""
+    """Answers that were looked at, each with its seed, and its program or the reason why there is none."""
     troubles: list[str]
     """What is missing or damaged, in words."""
 

@@ -219,8 +219,8 @@ def language_model(groups: Sequence[Group], colours: Colours) -> str:
             f"{number(tokens)}{number('&ndash;' if use.cost is None else f'${use.cost:,.4f}')}</tr>"
         )
     caption = (
-        "Answers asked for from a server, looked at, and accepted: those that gave a program. Rejected are blocks of "
-        "an answer, by reason; an answer with one good block is accepted. ~: the server did not tell, estimated."
+        "Answers asked for from a server, looked at, and accepted: those that gave a program; the others by the reason "
+        "why they gave none. ~: the server did not tell, estimated."
     )
     configs = [run.config for group, _ in used for run in group.runs]
     if any(config.get("llm") == "recorded" and not config.get("settings") for config in configs):

@@ -64,7 +64,8 @@ def evaluate(
         again = functools.partial(evaluate, task, programs, engine=engine, block=block, slots=slots, workers=workers)
         runs = [again(_layout_slice(layouts, first, MOST_LANES)) for first in range(0, episodes, MOST_LANES)]
         return Runs(*(np.concatenate(columns, axis=1) for columns in zip(*runs, strict=True)))
-    batches = _batches(task, programs, layouts, engine, slots)
+    nothing = Scale(np.zeros(episodes, np.int64), 1)  # no return is compared, so their units need not go together
+    batches = _batches(task, programs, layouts, nothing, engine, slots)
     workers = workers or _workers()
     least = 1 if workers == 1 else SHARES * workers
     parts = max(-(-count // max(1, min(block, MOST_LANES // episodes))), min(least, count))
@@ -97,7 +98,7 @@ def first_better(
         return Improvements(*np.zeros((3, len(question.counts)), np.int32))
     question = _widened(question, max(1, question.programs.shape[1]))
     programs = np.concatenate([question.parents, question.programs.reshape(-1, question.programs.shape[-1])])
-    batches = _batches(task, programs, layouts, engine, slots)
+    batches = _batches(task, programs, layouts, Scale.of(layouts), engine, slots)
     answer = Improvements(*np.zeros((3, len(question.counts)), np.int32))
     if len(active) >= 2 * workers:  # some searches to each thread
         size = 1 << max(0, (len(active) // (SHARES * workers)).bit_length() - 1)
@@ -133,13 +134,15 @@ def scores(
     return found
 
 
-def _batches(task: Task, programs: np.ndarray, layouts: Layout, engine: str | None, slots: int | None) -> Any:
+def _batches(
+    task: Task, programs: np.ndarray, layouts: Layout, scale: Scale, engine: str | None, slots: int | None
+) -> Any:
     engine = engine or ("sequential" if has_whole_loops() else "lanes")
     if engine not in ENGINES:
         raise unknown("engine", engine, ENGINES)
     bits = counter_bits(programs)
     options = {"bits": bits, "words": counter_words(programs, bits)} | ({"slots": slots} if slots else {})
-    return ENGINES[engine](task, jax.tree.map(jnp.asarray, layouts), Scale.of(layouts), **options)
+    return ENGINES[engine](task, jax.tree.map(jnp.asarray, layouts), scale, **options)
 
 
 def _layout_slice(layouts: Layout, first: int, count: int) -> Layout:

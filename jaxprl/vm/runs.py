@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxprl.errors import UserError
 from jaxprl.vm.interpreter import DROPPED, RUNNING
 from jaxprl.worlds.task import Layout
 
@@ -27,6 +29,10 @@ class Runs(NamedTuple):
         return ((self.end != RUNNING) & (self.end != DROPPED)).all(axis=1)
 
 
+MOST_SCORE = 2**31 - 1
+"""Of searches, an int32."""
+
+
 class Scale(NamedTuple):
     """Exact arithmetic of mean returns: a mean is `score / denominator`, both integers."""
 
@@ -35,8 +41,15 @@ class Scale(NamedTuple):
 
     @classmethod
     def of(cls, layouts: Layout) -> Scale:
+        """Return the scale of layouts. Raises UserError if their scores do not fit an int32 (`Improvements`)."""
         units = np.asarray(layouts.units, np.int64)
         common = math.lcm(*units.tolist())
+        if common * len(units) > MOST_SCORE:
+            some = ", ".join(map(str, np.unique(units)[:8]))
+            raise UserError(
+                f"{len(units)} layouts whose units ({some}, ..) have {common:,} as their least common multiple: times "
+                f"the number of layouts it may be {MOST_SCORE:,} at most; take fewer layouts or units that go together"
+            )
         return cls(common // units, common * len(units))
 
     @property
@@ -47,6 +60,15 @@ class Scale(NamedTuple):
     def scores(self, units: np.ndarray) -> np.ndarray:
         """Return the mean returns of units [..., E] as int64 numerators [...]."""
         return units.astype(np.int64) @ self.weights
+
+
+def mean_return(units: np.ndarray, layouts: Layout) -> float:
+    """Return the mean of one program's returns, units int32 [E], on any number of layouts of any units; it is rounded
+    once."""
+    sums: dict[int, int] = {}
+    for mine, all_of_it in zip(units.tolist(), np.asarray(layouts.units).tolist(), strict=True):
+        sums[all_of_it] = sums.get(all_of_it, 0) + mine
+    return float(sum(Fraction(mine, all_of_it) for all_of_it, mine in sums.items()) / len(units))
 
 
 class Neighbourhoods(NamedTuple):
