@@ -39,7 +39,7 @@ from jaxprl.worlds import registry
 from jaxprl.worlds.karel.world import LANGUAGE
 from jaxprl.worlds.task import Task
 
-SOME_TASKS = ("DoorKey", "Snake", "LavaGap", "MiniGrid-UnlockPickup-v0")
+SOME_TASKS = ("DoorKey", "LavaGap")
 OTHER_TASKS = tuple(
     name for name in registry.tasks() if name not in SOME_TASKS and isinstance(registry.make(name), Task)
 )
@@ -106,11 +106,9 @@ def check_task(name, goldens, randoms, many, engines=ENGINES):
 
 @pytest.mark.parametrize("name", SOME_TASKS)
 def test_answers_are_those_of_full_evaluation(name):
-    on_lanes = name in ("DoorKey", "LavaGap")  # lanes take long to compile; all tasks have their turn in the full suite
-    truth, beats = check_task(name, 10, 2, 16, ENGINES if on_lanes else ["sequential"])
-    if name in golden.TASKS:  # in the others one layout is too much for programs of chance
-        assert 0 < np.count_nonzero(truth.first > 0) < len(truth.first)
-        assert 0 < beats.mean() < 0.5
+    truth, beats = check_task(name, 10, 2, 16)
+    assert 0 < np.count_nonzero(truth.first > 0) < len(truth.first)
+    assert 0 < beats.mean() < 0.5
 
 
 @pytest.mark.full

@@ -118,7 +118,10 @@ def records(config, folder):
     return kept, list(map(json.loads, lines))
 
 
-@pytest.mark.parametrize(("name", "seeds", "budget", "bests"), [("LavaGap", (3, 5), 80, 6), ("PutNear", (2,), 90, 4)])
+@pytest.mark.parametrize(
+    ("name", "seeds", "budget", "bests"),
+    [("LavaGap", (3, 5), 80, 6), pytest.param("PutNear", (2,), 90, 4, marks=pytest.mark.full)],
+)
 def test_a_search_on_the_real_environment_is_the_same_search(tmp_path, monkeypatch, name, seeds, budget, bests):
     monkeypatch.setattr(ledger, "UNSEEN", range(1_000_000, 1_000_050))
     config = experiment.Config(name, "hc", seeds, budget)

@@ -48,8 +48,7 @@ class StopsAfter:
     "options",
     [
         {"method": "leaps", "llm": "recorded"},
-        {"method": "latent-hc"},
-        *(pytest.param({"method": method}, marks=pytest.mark.full) for method in ("leaps", "cem", "cebs")),
+        *(pytest.param({"method": method}, marks=pytest.mark.full) for method in ("leaps", "cem", "cebs", "latent-hc")),
     ],
 )
 def test_a_run_leaves_the_same_alone_among_others_and_after_a_stop(tmp_path, options):

@@ -108,7 +108,7 @@ def test_a_search_is_what_its_definition_says(seed, schedule, goal):
     assert int(state.evaluated[0]) == evaluated
 
 
-@pytest.mark.parametrize("ahead", [64, 256, 1024])
+@pytest.mark.parametrize("ahead", [64, 1024, pytest.param(256, marks=pytest.mark.full)])
 def test_searches_depend_on_neither_the_batch_nor_each_other(ahead):
     together, events = play(toy(), [0, 1, 2, 3], ahead=ahead, interval=100)
     for seed in range(4):
