@@ -1,5 +1,6 @@
 """Whole runs that ask a language model: a real server on the loopback, good and bad, and runs that are cut off."""
 
+import contextlib
 import itertools
 import json
 import random
@@ -360,13 +361,15 @@ def test_sigterm_while_the_server_thinks(tmp_path):
         assert first not in {request["messages"][1]["content"] for request in server.requests}
 
 
-def ended(process, seconds):
-    """Wait for a process, kill it when the time is over, and return its exit code."""
-    try:
-        _, said = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        _, said = process.communicate()
+def ended(process, server, *, requests, pause):
+    """Kill a process some seconds after it has made so many requests, if it goes on then, and return its exit code."""
+    until = len(server.requests) + requests
+    while process.poll() is None and len(server.requests) < until:
+        time.sleep(0.01)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(pause)
+    process.kill()
+    _, said = process.communicate()
     assert process.returncode in (0, -signal.SIGKILL), said
     return process.returncode
 
@@ -379,15 +382,14 @@ def test_runs_that_ask_survive_kills(tmp_path, words):
     words = (*words, "--budget", "3000", "--seeds", "0-1", "--checkpoint-every", "300")
     rng = random.Random(0)
     with serving(model) as server:
-        began = time.monotonic()
         whole = start(tmp_path / "whole" / "out", server.url, *words)
-        assert ended(whole, 300) == 0
-        took = time.monotonic() - began
+        assert ended(whole, server, requests=10**9, pause=1) == 0
         seen = {json.dumps(request) for request in server.requests}
         out = tmp_path / "killed" / "out"
         for kills in itertools.count():
             process = start(out, server.url, *words, *(["--resume"] if (out / "config.json").exists() else []))
-            if ended(process, took * rng.uniform(0.2, 0.9) if kills < 10 else 300) == 0:
+            requests, pause = (rng.randint(1, 2), rng.random()) if kills < 10 else (10**9, 1)
+            if ended(process, server, requests=requests, pause=pause) == 0:
                 break
         assert kills > 0
         assert left_by(out) == left_by(tmp_path / "whole" / "out")
