@@ -188,7 +188,9 @@ def expected(method, seed, budget, goal, limit):
     return OneByOne(Toy(limit=limit), method, seed, settings=SETTINGS[method], budget=budget, goal=goal)
 
 
-@pytest.mark.parametrize("method", ["cebs", "latent-hc", pytest.param("cem", marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "method", ["cebs", *(pytest.param(name, marks=pytest.mark.full) for name in ("cem", "latent-hc"))]
+)
 def test_a_search_is_what_its_definition_says_alone_and_among_others(method):
     search, seeds = searching(method, Toy(limit=0.5), 300), [3, 4, 5]
     state, events = play(search, seeds, interval=10_000)

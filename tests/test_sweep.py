@@ -1,5 +1,6 @@
 """Sweeps: their files, their cells, and what is done when cells fail, are done, or are stopped."""
 
+import contextlib
 import importlib
 import json
 import os
@@ -100,14 +101,17 @@ def test_a_cell_that_slurm_stops_goes_back_into_the_queue(tmp_path, code, requeu
     (tmp_path / "queue").touch()
     env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     env |= {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}
-    job = subprocess.Popen(["bash", ROOT / "experiments" / "sweep.slurm", "hc.toml"], env=env)
+    script = ROOT / "experiments" / "sweep.slurm"
+    job = subprocess.Popen(["bash", script, "hc.toml"], env=env, start_new_session=True)
     try:
         while not (tmp_path / "begun").exists():
             time.sleep(0.02)
         job.send_signal(signal.SIGTERM)
         assert job.wait(10) == code
     finally:
-        job.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(job.pid, signal.SIGKILL)
+        job.wait()
     assert (tmp_path / "queue").read_text() == requeued
 
 
