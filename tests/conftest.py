@@ -14,9 +14,19 @@ CACHE = Path(os.environ.get("JAXPRL_CACHE", ROOT / ".cache"))
 prefer_whole_loops()
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_compilation_cache_dir", str(CACHE / "jax"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+# What one process has compiled the others need not, be they test processes or started by tests; and none of them is in
+# the user's cache. One can come upon an entry that another is still writing.
+KEPT = {
+    "jax_compilation_cache_dir": str(CACHE / "jax"),
+    "jax_persistent_cache_min_compile_time_secs": 0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+UNFINISHED = [f"ignore:Error {doing} persistent compilation cache:UserWarning" for doing in ("reading", "writing")]
+for name, value in KEPT.items():
+    jax.config.update(name, value)
+    os.environ[name.upper()] = str(value)
+os.environ["PYTHONWARNINGS"] = ",".join(UNFINISHED)
 
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, database=None, print_blob=True)
 hypothesis.settings.register_profile("local", derandomize=True, deadline=None)
@@ -24,8 +34,8 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 def pytest_configure(config):
-    # Test processes share the cache folder, and one can come upon an entry that another is still writing.
-    config.addinivalue_line("filterwarnings", "ignore:Error (reading|writing) persistent compilation cache:UserWarning")
+    for unfinished in UNFINISHED:
+        config.addinivalue_line("filterwarnings", unfinished)
 
 
 @pytest.fixture

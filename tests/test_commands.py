@@ -1,12 +1,16 @@
 """The command lines, as processes: what they print, what they refuse, what they leave behind."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from golden import returns
+
+from jaxprl import cli
+from jaxprl.arguments import run_main
 
 ROOT = Path(__file__).parent.parent
 
@@ -18,6 +22,16 @@ def call(*words, stdin=None, code=0):
     assert "Traceback" not in done.stderr
     assert "Warning" not in done.stderr
     return done.stdout if code != 2 else done.stderr
+
+
+def refused(main, words, capsys):
+    """Return what a command that is refused says on standard error, without a process of its own."""
+    try:
+        code = run_main(main, words)
+    except SystemExit as ended:  # from argparse
+        code = ended.code
+    assert code == 2
+    return capsys.readouterr().err
 
 
 def rows(path: Path) -> list[dict]:
@@ -66,15 +80,14 @@ def test_a_recorded_program_has_the_recorded_return(finished):
     assert json.loads(printed)["mean"] == best["return"]
 
 
-def test_a_directory_that_is_not_empty_is_refused_unless_resumed(finished):
+def test_a_directory_that_is_not_empty_is_refused_unless_resumed(finished, command, capsys):
     out, _ = finished
-    same = ("experiments/run.py", "--task", "StairClimberSparse", "--method", "hc", "--layouts", "0-3",
-            "--budget", "300", "--out", str(out))  # fmt: skip
-    assert "is not empty" in call(*same, "--seeds", "3,4", code=2)
-    assert "seeds was [3, 4]" in call(*same, "--seeds", "3", "--resume", code=2)
+    same = ("--task", "StairClimberSparse", "--method", "hc", "--layouts", "0-3", "--budget", "300", "--out", str(out))
+    assert "is not empty" in refused(command.main, [*same, "--seeds", "3,4"], capsys)
+    assert "seeds was [3, 4]" in refused(command.main, [*same, "--seeds", "3", "--resume"], capsys)
     before = comparable(out / "metrics.jsonl", "evaluated", "best")
     (out / "seed-4" / "result.json").unlink()
-    call(*same, "--seeds", "3,4", "--resume")
+    call("experiments/run.py", *same, "--seeds", "3,4", "--resume")
     assert comparable(out / "metrics.jsonl", "evaluated", "best") == before
 
 
@@ -134,8 +147,22 @@ def test_llm_gs_keeps_its_best_program(tmp_path, llm, budget):
         (["--task", "Maze"], "--llm none or --method hc"),
     ],
 )
-def test_a_mistake_is_a_message(words, message):
-    assert message in call("experiments/run.py", *words, code=2)
+def test_a_mistake_is_a_message(words, message, command, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert message in refused(command.main, words, capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--task", "Door"], "error: unknown task 'Door'"),
+        (["--out", "/proc/no/such"], "error: /proc/no/such: "),
+        (["--out", ""], "error: argument --out: an empty name"),
+    ],
+)
+def test_a_process_ends_with_the_message(words, message):
+    """Of each kind one: our own errors, those of the system, those of the words."""
+    assert message in call("experiments/run.py", *words, code=2).splitlines()[-1]
 
 
 def test_evaluate_gives_the_golden_returns_and_names_bad_lines():
@@ -160,7 +187,7 @@ def test_a_byte_that_is_not_text_spoils_its_own_line_only(tmp_path):
 
 def test_a_damaged_run_is_refused_or_its_result_made_again(tmp_path):
     out = tmp_path / "out"
-    command = ("experiments/run.py", "--task", "StairClimberSparse", "--method", "hc", "--budget", "50",
+    command = ("experiments/run.py", "--task", "StairClimberSparse", "--method", "hc", "--budget", "300",
                "--layouts", "0-3", "--out", str(out))  # fmt: skip
     call(*command)
     (out / "seed-0" / "result.json").write_text("{")
@@ -198,5 +225,18 @@ def test_tasks_are_listed():
         (["evaluate", "--task", "Amaze", "--programs", "-"], "unknown task"),
     ],
 )
-def test_a_mistake_at_the_tool_is_a_message(words, message):
-    assert message in call("-m", "jaxprl", *words, code=2)
+def test_a_mistake_at_the_tool_is_a_message(words, message, capsys):
+    assert message in refused(cli.main, words, capsys)
+
+
+def test_a_mistake_at_the_tool_ends_its_process():
+    assert "unknown task" in call("-m", "jaxprl", "evaluate", "--task", "Amaze", "--programs", "-", code=2)
+
+
+def test_compiled_code_is_kept_in_the_users_cache(tmp_path):
+    """If JAX is not told of another folder, as it is in these tests."""
+    code = "from jaxprl.arguments import prepare_jax; prepare_jax(); import jax; jax.jit(lambda x: x + 1)(1)"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    environment["XDG_CACHE_HOME"] = str(tmp_path)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
+    assert list((tmp_path / "jaxprl").glob("jit_*"))
