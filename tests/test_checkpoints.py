@@ -109,7 +109,9 @@ def kill_once(name: str, out: Path, rng: random.Random, seconds: float) -> bool:
     return process.returncode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("name", ["hc-karel", "llm-gs-minigrid", pytest.param("leaps", marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "name", ["hc-karel", *(pytest.param(name, marks=pytest.mark.full) for name in ("llm-gs-minigrid", "leaps"))]
+)
 def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, unbroken, name):
     want, seconds = unbroken(name)
     rng = random.Random(name)
@@ -388,7 +390,7 @@ def test_the_holder_of_a_directory_is_named(directory):
     assert re.search(rf"in use by process {os.getpid()} on \S+, since \d", done.stderr)
 
 
-@pytest.mark.parametrize("kilobytes", [2, 8])
+@pytest.mark.parametrize("kilobytes", [8, pytest.param(2, marks=pytest.mark.full)])
 def test_no_room_for_a_file_is_an_error_and_loses_nothing(tmp_path, unbroken, kilobytes):
     out = tmp_path / "out"
     shell = f'ulimit -f {kilobytes}; exec "$0" "$@"'

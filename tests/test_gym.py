@@ -84,7 +84,7 @@ def sample(name):
     return rows[:: max(1, len(rows) // 12)]
 
 
-EQUAL = ("DoorKey", "FourCorners", "OneStroke", "Snake", "WallAvoider", "LavaGap", "PutNear", "RedBlueDoor")
+EQUAL = ("DoorKey", "OneStroke", "Snake", "LavaGap", "PutNear", "RedBlueDoor")
 OTHERS = [pytest.param(name, marks=pytest.mark.full) for name in golden.TASKS if name not in EQUAL]
 
 
@@ -95,12 +95,12 @@ def test_golden_programs_have_the_same_returns(name):
     programs = [text.parse(row.program, task.language) for row in rows]
     env = make({task: id for id, task in IDS.items()}[name])
     ours = [[run(program, GymEnvironment(env, interface(task), seed=seed)) for seed in seeds] for program in programs]
-    layouts = task.layouts(seeds)
+    layouts = task.layouts(range(32))  # as in test_returns.py: what is compiled there serves here
     runs = evaluate(task, programs, layouts)
     returns = np.array([[outcome.reward for outcome in row] for row in ours])
-    np.testing.assert_allclose(returns, runs.units / layouts.units, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(returns, (runs.units / layouts.units)[:, :8], rtol=0, atol=1e-9)
     np.testing.assert_allclose(returns, [row.returns[:8] for row in rows], rtol=0, atol=1e-9)
-    np.testing.assert_array_equal([[outcome.actions for outcome in row] for row in ours], runs.actions)
+    np.testing.assert_array_equal([[outcome.actions for outcome in row] for row in ours], runs.actions[:, :8])
     assert len(np.unique(returns)) > 1
 
 
@@ -338,9 +338,9 @@ def test_a_task_of_ones_own():
     ("id", "observation"),
     [
         ("jaxprl/Karel-DoorKey-v0", "grid"),
-        ("jaxprl/Karel-Snake-v0", "grid"),
         ("jaxprl/MiniGrid-RedBlueDoor-v0", "view"),
-        ("jaxprl/MiniGrid-LavaGap-v0", "grid"),
+        pytest.param("jaxprl/Karel-Snake-v0", "grid", marks=pytest.mark.full),
+        pytest.param("jaxprl/MiniGrid-LavaGap-v0", "grid", marks=pytest.mark.full),
     ],
 )
 def test_copies_do_what_one_environment_does(id, observation):

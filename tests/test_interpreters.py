@@ -22,9 +22,9 @@ from jaxprl.worlds.minigrid import world as minigrid
 from jaxprl.worlds.minigrid.farama import make_world
 from jaxprl.worlds.task import Layout, Task
 
-PROGRAMS, LAYOUTS, WIDTH = 60, 8, 256
+PROGRAMS, LAYOUTS, WIDTH = 31, 8, 256
 DEEPEST = "DEF run m( " + "REPEAT R=99999999 r( " * 4 + "{action}" + " r)" * 4 + " m)"
-"""Has the largest counts and the deepest nest, so that all batches are of one shape."""
+"""Has the largest counts and the deepest nest, so that all batches are of one shape: with it, 256 runs."""
 
 
 def random_programs(seed, language=LANGUAGE, **limits):
@@ -62,7 +62,18 @@ def test_random_programs_with_the_counts_of_sampling(seed):
     agreed(random_task(Limited(7, 6)), programs, range(seed, seed + LAYOUTS))
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (2, 3), (9, 9)])
+@pytest.mark.full
+@pytest.mark.parametrize("domain", ["karel", "minigrid"])
+@settings(max_examples=40)
+@given(seed=SEEDS)
+def test_many_random_programs(domain, seed):
+    task = random_task(Limited(7, 6)) if domain == "karel" else random_minigrid_task(minigrid.Geometry(6, 5))
+    agreed(task, random_programs(seed, task.language), range(seed, seed + LAYOUTS))
+
+
+@pytest.mark.parametrize(
+    "size", [(1, 1), (9, 1), *(pytest.param(size, marks=pytest.mark.full) for size in ((1, 9), (2, 3), (9, 9)))]
+)
 def test_worlds_of_other_sizes(size):
     agreed(random_task(Limited(*size)), random_programs(sum(size)), range(LAYOUTS))
 
@@ -134,7 +145,7 @@ def test_at_the_call_limit(case):
 
 
 OPTIONS = [
-    {"block": 7},
+    pytest.param({"block": 7}, marks=pytest.mark.full),
     {"block": 1, "workers": 2},
     {"slots": 2},
     {"workers": 3},
@@ -160,7 +171,7 @@ ANTS = [
 ]
 
 
-@pytest.mark.parametrize("options", [{}, {"slots": 1}], ids=str)
+@pytest.mark.parametrize("options", [{}, pytest.param({"slots": 1}, marks=pytest.mark.full)], ids=str)
 def test_loops_that_remember_thousands_of_states(options):
     world = Geometry(9, 9)
     start = layout(world, np.zeros((9, 9), bool), (4, 4, 1), np.zeros((9, 9), np.uint8), 10_000)
@@ -171,7 +182,9 @@ def test_loops_that_remember_thousands_of_states(options):
     assert ours.calls.ravel().tolist() == [Geometry.call_limit, 2312, 1757]
 
 
-@pytest.mark.parametrize(("depth", "count"), [(3, 30), (8, 3), (13, 2), (62, 1)])
+@pytest.mark.parametrize(
+    ("depth", "count"), [(3, 30), (62, 1), *(pytest.param(*pair, marks=pytest.mark.full) for pair in ((8, 3), (13, 2)))]
+)
 def test_deep_nests_of_repeats(depth, count):
     text = f"DEF run m( {f'REPEAT R={count} r( ' * depth}turnLeft{' r)' * depth} putMarker m)"
     ours = agreed(random_task(Geometry(7, 6)), [parse(text, LANGUAGE)], range(2))

@@ -46,7 +46,7 @@ def surroundings(monkeypatch):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr(ledger, "UNSEEN", range(1_000_000, 1_000_020))
+    monkeypatch.setattr(ledger, "UNSEEN", range(1_000_000, 1_000_000 + len(LAYOUTS)))
 
 
 def model(request, number):

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxprl import experiment
+from jaxprl import experiment, ledger
 from jaxprl.config import Config
 from jaxprl.errors import Stopped, UserError
 from jaxprl.latent import vae
@@ -19,6 +19,12 @@ from jaxprl.worlds.karel.world import LANGUAGE
 EXAMPLES = Path(__file__).parent.parent / "experiments" / "custom_task.py"
 LIMITS = {"budget": 250, "layouts": (0, 1)}
 pytestmark = pytest.mark.skipif(not SHIPPED.exists(), reason="no model yet")
+
+
+@pytest.fixture(autouse=True)
+def few_unseen(monkeypatch):
+    """As many as there are layouts: what is compiled for these serves."""
+    monkeypatch.setattr(ledger, "UNSEEN", range(1_000_000, 1_000_002))
 
 
 def left_by(out: Path, *seeds: int) -> dict:
@@ -67,7 +73,7 @@ def test_a_run_leaves_the_same_alone_among_others_and_after_a_stop(tmp_path, opt
 
 
 def test_programs_of_a_language_model_are_starts_if_they_are_in_the_space(tmp_path):
-    config = Config("DoorKey", "latent-hc", budget=60, layouts=(0, 1), llm="recorded")
+    config = Config("Seeder", "latent-hc", budget=60, layouts=(0, 1), llm="recorded")
     (result,) = experiment.run(config, tmp_path / "out")
     counts = result["llm"]["space"]
     assert counts["encoded"] + len(counts["outside"]) == result["llm"]["accepted"] == 32
@@ -93,13 +99,13 @@ def test_another_model_is_another_run(tmp_path):
     grammar, file = Grammar.of(LANGUAGE), tmp_path / "small.npz"
     params = vae.init(grammar, jax.random.key(0), vae.Sizes(16, 16, 16, 8))
     LatentSpace(grammar, params).save(file)
-    config = Config("Maze", "cem", budget=40, layouts=(0, 1), space=file)
+    config = Config("Seeder", "cem", budget=40, layouts=(0, 1), space=file)
     experiment.run(config, tmp_path / "out")
     experiment.run(config, tmp_path / "out", resume=True)
     with pytest.raises(UserError, match=r"space was '[0-9a-f]{16}', is '[0-9a-f]{16}'"):
-        experiment.run(Config("Maze", "cem", budget=40, layouts=(0, 1)), tmp_path / "out", resume=True)
+        experiment.run(Config("Seeder", "cem", budget=40, layouts=(0, 1)), tmp_path / "out", resume=True)
     with pytest.raises(UserError, match=r"sigma was 0\.25, is 0\.5"):
-        experiment.run(Config("Maze", "cem", budget=40, layouts=(0, 1), space=file, sigma=0.5), tmp_path / "out",
+        experiment.run(Config("Seeder", "cem", budget=40, layouts=(0, 1), space=file, sigma=0.5), tmp_path / "out",
                        resume=True)  # fmt: skip
 
 

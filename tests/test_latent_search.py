@@ -96,12 +96,19 @@ def play(search, seeds, **options):
     return drive(search, begin(search, seeds), answer, record=record, **options), events
 
 
-def draws(key, budget):
-    """Return the fifty draws of every candidate, float32 [budget, 50, SIZE]."""
+@jax.jit
+def draws(key):
+    """Return the fifty draws of every candidate that a budget here has room for, float32 [1000, 50, SIZE]."""
     fold = jax.random.fold_in
     draw = lambda n, tries: jax.random.normal(fold(fold(key, n), tries), (SIZE,))  # noqa: E731
-    rows = jax.vmap(lambda n: jax.vmap(lambda tries: draw(n, tries))(jnp.arange(50)))
-    return np.asarray(jax.jit(rows)(jnp.arange(budget)))
+    return jax.vmap(lambda n: jax.vmap(lambda tries: draw(n, tries))(jnp.arange(50)))(jnp.arange(1000))
+
+
+@jax.jit
+def start_draws(key, run):
+    """Return the first thousand draws for the start of a run, float32 [1000, SIZE]."""
+    key = jax.random.fold_in(jax.random.fold_in(key, 2**31 + 1), run)
+    return jax.vmap(lambda tries: jax.random.normal(jax.random.fold_in(key, tries), (SIZE,)))(jnp.arange(1000))
 
 
 class OneByOne:
@@ -110,7 +117,7 @@ class OneByOne:
     def __init__(self, space, method, seed, *, settings, budget, goal):
         self.space, self.method, self.settings = space, method, settings
         self.key, self.budget, self.goal = search_keys([seed])[0], budget, goal
-        self.noise = draws(self.key, budget)
+        self.noise = np.asarray(draws(self.key))
         self.n, self.best, self.found, self.programs, self.runs = 0, UNKNOWN, [], [], 0
         while not self.over:
             point = self.start(self.runs)
@@ -134,9 +141,7 @@ class OneByOne:
         return value
 
     def start(self, run):
-        key = jax.random.fold_in(jax.random.fold_in(self.key, 2**31 + 1), run)
-        for tries in range(1000):
-            latent = np.asarray(jax.random.normal(jax.random.fold_in(key, tries), (SIZE,)))
+        for latent in np.asarray(start_draws(self.key, run)):
             if self.space.one(latent) is not None:
                 return latent, self.space.one(latent)
         raise AssertionError
@@ -232,8 +237,8 @@ def test_every_program_is_asked_for_in_its_turn(method):
 
 @pytest.mark.parametrize("budget", [1, 2])
 def test_the_smallest_budgets_are_met_exactly(budget):
-    state, _ = play(searching("cem", Toy(), budget), [0, 1])
-    assert state.evaluated.tolist() == [budget, budget]
+    state, _ = play(searching("cem", Toy(), budget), [0, 1, 2])
+    assert state.evaluated.tolist() == [budget] * 3
 
 
 def told(values, total, *, state=None, e=2, k=4, **leaves):
@@ -405,7 +410,7 @@ def test_programs_are_encoded_as_starts_and_the_others_named():
 @pytest.mark.parametrize("method", ["cem", "latent-hc"])
 def test_a_search_goes_on_from_its_saved_state(method):
     search = searching(method, Toy(), 250)
-    _, whole = play(search, [3, 4], interval=50)
+    _, whole = play(search, [3, 4, 5], interval=50)
     saved, rows = [], []
 
     def record(event):
@@ -414,12 +419,12 @@ def test_a_search_goes_on_from_its_saved_state(method):
     def save(state):
         saved.append((checkpoint.flat(state, "state"), len(rows)))
 
-    drive(search, begin(search, [3, 4]), answer, record=record, progress=save, interval=50)
+    drive(search, begin(search, [3, 4, 5]), answer, record=record, progress=save, interval=50)
     arrays, count = saved[len(saved) // 2]
     del rows[count:]
-    state = checkpoint.like(begin(search, [3, 4]), "state", arrays)
+    state = checkpoint.like(begin(search, [3, 4, 5]), "state", arrays)
     drive(search, state, answer, record=record, interval=50)
-    for index, seed in enumerate([3, 4]):
+    for index, seed in enumerate([3, 4, 5]):
         mine = [(row.evaluated, row.score) for row in rows if row.search == index]
         assert mine == [(evaluated, value) for evaluated, value, *_ in whole[seed]]
 

@@ -68,9 +68,9 @@ def test_a_sweep_runs_its_cells_names_the_bad_one_and_skips_what_is_done(tmp_pat
 
 
 def test_a_sweep_that_is_stopped_saves_and_goes_on(tmp_path):
-    file = write(tmp_path, GRID | {"tasks": ["Snake"], "budget": 10**8, "seeds": "0", "layouts": "0-31"})
+    file = write(tmp_path, GRID | {"tasks": ["PutNear"], "budget": 10**8})
     sweep = subprocess.Popen(words(file), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    record = tmp_path / "out" / "Snake-hc" / "metrics.jsonl"
+    record = tmp_path / "out" / "PutNear-hc" / "metrics.jsonl"
     try:
         deadline = time.monotonic() + 120
         while not record.exists() and time.monotonic() < deadline:
@@ -81,7 +81,7 @@ def test_a_sweep_that_is_stopped_saves_and_goes_on(tmp_path):
         sweep.kill()
         sweep.wait()
     assert sweep.returncode == 75, told
-    assert "stopped in Snake-hc; the same command goes on" in told
+    assert "stopped in PutNear-hc; the same command goes on" in told
 
 
 def test_a_run_that_did_not_stop_by_itself_is_named(tmp_path, sweep, monkeypatch):

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ from jaxprl.worlds.task import Layout
 
 TASK = data.RANDOM_STATES
 GRAMMAR = Grammar.of(KAREL)
-RECIPE = train.Recipe(batch=32, draws=128, sizes=vae.Sizes(24, 16, 16, 8), warm_up=5, runs=2, run_steps=6)
+RECIPE = train.Recipe(batch=32, draws=128, sizes=vae.Sizes(24, 16, 16, 8), warm_up=5, runs=2, run_steps=12)
 SCRIPT = Path(__file__).parents[1] / "experiments" / "train_vae.py"
 
 
@@ -33,9 +34,35 @@ def space():
     return LatentSpace(GRAMMAR, vae.init(GRAMMAR, jax.random.key(0), RECIPE.sizes), Origin(steps=3))
 
 
+class Drawn(NamedTuple):
+    """What becomes of a key: programs with their runs, the states that they begin in, and the batch made of them."""
+
+    draw: data.Draw
+    states: Any
+    which: jax.Array
+    batch: vae.Batch
+
+
 @pytest.fixture(scope="module")
-def batch():
-    return jax.jit(train.batch_of, static_argnums=(0, 1, 2))(RECIPE, GRAMMAR, TASK, jax.random.key(0))
+def drawn():
+    """All of it from one compilation, which is what takes the time."""
+
+    @jax.jit
+    def everything(key):
+        draw = data.draw(TASK, key, RECIPE.draws, runs=RECIPE.runs, steps=RECIPE.run_steps)
+        _, state_key, which_key = jax.random.split(key, 3)
+        states = data.random_states(TASK.world, state_key, RECIPE.draws)
+        which = jax.random.randint(which_key, (RECIPE.draws, data.EXECUTIONS), 0, RECIPE.draws)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(data, "draw", lambda *arguments, **options: draw)
+            return Drawn(draw, states, which, train.batch_of(RECIPE, GRAMMAR, TASK, key))
+
+    return everything(jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def batch(drawn):
+    return drawn.batch
 
 
 def test_training_lowers_the_loss():
@@ -70,9 +97,9 @@ def test_packing_changes_nothing(batch):
 
 
 def test_the_gradient_through_a_gru_is_right():
-    keys = jax.random.split(jax.random.key(0), 4)
-    cell = vae.gru.init(keys[0], 3, 5)
-    inputs, h = jax.random.normal(keys[1], (4, 2, 15)), jax.random.normal(keys[2], (2, 5))
+    rng = np.random.default_rng(0)
+    cell = vae.gru.init(jax.random.key(0), 3, 5)
+    inputs, h, weights = (rng.standard_normal(shape, np.float32) for shape in ((4, 2, 15), (2, 5), (4, 2, 5)))
 
     def plain(w_h, b_h, inputs, h):
         states = []
@@ -82,31 +109,29 @@ def test_the_gradient_through_a_gru_is_right():
         return jnp.stack(states)
 
     arguments = cell["w_h"], cell["b_h"] + 0.1, inputs, h
-    weights = jax.random.normal(keys[3], (4, 2, 5))
-    ours = jax.grad(lambda *args: jnp.sum(vae.gru.unroll(*args) * weights), (0, 1, 2, 3))(*arguments)
-    theirs = jax.grad(lambda *args: jnp.sum(plain(*args) * weights), (0, 1, 2, 3))(*arguments)
+    ours, theirs = (
+        jax.jit(jax.grad(lambda *args, unroll=unroll: jnp.sum(unroll(*args) * weights), (0, 1, 2, 3)))(*arguments)
+        for unroll in (vae.gru.unroll, plain)
+    )
     for our, their in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(our, their, atol=1e-5)
 
 
-def test_data_is_what_the_programs_do():
+def test_data_is_what_the_programs_do(drawn):
     """Actions and perceptions of the batched runs, against the plain-Python interpreter."""
-    drawn = jax.jit(functools.partial(data.draw, TASK, count=64, runs=2, steps=12))(jax.random.key(3))
-    _, state_key, which_key = jax.random.split(jax.random.key(3), 3)
-    states = data.random_states(TASK.world, state_key, 64)
-    which = np.asarray(jax.random.randint(which_key, (64, data.EXECUTIONS), 0, 64))
+    draw, states, which, _ = jax.tree.map(np.asarray, drawn)
     looked_at = 0
-    for index in np.flatnonzero(drawn.wanted):
-        program = encode.decode(np.asarray(drawn.programs[index]), KAREL)
+    for index in np.flatnonzero(draw.wanted):
+        program = encode.decode(draw.programs[index], KAREL)
         for number in range(2):
-            start = jax.tree.map(lambda leaf, state=which[index, number]: np.asarray(leaf)[state], states)
+            start = jax.tree.map(lambda leaf, state=which[index, number]: leaf[state], states)
             rows, ended = _behaviour(program, start)
             wanted = rows + [(5, None)] * ended
-            length = int(drawn.executions.length[index, number])
+            length = draw.executions.length[index, number]
             assert length == min(len(wanted), 12)
             for step, (action, seen) in enumerate(wanted[:12]):
-                assert int(drawn.executions.action[index, number, step]) == action
-                assert seen is None or int(drawn.executions.seen[index, number, step]) == seen
+                assert draw.executions.action[index, number, step] == action
+                assert seen is None or draw.executions.seen[index, number, step] == seen
             looked_at += len(rows)
     assert looked_at > 100
 
@@ -138,7 +163,7 @@ def _behaviour(program, start) -> tuple[list[tuple[int, int]], bool]:
 
 
 def test_random_states_are_as_described():
-    states = data.random_states(TASK.world, jax.random.key(0), 4000)
+    states = jax.jit(data.random_states, static_argnums=(0, 2))(TASK.world, jax.random.key(0), 4000)
     cells = np.asarray(states.cells).reshape(4000, 10, 10)[:, 1:-1, 1:-1]
     walls, markers = (cells & 0x10) > 0, cells & 0x0F
     assert walls[:, [0, -1]].all()
