@@ -89,7 +89,7 @@ CAN_GO_UP, CAN_GO_DOWN, IS_CALLED = range(3)
 class State(NamedTuple):
     floor: Any  # int32
     waiting: Any  # uint8 [floors], or bytes: 1 where somebody waits
-    hash: Any  # uint32 [2], or None in plain Python: of the change of `waiting` since the start
+    hash: Any  # two uint32, or None in plain Python: of the change of `waiting` since the start
 
 
 class Event(NamedTuple):
@@ -145,7 +145,7 @@ def evening(seed: int) -> Layout:
     waiting[1:] = rng.random(7) < 0.5
     waiting[rng.integers(1, 8)] = 1
     people = np.int32(waiting.sum())
-    state = State(np.int32(rng.integers(8)), waiting, np.zeros(2, np.uint32))
+    state = State(np.int32(rng.integers(8)), waiting, ops.NO_CHANGE)
     return Layout(state, progress=people, units=people + np.int32(1))
 
 

@@ -44,12 +44,14 @@ def run_programs(task_name: str, code: np.ndarray, layouts: Layout) -> np.ndarra
 
     Args:
       task_name: one of `RULES`.
-      code: instructions of the programs, uint32 [P, N, 2].
+      code: instructions of the programs, uint32 [P, N, 3].
       layouts: E layouts of the task.
     """
     world, rule = registry.make(task_name).world, RULES[task_name]
     state, progress = layouts.state, layouts.progress
-    programs = np.ascontiguousarray(code, dtype="<u4").view("<u8")[..., 0]
+    # An action's code goes where its instruction's first word is empty.
+    words = np.stack([code[..., 0] | code[..., 2], code[..., 1]], axis=-1)
+    programs = np.ascontiguousarray(words, dtype="<u4").view("<u8")[..., 0]
     marks = np.stack([progress.key, progress.goal] if rule == KEY_AND_DOOR else [progress.initial] * 2)
     salts = np.random.default_rng(0).integers(1 << 64, size=state.cells.shape[1], dtype=np.uint64)
     found = np.zeros((*programs.shape[:1], len(layouts.units), 4), np.int32)

@@ -56,9 +56,16 @@ def random_layout(world, seed):
     return layout(world, walls, pose, markers.astype(np.uint8), most, rng.choice([goal, NOWHERE, NOWHERE]))
 
 
+def goalless_layout(world, seed):
+    state, progress, units = random_layout(world, seed)
+    return Layout(state, progress._replace(goal=np.int32(NOWHERE)), units)
+
+
 @functools.cache
-def random_task(world):
-    return Task(f"random {type(world).__name__}", world, functools.partial(random_layout, world), reward)
+def random_task(world, quiet=False):
+    """Return a task on random layouts; if it is `quiet`, no cell ends a run."""
+    generate = functools.partial(goalless_layout if quiet else random_layout, world)
+    return Task(f"random {type(world).__name__} {quiet}", world, generate, reward, quiet=quiet)
 
 
 UNITS = 4

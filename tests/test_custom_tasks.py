@@ -26,7 +26,7 @@ EXAMPLES = ROOT / "experiments" / "custom_task.py"
 NAMES = ("Fence", "Lift", "MountainCar")
 
 CORRIDOR = """
-import dataclasses, jax.numpy as jnp
+import dataclasses, functools, jax.numpy as jnp
 from typing import Any, NamedTuple
 import numpy as np
 from jaxprl.dsl.language import Language
@@ -331,7 +331,7 @@ MISTAKES = {
     "hash": (
         "return state.place, None",
         "return state.place, state.place",
-        "key(..) gives a hash of int32; it is uint32 [2]",
+        "key(..) gives a hash of int32; it is two uint32 or None",
     ),
     "pose": ("poses = 8", "poses = 4", "the pose of key(..) is"),
     "float units": (
@@ -351,6 +351,13 @@ MISTAKES = {
         "ops.where(action == 2, 1, 0)",
         "ops.where(action == 2, 1, 0) * (2 if type(action) is int else 1)",
         "right the last, the state differs: State(place=",
+    ),
+    "no glide": ("reward))", "reward, quiet=True))", "the task is quiet, but its world has no glide(..)"),
+    "not quiet": (
+        "register(Task(",
+        "Corridor.glide = lambda self, state, action: (self.act(state, action, False)[0], action == 2)\n"
+        "Task = functools.partial(Task, quiet=True)\nregister(Task(",
+        "does not do what glide(..) says, or the task is not quiet",
     ),
     "plain only": (
         "return state.place == 0",

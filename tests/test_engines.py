@@ -23,7 +23,7 @@ from random_worlds import Limited, SevenLimited, capped_task
 from jaxprl import loops
 from jaxprl.dsl import encode, sample
 from jaxprl.dsl.ast import Program
-from jaxprl.dsl.compile import counter_bits, counter_words, has_idle_repeat
+from jaxprl.dsl.compile import CHAIN, counter_bits, counter_words, has_idle_repeat
 from jaxprl.dsl.text import parse
 from jaxprl.errors import UserError
 from jaxprl.search.driver import drive
@@ -447,8 +447,8 @@ def traced(machine, programs, layouts):
 
     def one(index):
         memory = Direct.empty(machine.slots)
-        run, touched = machine.traced_run(machine.code(programs[index // episodes]), layouts, index % episodes, memory)
-        return jnp.stack([run.units, run.calls, run.actions, run.end]), touched
+        run = machine.run(machine.traced_code(programs[index // episodes]), layouts, index % episodes, memory)
+        return jnp.stack([run.units, run.calls, run.actions, run.end]), run.visited
 
     runs, touched = jax.lax.map(one, jnp.arange(len(programs) * episodes, dtype=jnp.int32))
     return runs.reshape(-1, episodes, 4), touched.reshape(-1, episodes, 2)
@@ -481,11 +481,11 @@ def test_the_nodes_that_a_run_comes_to():
             assert outcome.end == END_NAMES[end]
             found = set(np.flatnonzero(marks & calls).tolist())
             expected = {node for _, node in came_to}
-            if found != expected:  # an action that ends the run brings the test behind it along
+            if found != expected:  # an action that ends the run brings the rest of its instruction along
                 assert came_to[-1][0] == "action"
                 assert outcome.end != "E"
                 assert expected <= found
-                assert len(found - expected) == 1
+                assert len(found - expected) <= CHAIN
                 behind += 1
             assert not marks[np.count_nonzero(nodes) :].any()
     assert 0 < behind < 100
@@ -659,7 +659,7 @@ def compiled(task):
     return {name: job.compile().as_text() for name, job in jobs.items()}
 
 
-MEMORY = "u32[4096,3]"
+MEMORY = "u32[16384]"
 IN_PLACE = {"parameter", "get-tuple-element", "dynamic-update-slice", "fusion"}
 """Operations that give a WHILE memory without copying it; a fusion consists of others."""
 

@@ -49,25 +49,29 @@ def agreed(task, programs, seeds, **options):
 SEEDS = st.integers(0, 2**31 - 1)
 
 
-@settings(max_examples=20)
-@given(SEEDS)
-def test_random_programs_in_random_worlds(seed):
-    agreed(random_task(Limited(7, 6)), random_programs(seed), range(seed, seed + LAYOUTS))
+@pytest.mark.parametrize("quiet", [False, True])
+@settings(max_examples=15)
+@given(seed=SEEDS)
+def test_random_programs_in_random_worlds(quiet, seed):
+    agreed(random_task(Limited(7, 6), quiet), random_programs(seed), range(seed, seed + LAYOUTS))
 
 
 @settings(max_examples=10)
 @given(SEEDS)
 def test_random_programs_with_the_counts_of_sampling(seed):
     programs = random_programs(seed, counts=range(20), depth=3, sequence=5)[:PROGRAMS]
-    agreed(random_task(Limited(7, 6)), programs, range(seed, seed + LAYOUTS))
+    agreed(random_task(Limited(7, 6), quiet=True), programs, range(seed, seed + LAYOUTS))
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("domain", ["karel", "minigrid"])
+@pytest.mark.parametrize("domain", ["karel", "quiet karel", "minigrid"])
 @settings(max_examples=40)
 @given(seed=SEEDS)
 def test_many_random_programs(domain, seed):
-    task = random_task(Limited(7, 6)) if domain == "karel" else random_minigrid_task(minigrid.Geometry(6, 5))
+    if domain == "minigrid":
+        task = random_minigrid_task(minigrid.Geometry(6, 5))
+    else:
+        task = random_task(Limited(7, 6), quiet=domain == "quiet karel")
     agreed(task, random_programs(seed, task.language), range(seed, seed + LAYOUTS))
 
 
@@ -83,10 +87,12 @@ def test_up_to_the_real_call_limit():
     assert (ours.calls == Geometry.call_limit).any()
 
 
-@pytest.mark.parametrize("world", [SevenLimited(7, 6), OnceLimited(2, 2)], ids=repr)
-def test_random_programs_at_a_small_call_limit(world):
+@pytest.mark.parametrize(
+    ("world", "quiet"), [(SevenLimited(7, 6), False), (SevenLimited(7, 6), True), (OnceLimited(2, 2), True)]
+)
+def test_random_programs_at_a_small_call_limit(world, quiet):
     limit = world.call_limit
-    found = [agreed(random_task(world), random_programs(seed), range(LAYOUTS)) for seed in range(8)]
+    found = [agreed(random_task(world, quiet), random_programs(seed), range(LAYOUTS)) for seed in range(8)]
     calls, actions, ends = (np.concatenate(field) for field in list(zip(*found, strict=True))[1:])
     assert set(ends.ravel()) == ({"T", "C", "TC", "E"} if limit > 1 else {"C", "TC", "E"})
     assert (calls <= limit).all()

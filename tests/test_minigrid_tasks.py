@@ -109,7 +109,7 @@ def test_a_layout_does_not_depend_on_those_made_before(name):
     task.layouts(range(4))
     layout = task.layout(3)
     fresh = layouts.world_of(env, 3)
-    assert all((ours == theirs).all() for ours, theirs in zip(layout.state, fresh, strict=True) if theirs is not None)
+    assert jax.tree.all(jax.tree.map(np.array_equal, layout.state._replace(mission=None), fresh))
     assert layout.units == 1
     assert all(leaf.dtype == np.int32 for leaf in layout.state.mission)
 

@@ -1,22 +1,25 @@
 """Arrays of nodes -> instructions for the batched interpreter (`vm/interpreter.py`).
 
 There is one instruction per node, at the node's index; only actions, perceptions, constants and REPEATs are ever
-reached. An instruction is two uint32 words. It does an action, if it has one, then a test, if it has one:
+reached. An instruction is three uint32 words. It does a chain of actions, if it has one, then a test, if it has one:
 
-    word 0   bits 0-3 action code (0: none)   bits 4-5 test
+    word 0   bits 4-5 test
              PERCEIVE  bits 6-10 perception, 11 negate, 12 record, 13-21 the WHILE node that records
              ALWAYS    bits 12-21 as above
              REPEAT    bits 6-19 count, 20-24 shift of the counter in its word, 25-29 which word
-    word 1   bits 0-9 the next address if the test holds, 10-19 otherwise; in programs of up to 64 nodes 20-25 the
-             node of the action, or of the test if there is none, 26-31 the node of the test, or of the action
+    word 1   bits 0-9 the next address if the test holds, 10-19 otherwise
+    word 2   bits 0-23 up to six action codes of four bits, the first one lowest; 24-31 how many rounds of them follow
+             the first
 
 `record` marks an edge into a WHILE's body: there the state is remembered and compared. `and`, `or` and `not` are
-only edges. Every action carries the test that follows it, which halves the steps of a run.
+only edges. Actions that follow one another can be one instruction, and so can a REPEAT with nothing else in it; the
+test that follows comes along. That more than halves the steps of a run.
 """
 
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,10 +46,15 @@ NEVER, PERCEIVE, REPEATS, ALWAYS = range(4)
 """Tests: none (the second address is next), a perception, a REPEAT's counter, a constant True."""
 HALT = 1023
 """Address behind the program."""
+CHAIN = 6
+"""Actions that an instruction has room for."""
+ROUNDS = 24
+"""Where the number of further rounds begins in its word."""
+_MOST_ROUNDS = 256
 COUNT_BITS = 5
 """Bits of a REPEAT counter that hold the counts which sampling makes (0..19)."""
 TRACED = 64
-"""Nodes of the largest program whose instructions tell which nodes they are of."""
+"""Nodes of the largest program whose instructions tell all the nodes that they are of."""
 _MOST = 1 << 14
 
 
@@ -73,19 +81,29 @@ def counter_words(nodes: np.ndarray, bits: int) -> int:
 
 @functools.partial(jax.jit, static_argnames="bits")
 def instructions(nodes: jax.Array, *, bits: int = COUNT_BITS) -> jax.Array:
-    """Return the instructions uint32 [P, N, 2] of programs int32 [P, N], counters having `bits` bits each."""
-    return jax.vmap(functools.partial(instructions_of, bits=bits))(nodes)
+    """Return the instructions uint32 [P, N, 3] of programs int32 [P, N], counters having `bits` bits each; every action
+    is one of its own."""
+    return jax.vmap(lambda row: instructions_of(row, bits=bits, longest=1)[0])(nodes)
 
 
-def instructions_of(nodes: jax.Array, *, bits: int) -> jax.Array:
-    """Return the instructions uint32 [N, 2] of one program int32 [N]."""
+def instructions_of(nodes: jax.Array, *, bits: int, longest: int) -> tuple[jax.Array, jax.Array]:
+    """Return the instructions of one program int32 [N], and the nodes of each.
+
+    Args:
+      nodes: the program.
+      bits: of a counter.
+      longest: chain of actions, 1 to `CHAIN`; with 1, no REPEAT is part of another instruction.
+
+    Returns: uint32 [N, 3], and bits uint32 [N, 2]: whoever does the instruction comes to no other nodes of the first
+    `TRACED`.
+    """
     n = nodes.shape[0]
     index = jnp.arange(n, dtype=jnp.int32)
     kind, value = encode.kinds(nodes), encode.values(nodes)
     end, parent = encode.tree(nodes)
     entry = _entries(kind)
     idle = (kind == REPEAT) & ~_calls(kind, value, end)
-    count = jnp.where(idle, 0, jnp.clip(jnp.roll(value, -1), 0, _MOST - 1))
+    repeats = jnp.where(idle, 0, jnp.clip(jnp.roll(value, -1), 0, _MOST - 1))
 
     # What a node inherits: the address to go on at (`yes`; for conditions: if it holds), the address if a condition
     # does not hold (`no`), which of the two edges records (0, 1 or 2), the WHILE it belongs to, the REPEATs around.
@@ -129,7 +147,7 @@ def instructions_of(nodes: jax.Array, *, bits: int) -> jax.Array:
     records = jnp.where(value == 1, edge == 1, edge == 2)
     memory = jnp.where(jnp.where(kind == PERCEPTION, edge != 0, records), 4096, 0) | loop << 13
     perceive = PERCEIVE << 4 | value << 6 | jnp.where(negate, 2048, 0) | memory
-    repeat = REPEATS << 4 | count << 6 | ((depth % per_word) * bits) << 20 | (depth // per_word) << 25
+    repeat = REPEATS << 4 | repeats << 6 | ((depth % per_word) * bits) << 20 | (depth // per_word) << 25
     constant = jnp.where(records, ALWAYS << 4 | memory, NEVER << 4)
     test = jnp.select([kind == PERCEPTION, kind == REPEAT, kind == CONSTANT], [perceive, repeat, constant], NEVER << 4)
     holds = jnp.select(
@@ -138,21 +156,61 @@ def instructions_of(nodes: jax.Array, *, bits: int) -> jax.Array:
     fails = jnp.select([kind == CONSTANT, (kind == PERCEPTION) & ~negate], [truth, no], yes)
     address = holds | fails << 10
 
-    # An action takes the test that follows it along.
-    follows = jnp.minimum(yes, n - 1)
-    takes = (kind == ACTION) & (yes != HALT) & (kind[follows] != ACTION)
-    word0 = jnp.where(takes, test[follows], test) | jnp.where(kind == ACTION, value + 1, 0)
-    word1 = jnp.where(takes, address[follows], jnp.where(kind == ACTION, yes << 10, address))
-    if n <= TRACED:
-        word1 |= index << 20 | jnp.where(takes, follows, index) << 26
-    words = jnp.stack([word0, word1], axis=-1).astype(jnp.uint32)
-    return jnp.where(index[:, None] == 0, words[entry[0]], words)  # a run starts at address 0
+    chains = _Chains(kind == ACTION, jnp.where(kind == ACTION, value + 1, 0), index, _marks(index))
+    if longest > 1:
+        chains = _joined(chains, yes, longest)
+        chains = _with_repeats(chains, yes, kind == REPEAT, repeats, entry[jnp.minimum(index + 2, n - 1)])
+    behind = yes[chains.last]
+    follows = jnp.minimum(behind, n - 1)
+    takes = chains.starts & (behind != HALT) & ~chains.starts[follows]
+    word0 = jnp.where(takes, test[follows], jnp.where(chains.starts, NEVER << 4, test))
+    word1 = jnp.where(takes, address[follows], jnp.where(chains.starts, behind << 10, address))
+    marks = chains.marks | jnp.where(takes[:, None], _marks(follows), 0)
+    words = jnp.stack([word0, word1, chains.actions], axis=-1).astype(jnp.uint32)
+    start = index[:, None] == 0  # a run starts at address 0
+    return jnp.where(start, words[entry[0]], words), jnp.where(start, marks[entry[0]], marks)
 
 
-def nodes_of(instruction: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the nodes, int32, whose action and test an instruction uint32 [2] of a program of up to 64 nodes does."""
-    places = instruction[1]
-    return ((places >> 20) & 63).astype(jnp.int32), (places >> 26).astype(jnp.int32)
+class _Chains(NamedTuple):
+    """The actions that begin at each node."""
+
+    starts: jax.Array  # bool [N]: whether there is one
+    actions: jax.Array  # int32 [N]: as in an instruction
+    last: jax.Array  # int32 [N]: node after which they are done
+    marks: jax.Array  # uint32 [N, 2]: their nodes, bits
+
+
+def _joined(chains: _Chains, yes: jax.Array, longest: int) -> _Chains:
+    """Return the chains of actions that follow one another: every round joins two of them to one."""
+    starts, actions, last, marks = chains
+    count = jnp.where(starts, 1, 0)
+    for _ in range((longest - 1).bit_length()):
+        behind = jnp.minimum(yes[last], len(yes) - 1)
+        joins = starts & (yes[last] != HALT) & starts[behind] & (count + count[behind] <= longest)
+        actions = actions | jnp.where(joins, actions[behind] << 4 * count, 0)
+        marks = marks | jnp.where(joins[:, None], marks[behind], 0)
+        last, count = jnp.where(joins, last[behind], last), jnp.where(joins, count + count[behind], count)
+    return _Chains(starts, actions, last, marks)
+
+
+def _with_repeats(chains: _Chains, yes: jax.Array, is_repeat: jax.Array, counts: jax.Array, entries: jax.Array):
+    """Return the chains with each REPEAT that has one of them and nothing else in it, gone through `counts` times."""
+    index = jnp.arange(len(yes), dtype=jnp.int32)
+    body = jnp.minimum(entries, len(yes) - 1)
+    straight = is_repeat & chains.starts[body] & (yes[chains.last[body]] == index) & (counts <= _MOST_ROUNDS)
+    rounds = jnp.where(counts > 0, chains.actions[body] | (counts - 1) << ROUNDS, 0)
+    return _Chains(
+        chains.starts | straight,
+        jnp.where(straight, rounds, chains.actions),
+        jnp.where(straight, index, chains.last),
+        chains.marks | jnp.where((straight & (counts > 0))[:, None], chains.marks[body], 0),
+    )
+
+
+def _marks(nodes: jax.Array) -> jax.Array:
+    """Return the bit of each node int32 [N], uint32 [N, 2]; none for a node from `TRACED` on."""
+    word = jnp.arange(2, dtype=jnp.int32)[None, :]
+    return jnp.where(nodes[:, None] >> 5 == word, jnp.uint32(1) << (nodes & 31).astype(jnp.uint32)[:, None], 0)
 
 
 def has_idle_repeat(nodes: jax.Array) -> jax.Array:

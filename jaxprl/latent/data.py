@@ -18,12 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprl.dsl import encode
-from jaxprl.dsl.compile import COUNT_BITS, instructions_of, nodes_of
+from jaxprl.dsl.compile import COUNT_BITS, instructions_of
 from jaxprl.dsl.encode import ACTION
 from jaxprl.dsl.sample import random_programs
 from jaxprl.vm import interpreter
-from jaxprl.vm.interpreter import RUNNING, Run, take
+from jaxprl.vm.interpreter import RUNNING, Instruction, Run, take
 from jaxprl.vm.memory import Direct
+from jaxprl.vm.sequential import one_action
 from jaxprl.worlds import ops
 from jaxprl.worlds.karel.world import WALL, Geometry, Karel
 from jaxprl.worlds.task import Layout, Task
@@ -65,7 +66,7 @@ def random_states(world: Any, key: jax.Array, count: int) -> Karel:
         direction=jax.random.randint(direction_key, (count,), 0, 4),
         opened=jnp.zeros(count, bool),
         cells=cells.reshape(count, -1),
-        hash=jnp.zeros((count, 2), jnp.uint32),
+        hash=(jnp.zeros(count, jnp.uint32),) * 2,
     )
 
 
@@ -95,41 +96,41 @@ def execute(task: Task, programs: jax.Array, states: Any, which: jax.Array, *, r
     layouts = Layout(states, (), jnp.zeros(0, jnp.int32))
     actions = len(task.language.actions)
 
-    def run_on(code: jax.Array, state: jax.Array, memory: Direct):
-        run = interpreter.start(layouts, state, code[0], memory.next_run(), words=1)
+    def run_on(code: jax.Array, marks: jax.Array, state: jax.Array, memory: Direct):
+        fetch = functools.partial(_fetch, code, marks)
+        run = interpreter.start(layouts, state, fetch(jnp.int32(0)), memory.next_run(), words=1)
         empty = jnp.full(steps, actions, jnp.int32), jnp.zeros(steps, jnp.uint32)
 
         def goes_on(carry):
-            run, _, _, taken = carry
+            run, _, taken = carry
             return (run.end == RUNNING) & ~run.memory.is_full & (taken < MOST_STEPS) & (run.actions < MOST_ACTIONS)
 
         def advance(carry):
-            run, log, done, taken = carry
-            action = (run.instruction[0] & 15).astype(jnp.int32)
+            run, log, taken = carry
+            action = interpreter.next_action(run.chain)
             acts, place = action > 0, jnp.where(run.actions < steps, run.actions, steps - 1)
             logged = acts & (run.actions < steps)
-            row = action - 1, _perceptions(task, run)
+            # The conditional is a fence, as in `ops.read`.
+            seen = jax.lax.cond(logged, lambda: _perceptions(task, run), lambda: jnp.uint32(0))
+            row = action - 1, seen
             log = tuple(
                 jax.lax.dynamic_update_index_in_dim(table, jnp.where(logged, new, take(table, place)), place, 0)
                 for table, new in zip(log, row, strict=True)
             )
-            done |= jnp.where(acts, _bit(nodes_of(run.instruction)[0]), 0)
-            fetch = functools.partial(_fetch, code)
-            step = interpreter.step(task, fetch, run, running=jnp.bool_(True), bits=COUNT_BITS, skip=_skip)
-            return step, log, done, taken + 1
+            step = interpreter.step(task, fetch, run, running=jnp.bool_(True), bits=COUNT_BITS, each=one_action)
+            return step, log, taken + 1
 
-        carry = run, empty, jnp.zeros(2, jnp.uint32), jnp.int32(0)
-        run, log, done, _ = jax.lax.while_loop(goes_on, advance, carry)
+        run, log, _ = jax.lax.while_loop(goes_on, advance, (run, empty, jnp.int32(0)))
         ended = run.end != RUNNING
-        return log, jnp.minimum(run.actions + ended.astype(jnp.int32), steps), done, run.memory
+        return log, jnp.minimum(run.actions + ended.astype(jnp.int32), steps), run.visited, run.memory
 
     def run_program(memory: Direct, inputs):
         nodes, layouts_of = inputs
-        code = instructions_of(nodes, bits=COUNT_BITS)
+        code, marks = instructions_of(nodes, bits=COUNT_BITS, longest=1)
 
         def run_one(carry, layout):
             done, memory = carry
-            log, length, new, memory = run_on(code, layout, memory)
+            log, length, new, memory = run_on(code, marks, layout, memory)
             return (done | new, memory), (*log, length)
 
         zero = jnp.zeros(2, jnp.uint32)
@@ -152,18 +153,9 @@ def _perceptions(task: Task, run: Run) -> jax.Array:
     return functools.reduce(jnp.bitwise_or, bits)
 
 
-def _fetch(code: jax.Array, address: jax.Array) -> jax.Array:
-    return take(code, jnp.minimum(address, code.shape[0] - 1))
-
-
-def _skip(wanted, change, operand):
-    return jax.lax.cond(wanted, lambda operand: change(operand, jnp.bool_(True)), lambda operand: operand, operand)
-
-
-def _bit(place: jax.Array) -> jax.Array:
-    """Return bit number `place` of 64, uint32 [2]."""
-    word = jnp.arange(2, dtype=jnp.int32)
-    return jnp.where(place >> 5 == word, jnp.uint32(1) << (place & 31).astype(jnp.uint32), 0)
+def _fetch(code: jax.Array, marks: jax.Array, address: jax.Array) -> Instruction:
+    words = take(code, address)
+    return Instruction(words[0], words[1], words[2], nodes=take(marks, address))
 
 
 def marks(programs: jax.Array) -> jax.Array:

@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxprl.dsl.compile import instructions
 from jaxprl.vm import interpreter
-from jaxprl.vm.interpreter import DROPPED, FINISHED, RUNNING, Run
+from jaxprl.vm.interpreter import DROPPED, FINISHED, RUNNING, Act, Instruction, Run
 from jaxprl.vm.memory import Lockstep
 from jaxprl.vm.runs import Improvements, Neighbourhoods, Runs, Scale
 from jaxprl.worlds.task import Layout, Task
@@ -168,7 +168,7 @@ def _start(layouts: Layout, code: jax.Array, count: jax.Array, *, size: int, wor
     used = index < count * episodes
     program = jnp.where(used, index // episodes, 0)
     begin = functools.partial(interpreter.start, layouts, memory=Lockstep.empty(slots), words=words)
-    run = jax.vmap(begin)(index % episodes, code[program, 0])
+    run = jax.vmap(begin)(index % episodes, jax.vmap(functools.partial(_fetch, code, address=jnp.int32(0)))(program))
     run = run._replace(end=jnp.where(used, RUNNING, FINISHED))
     return Lanes(run, program, jnp.where(used, index, -1))
 
@@ -183,7 +183,7 @@ def _advance(
     def step(run: Run, program: jax.Array) -> Run:
         running = (run.end == RUNNING) & ~run.memory.is_full
         fetch = functools.partial(_fetch, code, program)
-        return interpreter.step(task, fetch, run, running=running, bits=bits, skip=_never_skip)
+        return interpreter.step(task, fetch, run, running=running, bits=bits, each=_one)
 
     run = jax.lax.fori_loop(0, steps, lambda _, run: jax.vmap(step)(run, lanes.program), lanes.run)
     rows = jnp.stack([run.units, run.calls, run.actions, run.end], axis=-1)
@@ -195,12 +195,14 @@ def _advance(
     return lanes._replace(run=run._replace(end=end)), results, jnp.stack([jnp.sum(alive), jnp.sum(full)])
 
 
-def _fetch(code: jax.Array, program: jax.Array, address: jax.Array) -> jax.Array:
-    return code[program, jnp.minimum(address, code.shape[1] - 1)]
+def _fetch(code: jax.Array, program: jax.Array, address: jax.Array) -> Instruction:
+    words = code[program, jnp.minimum(address, code.shape[1] - 1)]
+    return Instruction(words[0], words[1], words[2])
 
 
-def _never_skip(wanted, change, operand):
-    return change(operand, wanted)
+def _one(act: Act, operand: Any, run: Run, chain: jax.Array) -> tuple[Any, jax.Array]:
+    """Do the only action of an instruction, if it has one."""
+    return act(operand, interpreter.next_action(run.chain), run.chain != 0), jnp.uint32(0)
 
 
 def _settled(wanted: _Wanted, results: jax.Array) -> jax.Array:

@@ -15,21 +15,24 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxprl.worlds import ops
 from jaxprl.worlds.task import World
 
 
-def key_of(world: World, state: Any, loop: jax.Array) -> jax.Array:
-    """Return the key, uint32 [2], of a state at the WHILE node number `loop`."""
+def key_of(world: World, state: Any, loop: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the key, two uint32, of a state at the WHILE node number `loop`."""
     pose, rest = world.key(state)
-    place = loop * world.poses + pose
-    place_hash = jnp.stack([ops.mixed(place, 0x27D4EB2F), ops.mixed(place, 0x165667B1)])
-    return place_hash if rest is None else rest + place_hash
+    low, high = (0, 0) if rest is None else rest
+    # Places differ in both words, since an odd factor can be undone; the words of `rest` are as good as random.
+    place = (loop * world.poses + pose).astype(jnp.uint32)
+    return low + place * jnp.uint32(0x27D4EB2F), high + place * jnp.uint32(0x9E3779B1)
 
 
-def _home(key: jax.Array, slots: int) -> jax.Array:
+Key = Callable[[], tuple[jax.Array, jax.Array]]
+
+
+def _home(high: jax.Array, slots: int) -> jax.Array:
     """Return the first slot to look at, of a power of two."""
-    return (key[1] >> (33 - slots.bit_length())).astype(jnp.int32)
+    return (high >> (33 - slots.bit_length())).astype(jnp.int32)
 
 
 class Lockstep(NamedTuple):
@@ -53,11 +56,12 @@ class Lockstep(NamedTuple):
         """Whether the run waits for its slot."""
         return self.probe > 0
 
-    def remember(self, key: Callable[[], jax.Array], wanted: jax.Array) -> tuple[jax.Array, Lockstep]:
+    def remember(self, key: Key, wanted: jax.Array) -> tuple[jax.Array, Lockstep]:
         """Return whether the key is known, if that is wanted, and the memory with it."""
-        wish = key() | jnp.array([1, 0], jnp.uint32)
+        low, high = key()
+        wish = jnp.stack([low | 1, high])
         slots = self.table.shape[0]
-        slot = (_home(wish, slots) + self.probe) & (slots - 1)
+        slot = (_home(wish[1], slots) + self.probe) & (slots - 1)
         found = self.table.at[slot].get(mode="promise_in_bounds")
         empty, same = found[0] == 0, jnp.all(found == wish)
         table = self.table.at[slot].set(jnp.where(wanted & empty, wish, found), mode="promise_in_bounds")
@@ -72,7 +76,7 @@ class Lockstep(NamedTuple):
             def occupied(slot):
                 return (key[0] != 0) & (table[slot, 0] != 0)
 
-            slot = jax.lax.while_loop(occupied, lambda slot: (slot + 1) & (slots - 1), _home(key, slots))
+            slot = jax.lax.while_loop(occupied, lambda slot: (slot + 1) & (slots - 1), _home(key[1], slots))
             return jnp.where(key[0] != 0, table.at[slot].set(key), table), None
 
         table, _ = jax.lax.scan(put, jnp.zeros((slots, 2), jnp.uint32), self.table)
@@ -83,13 +87,13 @@ class Lockstep(NamedTuple):
 class Direct(NamedTuple):
     """Slots of earlier runs count as empty: each holds the number of the run that it belongs to."""
 
-    table: jax.Array  # uint32 [slots, 3]: key and number of the run
+    table: jax.Array  # uint32 [4 * slots]: of each slot the key, two words, the number of the run, and a spare word
     used: jax.Array  # int32: keys of this run
     number: jax.Array  # uint32: of this run; never 0
 
     @classmethod
     def empty(cls, slots: int) -> Direct:
-        return cls(jnp.zeros((slots, 3), jnp.uint32), jnp.int32(0), jnp.uint32(0))
+        return cls(jnp.zeros(4 * slots, jnp.uint32), jnp.int32(0), jnp.uint32(0))
 
     def next_run(self) -> Direct:
         """Return the memory at the start of another run."""
@@ -98,36 +102,40 @@ class Direct(NamedTuple):
     @property
     def is_full(self) -> jax.Array:
         """Whether it is three quarters full: its run has to begin again with a larger one."""
-        return self.used >= self.table.shape[0] * 3 // 4
+        return self.used >= self.table.shape[0] // 4 * 3 // 4
 
     @property
     def stalled(self) -> jax.Array:
         """Never."""
         return jnp.bool_(False)
 
-    def remember(self, key: Callable[[], jax.Array], wanted: jax.Array) -> tuple[jax.Array, Direct]:
+    def remember(self, key: Key, wanted: jax.Array) -> tuple[jax.Array, Direct]:
         """Return whether the key is known, if that is wanted, and the memory with it."""
-        slots = self.table.shape[0]
+        slots = self.table.shape[0] // 4
 
         def look(table):
-            wish = jnp.append(key(), self.number)
+            wish = *key(), self.number
 
-            def other(place):
-                _, found = place
+            def at(place):
+                return tuple(_at(table, place + word) for word in range(3))
+
+            def other(carry):
+                _, found = carry
                 return (found[2] == self.number) & ~((found[0] == wish[0]) & (found[1] == wish[1]))
 
-            def following(place):
-                slot = (place[0] + 1) & (slots - 1)
-                return slot, _row(table, slot)
+            def following(carry):
+                place = (carry[0] + 4) & (4 * slots - 1)
+                return place, at(place)
 
-            home = _home(wish, slots)
-            slot, found = jax.lax.while_loop(other, following, (home, _row(table, home)))
-            known = found[2] == self.number
-            return known, jax.lax.dynamic_update_slice(table, wish[None], (slot, 0), allow_negative_indices=False)
+            home = 4 * _home(wish[1], slots)
+            place, found = jax.lax.while_loop(other, following, (home, at(home)))
+            for word, value in enumerate(wish):
+                table = jax.lax.dynamic_update_index_in_dim(table, value, place + word, 0, allow_negative_indices=False)
+            return found[2] == self.number, table
 
         known, table = jax.lax.cond(wanted, look, lambda table: (jnp.bool_(False), table), self.table)
         return known, Direct(table, self.used + jnp.where(wanted & ~known, 1, 0), self.number)
 
 
-def _row(table: jax.Array, slot: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_index_in_dim(table, slot, keepdims=False, allow_negative_indices=False)
+def _at(table: jax.Array, index: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_index_in_dim(table, index, keepdims=False, allow_negative_indices=False)

@@ -20,9 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprl.dsl.compile import TRACED, has_idle_repeat, instructions_of, nodes_of
+from jaxprl.dsl.compile import CHAIN, TRACED, has_idle_repeat, instructions_of
 from jaxprl.vm import interpreter
-from jaxprl.vm.interpreter import RUNNING, Run, take
+from jaxprl.vm.interpreter import RUNNING, Act, Instruction, Run, take
 from jaxprl.vm.memory import Direct
 from jaxprl.vm.runs import Improvements, Neighbourhoods, Scale
 from jaxprl.worlds import ops
@@ -86,44 +86,63 @@ class _Machine:
     slots: int
 
     def code(self, nodes: jax.Array) -> jax.Array:
-        return instructions_of(nodes, bits=self.bits)
+        """Return the instructions of a program, uint32 [N, 3]."""
+        return instructions_of(nodes, bits=self.bits, longest=CHAIN)[0]
+
+    def traced_code(self, nodes: jax.Array) -> jax.Array:
+        """Return the instructions with their nodes, uint32 [N, 5]: their run tells which nodes it came to."""
+        return jnp.concatenate(instructions_of(nodes, bits=self.bits, longest=CHAIN), axis=1)
 
     def run(self, code: jax.Array, layouts: Layout, layout: jax.Array, memory: Direct) -> Run:
         """Return the run of a program at its end, or where its memory became full (RUNNING)."""
-        run, _ = self._follow(code, layouts, layout, memory, (), lambda run, trace: trace)
-        return run
+        fetch = functools.partial(_fetch, code)
 
-    def traced_run(self, code: jax.Array, layouts: Layout, layout: jax.Array, memory: Direct) -> tuple[Run, jax.Array]:
-        """Return it with the nodes that it came to, bits uint32 [2]."""
-
-        def add(run: Run, trace: jax.Array) -> jax.Array:
-            action, test = nodes_of(run.instruction)
-            return trace | _bits(action, 1) | _bits(test, 1)
-
-        return self._follow(code, layouts, layout, memory, jnp.zeros(2, jnp.uint32), add)
-
-    def _follow(self, code: jax.Array, layouts: Layout, layout: jax.Array, memory: Direct, trace: Any, add: Any):
-        def goes_on(carry):
-            run, _ = carry
+        def goes_on(run: Run) -> jax.Array:
             return (run.end == RUNNING) & ~run.memory.is_full
 
-        def advance(carry):
-            run, trace = carry
-            trace = add(run, trace)
-            always = jnp.bool_(True)
-            return interpreter.step(self.task, fetch, run, running=always, bits=self.bits, skip=_skip), trace
+        def advance(run: Run) -> Run:
+            if self.task.quiet:
+                run = interpreter.glide(self.task, fetch, run, bits=self.bits)
+            each = one_action if self.task.quiet else _all
+            return interpreter.step(self.task, fetch, run, running=jnp.bool_(True), bits=self.bits, each=each)
 
-        fetch = functools.partial(_fetch, code)
-        run = interpreter.start(layouts, layout, code[0], memory.next_run(), words=self.words)
-        return jax.lax.while_loop(goes_on, advance, (run, trace))
-
-
-def _fetch(code: jax.Array, address: jax.Array) -> jax.Array:
-    return take(code, jnp.minimum(address, code.shape[0] - 1))
+        run = interpreter.start(layouts, layout, fetch(jnp.int32(0)), memory.next_run(), words=self.words)
+        return jax.lax.while_loop(goes_on, advance, run)
 
 
-def _skip(wanted, change, operand):
-    return jax.lax.cond(wanted, lambda operand: change(operand, jnp.bool_(True)), lambda operand: operand, operand)
+def _fetch(code: jax.Array, address: jax.Array) -> Instruction:
+    test, targets, chain = (_word(code, address, word) for word in range(3))
+    return Instruction(test, targets, chain, take(code, address)[3:] if code.shape[1] > 3 else ())
+
+
+def _word(code: jax.Array, address: jax.Array, word: int) -> jax.Array:
+    # One by one, since XLA would keep a row of words in memory; unsigned, since that spares the look for negative ones.
+    place = address.astype(jnp.uint32), np.uint32(word)
+    return jax.lax.dynamic_slice(code, place, (1, 1), allow_negative_indices=False)[0, 0]
+
+
+def one_action(act: Act, operand: Any, run: Run, chain: jax.Array) -> tuple[Any, jax.Array]:
+    """Do the next action, if one is left."""
+
+    def following(operand):
+        operand = act(operand, interpreter.next_action(run.chain), jnp.bool_(True))
+        return operand, interpreter.after_action(run.chain, chain)
+
+    return jax.lax.cond(run.chain != 0, following, lambda operand: (operand, run.chain), operand)
+
+
+def _all(act: Act, operand: Any, run: Run, chain: jax.Array) -> tuple[Any, jax.Array]:
+    """Do all actions that are left, up to the end of the run."""
+
+    def goes_on(carry):
+        (*_, end), left = carry
+        return (left != 0) & (end == RUNNING)
+
+    def following(carry):
+        operand, left = carry
+        return act(operand, interpreter.next_action(left), jnp.bool_(True)), interpreter.after_action(left, chain)
+
+    return jax.lax.while_loop(goes_on, following, (operand, run.chain))
 
 
 def _bits(first: jax.Array, count) -> jax.Array:
@@ -236,13 +255,13 @@ def _no_parent(nodes: int, episodes: int) -> _Parent:
 
 def _run_parent(machine: _Machine, nodes: jax.Array, layouts: Layout, weights: jax.Array, memory: Direct):
     """Run a program on every layout and return (what is known of it, memory)."""
-    code = machine.code(nodes)
+    code = machine.traced_code(nodes)
     traceable = (nodes.shape[0] <= TRACED) & ~has_idle_repeat(nodes)
 
     def run_layout(layout, carry):
         parent, memory = carry
-        run, touched = machine.traced_run(code, layouts, layout, memory)
-        touched = jnp.where(traceable, touched, jnp.uint32(0xFFFFFFFF))
+        run = machine.run(code, layouts, layout, memory)
+        touched = jnp.where(traceable, run.visited, jnp.uint32(0xFFFFFFFF))
         parent = parent._replace(
             units=_put(parent.units, run.units, index=layout),
             touched=_put(parent.touched, touched, index=layout),
@@ -265,7 +284,7 @@ def _attempt(machine: _Machine, parent: _Parent, nodes, changed, known, layouts:
     highest = jnp.sum(jnp.where(differs, most, parent.units * weights))
     code = jax.lax.cond(
         known | (highest <= parent.score),
-        lambda: jnp.zeros((nodes.shape[0], 2), jnp.uint32),
+        lambda: jnp.zeros((nodes.shape[0], 3), jnp.uint32),
         lambda: machine.code(nodes),
     )
 

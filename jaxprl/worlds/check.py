@@ -137,6 +137,7 @@ class _ArrayTrial:
 
     def __init__(self, task: Task):
         self.task, self.world, self.uses = task, task.world, _Uses()
+        _expect(not task.quiet or hasattr(task.world, "glide"), "the task is quiet, but its world has no glide(..)")
         self.layouts = {seed: self.layout(seed) for seed in SEEDS}
         first = self.layouts[SEEDS[0]]
         for seed, layout in self.layouts.items():
@@ -187,8 +188,10 @@ class _ArrayTrial:
             _expect(
                 type(key) is tuple and len(key) == 2 and _is(key[0], np.integer), "key(..) does not give (pose, hash)"
             )
-            whole = key[1] is None or (getattr(key[1], "shape", None) == (2,) and key[1].dtype == np.uint32)
-            _expect(whole, f"key(..) gives a hash of {_described(key[1])}; it is uint32 [2] or None")
+            words = jax.tree.leaves(key[1])
+            whole = key[1] is None or (len(words) == 2 and all(_is(word, np.uint32) for word in words))
+            given = ", ".join(map(_described, words)) or "nothing"
+            _expect(whole, f"key(..) gives a hash of {given}; it is two uint32 or None")
         with _calling("reward(world, progress, state, event)"):
             found = jax.eval_shape(lambda *given: self.task.reward(self.world, *given), progress, new_state, event)
             _expect(
@@ -223,12 +226,20 @@ class _ArrayTrial:
         rng, total, path = np.random.default_rng([seed, number]), 0, f"random actions on the layout of seed {seed}"
         for index, code in enumerate(rng.integers(1, len(names) + 1, STEPS).tolist()):
             before = state, progress
+            if self.task.quiet:
+                with _calling(f"{path}, in plain Python: glide"):
+                    glided, quiet = self.world.glide(state, code)
             with _calling(f"{path}, in plain Python: act, reward, perceive or key"):
                 state, event = self.world.act(state, code, False)
                 state, progress, units, ended = self.task.reward(self.world, progress, state, event)
                 sensed = [self.world.perceive(state, code) for code in range(len(self.task.language.perceptions))]
                 key = self.world.key(state)
                 _expect(isinstance(key, Hashable), f"key(..) gives {key!r} in plain Python, which cannot be hashed")
+            if self.task.quiet:
+                same = (
+                    (state, progress, units, ended) == (glided, before[1], 0, False) if quiet else glided == before[0]
+                )
+                _expect(same, f"{path}: {names[code - 1]} does not do what glide(..) says, or the task is not quiet")
             self.uses.acted(names[code - 1], (state, progress) != before or bool(units) or bool(ended))
             for word, value in zip(self.task.language.perception_names, sensed, strict=True):
                 self.uses.seen.setdefault(word, set()).add(bool(value))

@@ -32,8 +32,13 @@ def read(table, index):
     return jax.lax.cond(index >= 0, _entry, lambda table, index: jnp.int32(0), table, jnp.asarray(index, jnp.int32))
 
 
+def peek(table, index):
+    """Return what `read` returns, without its fence: for branches of a conditional, and loops that write nothing."""
+    return table[index] if isinstance(table, bytes | tuple) else _entry(table, jnp.asarray(index, jnp.int32))
+
+
 def _entry(table, index):
-    found = jax.lax.dynamic_index_in_dim(table, index, keepdims=False, allow_negative_indices=False)
+    found = jax.lax.dynamic_index_in_dim(table, index.astype(jnp.uint32), keepdims=False, allow_negative_indices=False)
     return found.astype(jnp.int32)
 
 
@@ -44,7 +49,9 @@ def write(table, index, value):
     if isinstance(table, tuple):
         return (*table[:index], value, *table[index + 1 :])
     new = jnp.asarray(value).astype(table.dtype)
-    return jax.lax.dynamic_update_index_in_dim(table, new, index, 0, allow_negative_indices=False)
+    return jax.lax.dynamic_update_index_in_dim(
+        table, new, jnp.asarray(index).astype(jnp.uint32), 0, allow_negative_indices=False
+    )
 
 
 def pick(constants: np.ndarray, index):
@@ -52,16 +59,21 @@ def pick(constants: np.ndarray, index):
     return int(constants[index]) if isinstance(index, int) else jnp.asarray(constants)[index]
 
 
+NO_CHANGE = np.uint32(0), np.uint32(0)
+"""Hash of a grid at the start."""
+
+
 def updated_hash(grid_hash, cell, change):
-    """Return the hash of a grid, uint32 [2], after a cell's number has changed by `change`; in plain Python None.
+    """Return the hash of a grid, two uint32, after a cell's number has changed by `change`; in plain Python None.
 
     The hash is linear: the sum over cells of two fixed random numbers times the cell's number, modulo 2^32. Grids
     that differ have the same hash with a probability of about 2^-64.
     """
     if grid_hash is None:
         return None
-    salts = jnp.stack([mixed(cell, 0x9E3779B1), mixed(cell, 0x7FEB352D)])
-    return grid_hash + salts * change.astype(jnp.uint32)
+    amount = change.astype(jnp.uint32)
+    low, high = grid_hash
+    return low + mixed(cell, 0x9E3779B1) * amount, high + mixed(cell, 0x7FEB352D) * amount
 
 
 def loop(condition, body, value):

@@ -46,8 +46,8 @@ class World(Protocol):
     on what comes from the state; `ops.where`, `&` and `ops.invert` instead.
 
     A state is a pytree (a NamedTuple, say) of numpy scalars and one-dimensional arrays: bool, uint8, int32 or uint32.
-    Its structure, shapes and dtypes stay the same throughout. A field `hash`, if it has one, is uint32 [2] on arrays
-    and None in plain Python: `ops.updated_hash`.
+    Its structure, shapes and dtypes stay the same throughout. A field `hash`, if it has one, is two uint32 on arrays,
+    `ops.NO_CHANGE` at the start, and None in plain Python: `ops.updated_hash`.
     """
 
     @property
@@ -78,6 +78,11 @@ class World(Protocol):
         """
         ...
 
+    def glide(self, state: Any, action: Any) -> tuple[Any, Any]:
+        """Return the state after an action that only changes a pose, and whether the action (not 0) is such a one;
+        the state as it is for another one. Not needed for a task that is not `quiet`."""
+        ...
+
     def perceive(self, state: Any, perception: Any) -> Any:
         """Return the bool of a perception: 0, 1, .. for the language's perceptions."""
         ...
@@ -85,7 +90,7 @@ class World(Protocol):
     def key(self, state: Any) -> Any:
         """Return what WHILE compares; a state seen twice at one WHILE crashes the run.
 
-        On arrays a pair: a pose, int32 in 0 .. poses - 1, and a hash uint32 [2] of all else, or None where the pose
+        On arrays a pair: a pose, int32 in 0 .. poses - 1, and a hash of all else, two uint32, or None where the pose
         says it all. In plain Python any hashable value, the same for the same states exactly.
         """
         ...
@@ -111,6 +116,9 @@ class Task:
     reward: Callable[[Any, Any, Any, Any], tuple[Any, Any, Any, Any]]
     words: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
     """Map, agent, goal and returns in words, for prompts and listings."""
+    quiet: bool = False
+    """Whether an action that only changes a pose (`World.glide`) brings no reward, ends nothing and leaves state and
+    `progress` as they are. Then runs do not ask the reward about it, which saves most of their time."""
     budget: int = 1_000_000
     """Programs that a search evaluates if nothing else is said."""
 

@@ -57,7 +57,7 @@ class Karel(NamedTuple):
     direction: Any  # int32: 0 N, 1 E, 2 S, 3 W
     opened: Any  # bool: whether gates are open
     cells: Any  # uint8 [(H+2)*(W+2)], or bytes: marker count in the low four bits, WALL, GATE, TARGET, BODY
-    hash: Any  # uint32 [2], or None in plain Python: hash of the change of marker counts since the start
+    hash: Any  # two uint32, or None in plain Python: hash of the change of marker counts since the start
 
 
 class Event(NamedTuple):
@@ -123,7 +123,7 @@ class Geometry:
             direction=np.int32(direction),
             opened=np.bool_(False),
             cells=cells.ravel(),
-            hash=np.zeros(2, np.uint32),
+            hash=ops.NO_CHANGE,
         )
 
     def act(self, state: Karel, action, at_limit) -> tuple[Karel, Event]:
@@ -132,31 +132,45 @@ class Geometry:
         `at_limit`: this is the call that crashes the run; a `move` then turns the robot around even where the way
         is clear (kept from the published system).
         """
-        moving = action == MOVE
-        looked = state.cell + ops.where(moving, self._ahead(state.direction), 0)
+        looked = self._looked(state, action)
         byte = ops.read(state.cells, looked)
+        state, moved, change = self._pose_after(state, action, looked, byte, at_limit)
+        state = self._put(state, looked, byte, change)
+        return state, Event(moved=moved, change=change, count=(byte & COUNT) + change, byte=byte)
+
+    def glide(self, state: Karel, action) -> tuple[Karel, Any]:
+        """Return the state after an action that changes no marker, and whether the action is such a one; another one
+        leaves the pose."""
+        looked = self._looked(state, action)
+        state, _, change = self._pose_after(state, action, looked, ops.peek(state.cells, looked), False)
+        return state, change == 0
+
+    def _looked(self, state: Karel, action):
+        """Return the cell that an action is about: the one ahead for `move`, else the robot's."""
+        return state.cell + ops.where(action == MOVE, self._ahead(state.direction), 0)
+
+    def _pose_after(self, state: Karel, action, looked, byte, at_limit):
+        """Return the state with the pose after an action, whether it moved, and how many markers it puts."""
+        moving = action == MOVE
         moved = moving & self._is_clear(byte, state.opened) & ops.invert(at_limit)
         turn = ops.where(moving & ops.invert(moved), 2, ops.where(action == LEFT, 3, ops.where(action == RIGHT, 1, 0)))
-        wish = ops.where(action == PUT, 1, ops.where(action == PICK, -1, 0))
-        state, change, count = self._add_markers(state, looked, byte, wish)
-        state = state._replace(
-            cell=ops.where(moved, looked, state.cell),
-            direction=(state.direction + turn) & 3,
-        )
-        return state, Event(moved=moved, change=change, count=count, byte=byte)
+        change = _change(byte, action == PUT, action == PICK)
+        cell, direction = ops.where(moved, looked, state.cell), (state.direction + turn) & 3
+        return state._replace(cell=cell, direction=direction), moved, change
 
     def perceive(self, state: Karel, perception):
         """Return the bool that a perception code gives."""
         turn = ops.where(perception == LEFT_CLEAR, 3, ops.where(perception == RIGHT_CLEAR, 1, 0))
         about_markers = perception >= MARKERS
         ahead = self._ahead((state.direction + turn) & 3)
-        byte = ops.read(state.cells, state.cell + ops.where(about_markers, 0, ahead))
+        byte = ops.peek(state.cells, state.cell + ops.where(about_markers, 0, ahead))
         empty = (byte & COUNT) == 0
         return ops.where(about_markers, empty == (perception == NO_MARKERS), self._is_clear(byte, state.opened))
 
     def add_markers(self, state: Karel, cell, wish) -> Karel:
         """Return the state with `wish` (-1, 0 or 1) markers more on a cell, within 0..10."""
-        return self._add_markers(state, cell, ops.read(state.cells, cell), wish)[0]
+        byte = ops.read(state.cells, cell)
+        return self._put(state, cell, byte, _change(byte, wish == 1, wish == -1))
 
     def flag(self, state: Karel, cell, bits, on) -> Karel:
         """Return the state with a cell's WALL or BODY bits set where `on` is 1, cleared where -1, kept where 0."""
@@ -167,7 +181,7 @@ class Geometry:
     def key(self, state: Karel):
         """Return what WHILE compares: row, column, direction and every cell's marker count; walls are no part of it.
 
-        In plain Python the exact value; on arrays (pose int32, hash uint32 [2] of the counts).
+        In plain Python the exact value; on arrays (pose int32, hash of the counts, two uint32).
         """
         if isinstance(state.cells, bytes):
             return state.cell, state.direction, state.cells.translate(_MARKERS_ONLY)
@@ -179,15 +193,17 @@ class Geometry:
         return 4 * (self.height + 2) * self.stride
 
     def _ahead(self, direction):
-        north_or_south = ops.where(direction == 0, -self.stride, self.stride)
-        return ops.where((direction & 1) == 0, north_or_south, 2 - direction)
+        return ops.where((direction & 1) == 0, ops.where(direction == 0, -self.stride, self.stride), 2 - direction)
 
     def _is_clear(self, byte, opened):
         return ((byte & WALL) == 0) & (((byte & GATE) == 0) | opened)
 
-    def _add_markers(self, state: Karel, cell, byte, wish):
-        count = byte & COUNT
-        new = ops.at_most(ops.at_least(count + wish, 0), MAX_MARKERS)
-        change = new - count
+    def _put(self, state: Karel, cell, byte, change):
         cells = ops.write(state.cells, cell, byte + change)
-        return state._replace(cells=cells, hash=ops.updated_hash(state.hash, cell, change)), change, new
+        return state._replace(cells=cells, hash=ops.updated_hash(state.hash, cell, change))
+
+
+def _change(byte, puts, picks):
+    """Return by how much a cell's markers change: there are 0 to 10."""
+    count = byte & COUNT
+    return ops.where(puts & (count < MAX_MARKERS), 1, ops.where(picks & (count > 0), -1, 0))

@@ -30,13 +30,14 @@ def family(
     *,
     geometry: type[Geometry] = Geometry,
     see_through: bool = False,
+    quiet: bool = True,
 ) -> tuple[Task, ...]:
     """Return a task for every id, given without `MiniGrid-`, with its grid's (width, height)."""
 
     def task(name: str, width: int, height: int) -> Task:
         world = geometry(width, height, EXTENDED, see_through)
         sized = {**words, "map": f"{height} rows x {width} columns. {words['map']}"}
-        return Task(name, world, functools.partial(_generate, name, world, read), reward, sized, budget=BUDGET)
+        return Task(name, world, functools.partial(_generate, name, world, read), reward, sized, quiet, BUDGET)
 
     return tuple(task(f"MiniGrid-{name}", *size) for name, size in sizes.items())
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprl.errors import UserError
+from jaxprl.worlds import ops
 from jaxprl.worlds.minigrid.observe import encoded
 from jaxprl.worlds.minigrid.world import (
     CLOSED,
@@ -87,8 +88,8 @@ def make_world(
     grid[1:-1, 1:-1] = 0
     for (column, row), code in cells.items():
         grid[column + 1, row + 1] = code
-    cell, hash_ = np.int32(geometry.cell(x, y)), np.zeros(2, np.uint32)
-    return MiniGrid(cell, np.int32(direction), np.int32(carrying), grid.ravel(), hash_)
+    cell = np.int32(geometry.cell(x, y))
+    return MiniGrid(cell, np.int32(direction), np.int32(carrying), grid.ravel(), ops.NO_CHANGE)
 
 
 def object_code(found: Any, place: Any, depth: int = 1) -> int:

@@ -96,7 +96,7 @@ class MiniGrid(NamedTuple):
     direction: Any  # int32: 0 E, 1 S, 2 W, 3 N
     carrying: Any  # int32: an object, 0 for none
     cells: Any  # int32 [(W+2)*(H+2)], or a tuple: objects, 0 for none
-    hash: Any  # uint32 [2], or None in plain Python: hash of the change of the cells since the start
+    hash: Any  # two uint32, or None in plain Python: hash of the change of the cells since the start
     mission: Any = None  # a Mission, or None where the language cannot ask for it
 
 
@@ -159,20 +159,26 @@ class Geometry:
         ahead = state.cell + self._step(state.direction)
         before = ops.read(state.cells, ahead)
         kind = before & 15
-        goes = (action == FORWARD) & can_enter(before)
+        state, goes = _pose_after(state, action, ahead, before)
         picks = (action == PICKUP) & (state.carrying == 0) & ((kind == KEY) | (kind == BALL) | (kind == BOX))
         drops = (action == DROP) & (state.carrying != 0) & (before == 0)
         toggled = ops.where(action == TOGGLE, _toggled(before, state.carrying), before)
         after = ops.where(picks, 0, ops.where(drops, state.carrying, toggled))
-        turn = ops.where(action == LEFT, 3, ops.where(action == RIGHT, 1, 0))
         new = state._replace(
-            cell=ops.where(goes, ahead, state.cell),
-            direction=(state.direction + turn) & 3,
             carrying=ops.where(picks, before, ops.where(drops, 0, state.carrying)),
             cells=ops.write(state.cells, ahead, after),
             hash=ops.updated_hash(state.hash, ahead, (after & OBJECT) - (before & OBJECT)),
         )
         return new, Event(action, ops.where(goes, kind, 0), state.carrying, before, after, ahead)
+
+    def glide(self, state: MiniGrid, action) -> tuple[MiniGrid, Any]:
+        """Return the state after a turn, or a forward that steps on no object, and whether the action is such a one."""
+        ahead = state.cell + self._step(state.direction)
+        before = ops.peek(state.cells, ahead)
+        new, goes = _pose_after(state, action, ahead, before)
+        steps_on = goes & (before != 0)
+        cell = ops.where(steps_on, state.cell, new.cell)
+        return new._replace(cell=cell), (action <= FORWARD) & ops.invert(steps_on)
 
     def perceive(self, state: MiniGrid, perception):
         """Return the bool that a perception code gives. An empty cell has neither type nor colour."""
@@ -180,7 +186,7 @@ class Geometry:
         if extended:
             turn = ops.where(perception == _LEFT_CLEAR, 3, ops.where(perception == _RIGHT_CLEAR, 1, 0))
             direction = (direction + turn) & 3
-        seen = ops.read(state.cells, state.cell + self._step(direction))
+        seen = ops.peek(state.cells, state.cell + self._step(direction))
         about_type = (perception >= _FIRST_TYPE) & (perception < _FIRST_COLOR)
         kind = ops.pick(_TYPE_CODES, ops.where(about_type, perception - _FIRST_TYPE, 0))
         about_color = (perception >= _FIRST_COLOR) & (perception < _CARRYING)
@@ -204,6 +210,14 @@ class Geometry:
         """Return the change of the cell number of a step: E, S, W, N."""
         along_x = ops.where(direction == 0, self.stride, -self.stride)
         return ops.where((direction & 1) == 0, along_x, 2 - direction)
+
+
+def _pose_after(state: MiniGrid, action, ahead, before) -> tuple[MiniGrid, Any]:
+    """Return the state with the agent's pose after an action, and whether it stepped ahead, onto `before`."""
+    goes = (action == FORWARD) & can_enter(before)
+    turn = ops.where(action == LEFT, 3, ops.where(action == RIGHT, 1, 0))
+    cell, direction = ops.where(goes, ahead, state.cell), (state.direction + turn) & 3
+    return state._replace(cell=cell, direction=direction), goes
 
 
 def kind_and_color(item):

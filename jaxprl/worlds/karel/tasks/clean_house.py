@@ -62,9 +62,9 @@ _WORDS = {
 }
 
 TASKS = (
-    Task("CleanHouse", WORLD, from_seed(generate), reward, {**_WORDS, "returns": DENSE_RETURNS}),
+    Task("CleanHouse", WORLD, from_seed(generate), reward, {**_WORDS, "returns": DENSE_RETURNS}, quiet=True),
     Task(
         "CleanHouseSparse", WORLD, from_seed(generate, sparse=True), sparse_reward,
-        {**_WORDS, "returns": SPARSE_RETURNS},
+        {**_WORDS, "returns": SPARSE_RETURNS}, quiet=True,
     ),
 )  # fmt: skip

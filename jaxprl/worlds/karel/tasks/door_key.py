@@ -66,5 +66,6 @@ TASKS = (
             "returns": "0.5 for picking up the key, 0.5 for putting a marker on the goal marker. A marker put "
             "anywhere else, or picking up the goal marker, ends the episode with -1.",
         },
+        quiet=True,
     ),
 )  # fmt: skip

@@ -60,10 +60,10 @@ _WRONG = "A marker put anywhere else ends the episode with -1."
 TASKS = (
     Task(
         "FourCorners", WORLD, from_seed(generate), reward,
-        {**_WORDS, "returns": f"0.25 for each corner that holds a marker. {_WRONG}"},
+        {**_WORDS, "returns": f"0.25 for each corner that holds a marker. {_WRONG}"}, quiet=True,
     ),
     Task(
         "FourCornersSparse", WORLD, from_seed(generate, units=1), sparse_reward,
-        {**_WORDS, "returns": f"1 when all four corners hold a marker. {_WRONG}"},
+        {**_WORDS, "returns": f"1 when all four corners hold a marker. {_WRONG}"}, quiet=True,
     ),
 )  # fmt: skip

@@ -55,9 +55,9 @@ DENSE_RETURNS = "An equal share of 1 for each marker collected. Putting a marker
 SPARSE_RETURNS = "1 when every marker is collected. More markers than there were at the start end the episode with -1."
 
 TASKS = (
-    Task("Harvester", WORLD, from_seed(generate), reward, {**_WORDS, "returns": DENSE_RETURNS}),
+    Task("Harvester", WORLD, from_seed(generate), reward, {**_WORDS, "returns": DENSE_RETURNS}, quiet=True),
     Task(
         "HarvesterSparse", WORLD, from_seed(generate, sparse=True), sparse_reward,
-        {**_WORDS, "returns": SPARSE_RETURNS},
+        {**_WORDS, "returns": SPARSE_RETURNS}, quiet=True,
     ),
 )  # fmt: skip

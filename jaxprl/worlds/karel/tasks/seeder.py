@@ -41,5 +41,6 @@ TASKS = (
             "returns": "An equal share of 1 for each cell seeded. A second marker on a cell, or picking one up, ends "
             "the episode with -1.",
         },
+        quiet=True,
     ),
 )  # fmt: skip

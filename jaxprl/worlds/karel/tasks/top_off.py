@@ -71,10 +71,10 @@ _WRONG = "Putting a marker elsewhere, or removing one, ends the episode with -1.
 TASKS = (
     Task(
         "TopOff", WORLD, from_seed(generate), reward,
-        {**_WORDS, "returns": f"An equal share of 1 for each marker topped off. {_WRONG}"},
+        {**_WORDS, "returns": f"An equal share of 1 for each marker topped off. {_WRONG}"}, quiet=True,
     ),
     Task(
         "TopOffSparse", WORLD, from_seed(generate, sparse=True), sparse_reward,
-        {**_WORDS, "returns": f"1 when every marker is topped off. {_WRONG}"},
+        {**_WORDS, "returns": f"1 when every marker is topped off. {_WRONG}"}, quiet=True,
     ),
 )  # fmt: skip

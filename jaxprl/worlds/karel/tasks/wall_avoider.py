@@ -47,5 +47,6 @@ TASKS = (
             "returns": "An equal share of 1 for each such cell. A marker on a cell that touches a wall, a second "
             "marker on a cell, or picking one up ends the episode with -1.",
         },
+        quiet=True,
     ),
 )  # fmt: skip

@@ -49,5 +49,5 @@ TASKS = family(
         "returns": "1 on reaching the cell next to that object. Reaching the cell next to the other one ends the "
         "episode with 0. pickup does what toggle does.",
     },
-    geometry=World,
+    geometry=World, quiet=False,
 )  # fmt: skip

@@ -79,7 +79,7 @@ TASKS = (
             "returns": "0.5 for picking up the ball, 0.5 for dropping it next to the box. Picking up the box ends the "
             "episode with -1.",
         },
-        budget=10_000,
+        budget=10_000, quiet=True,
     ),
     *family(
         {"PutNear-6x6-N2-v0": (6, 6), "PutNear-8x8-N3-v0": (8, 8)},

@@ -71,7 +71,7 @@ TASKS = (
             "returns": "0.5 for opening the red door, 0.5 for opening the blue door after it. Opening the blue door "
             "first ends the episode with -1.",
         },
-        budget=10_000,
+        budget=10_000, quiet=True,
     ),
     *family(
         {"RedBlueDoors-6x6-v0": (12, 6), "RedBlueDoors-8x8-v0": (16, 8)},
