@@ -19,7 +19,6 @@ test that follows comes along. That more than halves the steps of a run.
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -83,14 +82,16 @@ def counter_words(nodes: np.ndarray, bits: int) -> int:
 def instructions(nodes: jax.Array, *, bits: int = COUNT_BITS) -> jax.Array:
     """Return the instructions uint32 [P, N, 3] of programs int32 [P, N], counters having `bits` bits each; every action
     is one of its own."""
-    return jax.vmap(lambda row: instructions_of(row, bits=bits, longest=1)[0])(nodes)
+    most = jnp.max(encode.length(nodes))
+    return jax.vmap(lambda row: instructions_of(row, most, bits=bits, longest=1)[0])(nodes)
 
 
-def instructions_of(nodes: jax.Array, *, bits: int, longest: int) -> tuple[jax.Array, jax.Array]:
+def instructions_of(nodes: jax.Array, count: jax.Array, *, bits: int, longest: int) -> tuple[jax.Array, jax.Array]:
     """Return the instructions of one program int32 [N], and the nodes of each.
 
     Args:
       nodes: the program.
+      count: how many nodes it has at most, int32; the time that this takes depends on it.
       bits: of a counter.
       longest: chain of actions, 1 to `CHAIN`; with 1, no REPEAT is part of another instruction.
 
@@ -100,14 +101,14 @@ def instructions_of(nodes: jax.Array, *, bits: int, longest: int) -> tuple[jax.A
     n = nodes.shape[0]
     index = jnp.arange(n, dtype=jnp.int32)
     kind, value = encode.kinds(nodes), encode.values(nodes)
-    end, parent = encode.tree(nodes)
+    end, parent = encode.tree(nodes, count)
     entry = _entries(kind)
-    idle = (kind == REPEAT) & ~_calls(kind, value, end)
+    idle = (kind == REPEAT) & ~_calls(kind, value, end, count)
     repeats = jnp.where(idle, 0, jnp.clip(jnp.roll(value, -1), 0, _MOST - 1))
 
     # What a node inherits: the address to go on at (`yes`; for conditions: if it holds), the address if a condition
     # does not hold (`no`), which of the two edges records (0, 1 or 2), the WHILE it belongs to, the REPEATs around.
-    def inherit(inherited, i):
+    def inherit(i, inherited):
         above = parent[i]
         yes, no, edge, loop, depth = inherited[above]
         over, first, behind = kind[above], i == above + 1, entry[end[i]]
@@ -134,10 +135,10 @@ def instructions_of(nodes: jax.Array, *, bits: int, longest: int) -> tuple[jax.A
             edge,
         )
         row = [new_yes, new_no, new_edge, jnp.where(condition, above, loop), depth + jnp.where(over == REPEAT, 1, 0)]
-        return write(inherited, jnp.stack(row).astype(jnp.int32), i), None
+        return write(inherited, jnp.stack(row).astype(jnp.int32), i)
 
     inherited = jnp.full((n, 5), jnp.array([HALT, 0, 0, 0, 0], jnp.int32))
-    inherited, _ = jax.lax.scan(inherit, inherited, index[1:])
+    inherited = jax.lax.fori_loop(jnp.int32(1), count, inherit, inherited)
     yes, no, edge, loop, depth = inherited.T
 
     # Tests, at the index of their node. The edge that records is always the one taken when the test holds.
@@ -156,55 +157,45 @@ def instructions_of(nodes: jax.Array, *, bits: int, longest: int) -> tuple[jax.A
     fails = jnp.select([kind == CONSTANT, (kind == PERCEPTION) & ~negate], [truth, no], yes)
     address = holds | fails << 10
 
-    chains = _Chains(kind == ACTION, jnp.where(kind == ACTION, value + 1, 0), index, _marks(index))
-    if longest > 1:
-        chains = _joined(chains, yes, longest)
-        chains = _with_repeats(chains, yes, kind == REPEAT, repeats, entry[jnp.minimum(index + 2, n - 1)])
-    behind = yes[chains.last]
+    (chain, size, last), marks = _chains(kind, value, repeats, entry, yes, count, longest=longest)
+    starts, behind = size > 0, yes[last]
     follows = jnp.minimum(behind, n - 1)
-    takes = chains.starts & (behind != HALT) & ~chains.starts[follows]
-    word0 = jnp.where(takes, test[follows], jnp.where(chains.starts, NEVER << 4, test))
-    word1 = jnp.where(takes, address[follows], jnp.where(chains.starts, behind << 10, address))
-    marks = chains.marks | jnp.where(takes[:, None], _marks(follows), 0)
-    words = jnp.stack([word0, word1, chains.actions], axis=-1).astype(jnp.uint32)
+    takes = starts & (behind != HALT) & ~starts[follows]
+    word0 = jnp.where(takes, test[follows], jnp.where(starts, NEVER << 4, test))
+    word1 = jnp.where(takes, address[follows], jnp.where(starts, behind << 10, address))
+    marks = marks | jnp.where(takes[:, None], _marks(follows), 0)
+    words = jnp.stack([word0, word1, chain], axis=-1).astype(jnp.uint32)
     start = index[:, None] == 0  # a run starts at address 0
     return jnp.where(start, words[entry[0]], words), jnp.where(start, marks[entry[0]], marks)
 
 
-class _Chains(NamedTuple):
-    """The actions that begin at each node."""
+def _chains(kind, value, repeats, entry, yes, count, *, longest: int) -> tuple[jax.Array, jax.Array]:
+    """Return the chain of actions that starts at each node, int32 [3, N]: as in an instruction, how many they are (0 for
+    none), and the node behind which they are done; and their nodes, bits uint32 [N, 2].
 
-    starts: jax.Array  # bool [N]: whether there is one
-    actions: jax.Array  # int32 [N]: as in an instruction
-    last: jax.Array  # int32 [N]: node after which they are done
-    marks: jax.Array  # uint32 [N, 2]: their nodes, bits
+    A REPEAT of nothing but a chain is one itself, which no other goes on with.
+    """
+    n = len(kind)
+    index = jnp.arange(n, dtype=jnp.int32)
+    alone = jnp.stack([jnp.where(kind == ACTION, value + 1, 0), jnp.where(kind == ACTION, 1, 0), index], axis=1)
 
+    def extend(done, carry):  # going backwards finds the rest of a chain done
+        chains, marks = carry
+        i = count - 1 - done
+        rest, body = jnp.minimum(yes[i], n - 1), jnp.minimum(entry[jnp.minimum(i + 2, n - 1)], n - 1)
+        actions, size, last = chains[rest]
+        joins = (kind[i] == ACTION) & (yes[i] != HALT) & (size > 0) & (size < longest)
+        longer = jnp.stack([chains[i, 0] | actions << 4, size + 1, last])
+        whole = (kind[body] == ACTION) & (yes[chains[body, 2]] == i) & (repeats[i] <= _MOST_ROUNDS)
+        repeated = (kind[i] == REPEAT) & whole & (longest > 1)
+        rounds = jnp.where(repeats[i] > 0, chains[body, 0] | (repeats[i] - 1) << ROUNDS, 0)
+        again = jnp.stack([rounds, jnp.int32(longest), i])
+        others = jnp.where(joins, marks[rest], jnp.where(repeated & (repeats[i] > 0), marks[body], 0))
+        row = jnp.where(joins, longer, jnp.where(repeated, again, chains[i]))
+        return write(chains, row, i), write(marks, marks[i] | others, i)
 
-def _joined(chains: _Chains, yes: jax.Array, longest: int) -> _Chains:
-    """Return the chains of actions that follow one another: every round joins two of them to one."""
-    starts, actions, last, marks = chains
-    count = jnp.where(starts, 1, 0)
-    for _ in range((longest - 1).bit_length()):
-        behind = jnp.minimum(yes[last], len(yes) - 1)
-        joins = starts & (yes[last] != HALT) & starts[behind] & (count + count[behind] <= longest)
-        actions = actions | jnp.where(joins, actions[behind] << 4 * count, 0)
-        marks = marks | jnp.where(joins[:, None], marks[behind], 0)
-        last, count = jnp.where(joins, last[behind], last), jnp.where(joins, count + count[behind], count)
-    return _Chains(starts, actions, last, marks)
-
-
-def _with_repeats(chains: _Chains, yes: jax.Array, is_repeat: jax.Array, counts: jax.Array, entries: jax.Array):
-    """Return the chains with each REPEAT that has one of them and nothing else in it, gone through `counts` times."""
-    index = jnp.arange(len(yes), dtype=jnp.int32)
-    body = jnp.minimum(entries, len(yes) - 1)
-    straight = is_repeat & chains.starts[body] & (yes[chains.last[body]] == index) & (counts <= _MOST_ROUNDS)
-    rounds = jnp.where(counts > 0, chains.actions[body] | (counts - 1) << ROUNDS, 0)
-    return _Chains(
-        chains.starts | straight,
-        jnp.where(straight, rounds, chains.actions),
-        jnp.where(straight, index, chains.last),
-        chains.marks | jnp.where((straight & (counts > 0))[:, None], chains.marks[body], 0),
-    )
+    chains, marks = jax.lax.fori_loop(jnp.int32(0), count, extend, (alone, _marks(index)))
+    return chains.T, marks
 
 
 def _marks(nodes: jax.Array) -> jax.Array:
@@ -217,8 +208,9 @@ def has_idle_repeat(nodes: jax.Array) -> jax.Array:
     """Return whether a REPEAT of a program, int32 [N], is left out because its body can make no call; what becomes of
     it depends on nodes that no run comes to."""
     kind, value = encode.kinds(nodes), encode.values(nodes)
-    end, _ = encode.tree(nodes)
-    return jnp.any((kind == REPEAT) & ~_calls(kind, value, end) & (jnp.roll(value, -1) > 0))
+    count = encode.length(nodes)
+    end, _ = encode.tree(nodes, count)
+    return jnp.any((kind == REPEAT) & ~_calls(kind, value, end, count) & (jnp.roll(value, -1) > 0))
 
 
 def _entries(kind: jax.Array) -> jax.Array:
@@ -228,7 +220,7 @@ def _entries(kind: jax.Array) -> jax.Array:
     return jax.lax.cummin(jnp.where(starts, index, HALT), reverse=True)
 
 
-def _calls(kind: jax.Array, value: jax.Array, end: jax.Array) -> jax.Array:
+def _calls(kind: jax.Array, value: jax.Array, end: jax.Array, count: jax.Array) -> jax.Array:
     """Return for every node whether it can make a call or crash, bool [N]: an idle REPEAT is not run, however often it
     says. A WHILE on True crashes if its body does nothing.
 
@@ -236,7 +228,8 @@ def _calls(kind: jax.Array, value: jax.Array, end: jax.Array) -> jax.Array:
     """
     n = kind.shape[0]
 
-    def close(calls, i):
+    def close(done, calls):
+        i = count - 1 - done
         first = jnp.minimum(i + 1, n - 1)
         second = jnp.minimum(end[first], n - 1)
         third = jnp.minimum(end[second], n - 1)
@@ -247,6 +240,6 @@ def _calls(kind: jax.Array, value: jax.Array, end: jax.Array) -> jax.Array:
         endless = (over == WHILE) & constant & holds
         below = calls[first] | ((over != NOT) & (body | otherwise)) | endless
         leaf = jnp.asarray(encode.ARITY)[over] == 0
-        return write(calls, jnp.where(leaf, (over == ACTION) | (over == PERCEPTION), below), i), None
+        return write(calls, jnp.where(leaf, (over == ACTION) | (over == PERCEPTION), below), i)
 
-    return jax.lax.scan(close, jnp.zeros(n, bool), jnp.arange(n, dtype=jnp.int32), reverse=True)[0]
+    return jax.lax.fori_loop(jnp.int32(0), count, close, jnp.zeros(n, bool))

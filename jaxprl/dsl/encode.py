@@ -125,25 +125,31 @@ def values(nodes: jax.Array) -> jax.Array:
     return nodes >> KIND_BITS
 
 
-def tree(nodes: jax.Array) -> tuple[jax.Array, jax.Array]:
+def length(nodes: jax.Array) -> jax.Array:
+    """Return how many nodes a program, int32 [.., N], has, int32 [..]."""
+    return jnp.sum(kinds(nodes) != PAD, axis=-1, dtype=jnp.int32)
+
+
+def tree(nodes: jax.Array, count: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
     """Return for every node of one program, int32 [N], where its subtree ends (exclusive) and its parent; the parent
-    of the Program node and of padding is 0."""
+    of the Program node and of padding is 0. The program has `count` nodes at most: behind them, none is looked at."""
     n = nodes.shape[0]
     children = jnp.asarray(ARITY)[kinds(nodes)]
+    most = jnp.int32(n) if count is None else count
 
-    def close(carry, i):  # children come after their parent, so going backwards finds them done
+    def close(done, carry):  # children come after their parent, so going backwards finds them done
         end, parent = carry
+        i = most - 1 - done
         first, many = i + 1, children[i]
         second = jnp.where(many > 0, end[first], first)
         third = jnp.where(many > 1, end[second], second)
         last = jnp.where(many > 2, end[third], third)
         for child, exists in ((first, many > 0), (second, many > 1), (third, many > 2)):
             parent = write(parent, i, jnp.where(exists, child, n))
-        return (write(end, last, i), parent), None
+        return write(end, last, i), parent
 
     beyond = jnp.arange(1, n + 2, dtype=jnp.int32)
-    index = jnp.arange(n, dtype=jnp.int32)
-    (end, parent), _ = jax.lax.scan(close, (beyond, jnp.zeros_like(beyond)), index, reverse=True)
+    end, parent = jax.lax.fori_loop(jnp.int32(0), most, close, (beyond, jnp.zeros_like(beyond)))
     return end[:n], parent[:n]
 
 

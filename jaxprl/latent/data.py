@@ -126,7 +126,7 @@ def execute(task: Task, programs: jax.Array, states: Any, which: jax.Array, *, r
 
     def run_program(memory: Direct, inputs):
         nodes, layouts_of = inputs
-        code, marks = instructions_of(nodes, bits=COUNT_BITS, longest=1)
+        code, marks = instructions_of(nodes, encode.length(nodes), bits=COUNT_BITS, longest=1)
 
         def run_one(carry, layout):
             done, memory = carry

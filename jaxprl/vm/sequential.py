@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprl.dsl import encode
 from jaxprl.dsl.compile import CHAIN, TRACED, has_idle_repeat, instructions_of
 from jaxprl.vm import interpreter
 from jaxprl.vm.interpreter import RUNNING, Act, Instruction, Run, take
@@ -87,11 +88,12 @@ class _Machine:
 
     def code(self, nodes: jax.Array) -> jax.Array:
         """Return the instructions of a program, uint32 [N, 3]."""
-        return instructions_of(nodes, bits=self.bits, longest=CHAIN)[0]
+        return instructions_of(nodes, encode.length(nodes), bits=self.bits, longest=CHAIN)[0]
 
     def traced_code(self, nodes: jax.Array) -> jax.Array:
         """Return the instructions with their nodes, uint32 [N, 5]: their run tells which nodes it came to."""
-        return jnp.concatenate(instructions_of(nodes, bits=self.bits, longest=CHAIN), axis=1)
+        parts = instructions_of(nodes, encode.length(nodes), bits=self.bits, longest=CHAIN)
+        return jnp.concatenate(parts, axis=1)
 
     def run(self, code: jax.Array, layouts: Layout, layout: jax.Array, memory: Direct) -> Run:
         """Return the run of a program at its end, or where its memory became full (RUNNING)."""
