@@ -170,8 +170,8 @@ def instructions_of(nodes: jax.Array, count: jax.Array, *, bits: int, longest: i
 
 
 def _chains(kind, value, repeats, entry, yes, count, *, longest: int) -> tuple[jax.Array, jax.Array]:
-    """Return the chain of actions that starts at each node, int32 [3, N]: as in an instruction, how many they are (0 for
-    none), and the node behind which they are done; and their nodes, bits uint32 [N, 2].
+    """Return the chain of actions that starts at each node, int32 [3, N]: as in an instruction, how many they are (none
+    is 0), and the node behind which they are done; and their nodes, bits uint32 [N, 2].
 
     A REPEAT of nothing but a chain is one itself, which no other goes on with.
     """

@@ -24,7 +24,6 @@ from jaxprl.dsl.sample import random_programs
 from jaxprl.vm import interpreter
 from jaxprl.vm.interpreter import RUNNING, Instruction, Run, take
 from jaxprl.vm.memory import Direct
-from jaxprl.vm.sequential import one_action
 from jaxprl.worlds import ops
 from jaxprl.worlds.karel.world import WALL, Geometry, Karel
 from jaxprl.worlds.task import Layout, Task
@@ -117,8 +116,9 @@ def execute(task: Task, programs: jax.Array, states: Any, which: jax.Array, *, r
                 jax.lax.dynamic_update_index_in_dim(table, jnp.where(logged, new, take(table, place)), place, 0)
                 for table, new in zip(log, row, strict=True)
             )
-            step = interpreter.step(task, fetch, run, running=jnp.bool_(True), bits=COUNT_BITS, each=one_action)
-            return step, log, taken + 1
+            always = jnp.bool_(True)
+            run = jax.lax.cond(acts, lambda run: interpreter.act(task, run, run.chain, always), lambda run: run, run)
+            return interpreter.test(task, fetch, run, running=always, bits=COUNT_BITS), log, taken + 1
 
         run, log, _ = jax.lax.while_loop(goes_on, advance, (run, empty, jnp.int32(0)))
         ended = run.end != RUNNING

@@ -1,8 +1,8 @@
-"""One step of a run: the meaning of programs as array code.
+"""A run, action by action and test by test: the meaning of programs as array code.
 
-A step does actions of an instruction and their rewards, and after the last one its test. It is written on the scalars
-of one run. `lanes.py` steps thousands of runs together, `sequential.py` takes one run after the other; both use this
-text. `host.py` says the same in plain Python, one call after the other.
+An instruction is a chain of actions, then a test. `act` does the next action with its reward, `test` the test, which
+leads to the next instruction. Both are written on the scalars of one run: `lanes.py` takes thousands of runs together,
+`sequential.py` one run after the other. `host.py` says the same in plain Python, one call after the other.
 
 - A call is one action or one perception. `calls` counts them; `not`, `and`, `or`, REPEAT and constants cost nothing.
 - Action: changes the state, then the task gives (units, terminated). Termination ends the run (T).
@@ -15,7 +15,7 @@ text. `host.py` says the same in plain Python, one call after the other.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,18 +63,6 @@ Fetch = Callable[[jax.Array], Instruction]
 """Gives the instruction at an address."""
 
 
-Act = Callable[[Any, jax.Array, jax.Array], Any]
-"""`act(operand, action, acts)` does an action where `acts` holds: it takes and returns (state, progress, calls, units,
-end)."""
-
-
-class Each(Protocol):
-    """`each(act, operand, run, chain)` does one or more of the actions that are left to a run, in an instruction whose
-    actions are `chain`, and returns (operand, what is left)."""
-
-    def __call__(self, act: Act, operand: Any, run: Run, chain: jax.Array) -> tuple[Any, jax.Array]: ...
-
-
 def start(layouts: Layout, layout: jax.Array, first: Instruction, memory: Any, *, words: int) -> Run:
     """Return a run at the beginning of its program, on one of the layouts."""
     state, progress = jax.tree.map(lambda leaf: take(leaf, layout), (layouts.state, layouts.progress))
@@ -87,8 +75,35 @@ def take(table: jax.Array, index: jax.Array) -> jax.Array:
     return jax.lax.dynamic_index_in_dim(table, index, keepdims=False, allow_negative_indices=False)
 
 
-def step(task: Task, fetch: Fetch, run: Run, *, running, bits: int, each: Each) -> Run:
-    """Return a run after its next step.
+def act(task: Task, run: Run, chain: jax.Array, acts: jax.Array) -> Run:
+    """Return a run after the next action of its instruction, whose actions are `chain`; the same run where `acts` does
+    not hold. Where it does, an action is left."""
+    world, state, progress = task.world, run.state, run.progress
+    action = jnp.where(acts, next_action(run.chain), 0)
+    calls = run.calls + jnp.where(acts, 1, 0)
+    at_limit = acts & (calls == world.call_limit)
+    new_state, event = world.act(state, action, at_limit)
+    new_state, new_progress, reward, terminated = task.reward(world, progress, new_state, event)
+    new_progress = jax.tree.map(
+        lambda new, old: old if new is old else jnp.where(acts, new, old), new_progress, progress
+    )
+    new_state, new_progress = jax.tree.map(
+        lambda new, old: jnp.asarray(new).astype(old.dtype), (new_state, new_progress), (state, progress)
+    )
+    terminated = acts & terminated
+    crashed = at_limit & ~terminated if world.terminated_hides_crash else at_limit
+    return run._replace(
+        state=new_state,
+        progress=new_progress,
+        chain=jnp.where(acts, after_action(run.chain, chain), run.chain),
+        calls=calls,
+        units=run.units + jnp.where(acts, reward, 0),
+        end=run.end | jnp.where(terminated, TERMINATED, 0) | jnp.where(crashed, CRASHED, 0),
+    )
+
+
+def test(task: Task, fetch: Fetch, run: Run, *, running: jax.Array, bits: int) -> Run:
+    """Return a run after the test of its instruction, at the next one; the same run if actions are left, or at its end.
 
     Args:
       task: the task.
@@ -96,108 +111,69 @@ def step(task: Task, fetch: Fetch, run: Run, *, running, bits: int, each: Each) 
       run: the run.
       running: whether it does anything at all.
       bits: of a REPEAT counter.
-      each: how many actions are done at once.
     """
-    world, limit = task.world, task.world.call_limit
-    now = fetch(run.address)
-    stalled = run.memory.stalled
-    acts = running & ~stalled
-    acting = run._replace(chain=jnp.where(acts, run.chain, jnp.uint32(0)))
-
-    def act(operand, action, acts):
-        state, progress, calls, units, end = operand
-        calls = calls + jnp.where(acts, 1, 0)
-        at_limit = acts & (calls == limit)
-        new_state, event = world.act(state, action, at_limit)
-        new_state, new_progress, reward, terminated = task.reward(world, progress, new_state, event)
-        new_progress = jax.tree.map(
-            lambda new, old: old if new is old else jnp.where(acts, new, old), new_progress, progress
-        )
-        new_state, new_progress = jax.tree.map(
-            lambda new, old: jnp.asarray(new).astype(old.dtype), (new_state, new_progress), (state, progress)
-        )
-        terminated = acts & terminated
-        crashed = at_limit & ~terminated if world.terminated_hides_crash else at_limit
-        end = end | jnp.where(terminated, TERMINATED, 0) | jnp.where(crashed, CRASHED, 0)
-        return new_state, new_progress, calls, units + jnp.where(acts, reward, 0), end
-
-    operand = (run.state, run.progress, run.calls, run.units, run.end)
-    (state, progress, calls, units, end), chain = each(act, operand, acting, now.chain)
-    chain = jnp.where(acts, chain, run.chain)
-
-    # The conditional is a fence, as in `ops.read`.
-    tests = running & (end == RUNNING) & (chain == 0)
-    test = jnp.where(tests, _test_of(now), NEVER)
-    sensed = jax.lax.cond(test == PERCEIVE, lambda: _sensed(world, state, now), lambda: jnp.bool_(False))
-    goes_on, counters = _repeat(run.counters, now, test == REPEATS, bits=bits)
-    holds = ((test == PERCEIVE) & (stalled | sensed)) | goes_on | (test == ALWAYS)
-    perceives = jnp.where((test == PERCEIVE) & ~stalled, 1, 0)
-    calls = calls + perceives
-    end = end | jnp.where((perceives == 1) & (calls == limit), CRASHED, 0)
-
-    remembers = holds & _remembers(now) & (end == RUNNING)
-    known, memory = run.memory.remember(lambda: key_of(world, state, _loop(now)), remembers)
+    world, now, stalled = task.world, fetch(run.address), run.memory.stalled
+    tests = running & (run.end == RUNNING) & (run.chain == 0)
+    kind = jnp.where(tests, _kind(now), NEVER)
+    # A conditional, since its result is kept: what is fused into several places is computed in each.
+    sensed = jax.lax.cond(kind == PERCEIVE, lambda: _sensed(world, run.state, now), lambda: jnp.bool_(False))
+    found = _decided(run, now, kind, stalled | sensed, bits=bits)
+    perceives = (kind == PERCEIVE) & ~stalled
+    calls = run.calls + jnp.where(perceives, 1, 0)
+    end = run.end | jnp.where(perceives & (calls == world.call_limit), CRASHED, 0)
+    remembers = found.remembers & (end == RUNNING)
+    known, memory = run.memory.remember(lambda: key_of(world, run.state, _loop(now)), remembers)
     end = end | jnp.where(known, CRASHED, 0)
-    address = _target(now, holds)
     moves_on = tests & ~memory.stalled
-    end = end | jnp.where((end == RUNNING) & moves_on & (address == HALT), FINISHED, 0)
-    address = jnp.where(moves_on, address, run.address)
+    end = end | jnp.where((end == RUNNING) & moves_on & (found.target == HALT), FINISHED, 0)
+    address = jnp.where(moves_on, found.target, run.address)
     return run._replace(
-        state=state,
-        progress=progress,
         address=address,
-        chain=jnp.where(moves_on, fetch(address).chain, chain),
+        chain=jnp.where(moves_on, fetch(address).chain, run.chain),
         calls=calls,
-        perceptions=run.perceptions + perceives,
-        units=units,
+        perceptions=run.perceptions + jnp.where(perceives, 1, 0),
         end=end,
-        counters=counters,
+        counters=found.counters,
         memory=memory,
-        visited=_with_nodes(run.visited, now),
+        visited=jax.tree.map(jnp.bitwise_or, run.visited, now.nodes),
     )
 
 
 def glide(task: Task, fetch: Fetch, run: Run, *, bits: int) -> Run:
-    """Return a run after those of its next steps that change no more of the world than a pose; the task is `quiet`.
+    """Return a run of a `quiet` task after those of its next actions and tests that change no more than its pose.
 
-    Nothing is written in them that they read, so XLA keeps a run in few registers. The run stops before an action that
-    does more, before a WHILE remembers, before the call that crashes it and before its end: `step` goes on from there.
+    Little is carried along and nothing is written: that is several times as fast as `act` and `test`. They go on from
+    where it stops: before an action that does more, a WHILE that remembers, the call that crashes the run, or its end.
     """
     world, limit = task.world, task.world.call_limit
 
-    def goes_on(carry):
+    def goes_on(carry: tuple[Run, jax.Array]) -> jax.Array:
         return carry[1]
 
-    def advance(carry):
-        run, _ = carry
-        now = fetch(run.address)
-        state, chain, calls = _glide_along(world, run, now.chain)
-        test = _test_of(now)
-        repeats, counters = _repeat(run.counters, now, test == REPEATS, bits=bits)
-        perceives = test == PERCEIVE
-        holds = (perceives & _sensed(world, state, now)) | repeats | (test == ALWAYS)
-        target = _target(now, holds)
-        remembers = holds & _remembers(now)
-        moves_on = (chain == 0) & (calls + 1 < limit) & ~remembers & (target != HALT)
-        address = jnp.where(moves_on, target, run.address)
-        perceptions = jnp.where(moves_on & perceives, 1, 0)
+    def advance(carry: tuple[Run, jax.Array]) -> tuple[Run, jax.Array]:
+        now = fetch(carry[0].address)
+        run = _glided(world, carry[0], now.chain)
+        kind = _kind(now)
+        found = _decided(run, now, kind, _sensed(world, run.state, now), bits=bits)
+        moves_on = (run.chain == 0) & (run.calls + 1 < limit) & ~found.remembers & (found.target != HALT)
+        address = jnp.where(moves_on, found.target, run.address)
+        perceptions = jnp.where(moves_on & (kind == PERCEIVE), 1, 0)
         run = run._replace(
-            state=state,
             address=address,
-            chain=jnp.where(moves_on, fetch(address).chain, chain),
-            calls=calls + perceptions,
+            chain=jnp.where(moves_on, fetch(address).chain, run.chain),
+            calls=run.calls + perceptions,
             perceptions=run.perceptions + perceptions,
-            counters=jnp.where(moves_on, counters, run.counters),
-            visited=_with_nodes(run.visited, now),
+            counters=jnp.where(moves_on, found.counters, run.counters),
+            visited=jax.tree.map(jnp.bitwise_or, run.visited, now.nodes),
         )
         return run, moves_on
 
     return jax.lax.while_loop(goes_on, advance, (run, run.end == RUNNING))[0]
 
 
-def _glide_along(world: Any, run: Run, chain: jax.Array):
-    """Return state, actions left and calls of a run before the first action of its chain that changes more than its
-    pose."""
+def _glided(world: Any, run: Run, chain: jax.Array) -> Run:
+    """Return a run after those of the next actions of its instruction that only change its pose, but for the call that
+    crashes it."""
 
     def goes_on(carry):
         _, left, calls, quiet = carry
@@ -205,10 +181,33 @@ def _glide_along(world: Any, run: Run, chain: jax.Array):
 
     def advance(carry):
         state, left, calls, _ = carry
-        new_state, quiet = world.glide(state, next_action(left))
-        return new_state, jnp.where(quiet, after_action(left, chain), left), calls + jnp.where(quiet, 1, 0), quiet
+        state, quiet = world.glide(state, next_action(left))
+        return state, jnp.where(quiet, after_action(left, chain), left), calls + jnp.where(quiet, 1, 0), quiet
 
-    return jax.lax.while_loop(goes_on, advance, (run.state, run.chain, run.calls, jnp.bool_(True)))[:3]
+    start = run.state, run.chain, run.calls, jnp.bool_(True)
+    state, left, calls, _ = jax.lax.while_loop(goes_on, advance, start)
+    return run._replace(state=state, chain=left, calls=calls)
+
+
+class _Decision(NamedTuple):
+    """What a test comes to."""
+
+    remembers: jax.Array  # bool: whether a WHILE compares and remembers the state
+    target: jax.Array  # int32: where the run goes on
+    counters: jax.Array  # uint32 [words]
+
+
+def _decided(run: Run, now: Instruction, kind: jax.Array, sensed: jax.Array, *, bits: int) -> _Decision:
+    """Return what the test of an instruction comes to, int32 kind, if its perception gives `sensed`, bool."""
+    repeats, counters = _repeat(run.counters, now, kind == REPEATS, bits=bits)
+    holds = ((kind == PERCEIVE) & sensed) | repeats | (kind == ALWAYS)
+    remembers = holds & ((now.test & 4096) != 0) & (kind != REPEATS)
+    target = jnp.where(holds, now.targets & 1023, (now.targets >> 10) & 1023).astype(jnp.int32)
+    return _Decision(remembers, target, counters)
+
+
+def _kind(instruction: Instruction) -> jax.Array:
+    return ((instruction.test >> 4) & 3).astype(jnp.int32)
 
 
 def next_action(left: jax.Array) -> jax.Array:
@@ -224,34 +223,15 @@ def after_action(left: jax.Array, chain: jax.Array) -> jax.Array:
     return jnp.where(again, (chain & actions) | (rounds - 1) << ROUNDS, following | rounds << ROUNDS)
 
 
-def _test_of(instruction: Instruction) -> jax.Array:
-    return ((instruction.test >> 4) & 3).astype(jnp.int32)
-
-
 def _sensed(world: Any, state: Any, instruction: Instruction) -> jax.Array:
     """Return whether a perception test holds."""
     perception = ((instruction.test >> 6) & 31).astype(jnp.int32)
     return world.perceive(state, perception) ^ ((instruction.test & 2048) != 0)
 
 
-def _remembers(instruction: Instruction) -> jax.Array:
-    """Return whether a WHILE remembers the state if the test holds."""
-    return ((instruction.test & 4096) != 0) & (_test_of(instruction) != REPEATS)
-
-
 def _loop(instruction: Instruction) -> jax.Array:
     """Return the number of the WHILE node that remembers, int32."""
     return ((instruction.test >> 13) & 511).astype(jnp.int32)
-
-
-def _target(instruction: Instruction, holds: jax.Array) -> jax.Array:
-    """Return the address at which a run goes on, int32."""
-    targets = instruction.targets
-    return jnp.where(holds, targets & 1023, (targets >> 10) & 1023).astype(jnp.int32)
-
-
-def _with_nodes(visited: Any, instruction: Instruction) -> Any:
-    return jax.tree.map(jnp.bitwise_or, visited, instruction.nodes)
 
 
 def _repeat(

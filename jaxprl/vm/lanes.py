@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxprl.dsl.compile import instructions
 from jaxprl.vm import interpreter
-from jaxprl.vm.interpreter import DROPPED, FINISHED, RUNNING, Act, Instruction, Run
+from jaxprl.vm.interpreter import DROPPED, FINISHED, RUNNING, Instruction, Run
 from jaxprl.vm.memory import Lockstep
 from jaxprl.vm.runs import Improvements, Neighbourhoods, Runs, Scale
 from jaxprl.worlds.task import Layout, Task
@@ -183,7 +183,8 @@ def _advance(
     def step(run: Run, program: jax.Array) -> Run:
         running = (run.end == RUNNING) & ~run.memory.is_full
         fetch = functools.partial(_fetch, code, program)
-        return interpreter.step(task, fetch, run, running=running, bits=bits, each=_one)
+        run = interpreter.act(task, run, run.chain, running & (run.chain != 0))  # the only action of its instruction
+        return interpreter.test(task, fetch, run, running=running, bits=bits)
 
     run = jax.lax.fori_loop(0, steps, lambda _, run: jax.vmap(step)(run, lanes.program), lanes.run)
     rows = jnp.stack([run.units, run.calls, run.actions, run.end], axis=-1)
@@ -198,11 +199,6 @@ def _advance(
 def _fetch(code: jax.Array, program: jax.Array, address: jax.Array) -> Instruction:
     words = code[program, jnp.minimum(address, code.shape[1] - 1)]
     return Instruction(words[0], words[1], words[2])
-
-
-def _one(act: Act, operand: Any, run: Run, chain: jax.Array) -> tuple[Any, jax.Array]:
-    """Do the only action of an instruction, if it has one."""
-    return act(operand, interpreter.next_action(run.chain), run.chain != 0), jnp.uint32(0)
 
 
 def _settled(wanted: _Wanted, results: jax.Array) -> jax.Array:

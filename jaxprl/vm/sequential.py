@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ import numpy as np
 from jaxprl.dsl import encode
 from jaxprl.dsl.compile import CHAIN, TRACED, has_idle_repeat, instructions_of
 from jaxprl.vm import interpreter
-from jaxprl.vm.interpreter import RUNNING, Act, Instruction, Run, take
+from jaxprl.vm.interpreter import RUNNING, Instruction, Run, take
 from jaxprl.vm.memory import Direct
 from jaxprl.vm.runs import Improvements, Neighbourhoods, Scale
 from jaxprl.worlds import ops
@@ -102,14 +102,25 @@ class _Machine:
         def goes_on(run: Run) -> jax.Array:
             return (run.end == RUNNING) & ~run.memory.is_full
 
-        def advance(run: Run) -> Run:
-            if self.task.quiet:
-                run = interpreter.glide(self.task, fetch, run, bits=self.bits)
-            each = one_action if self.task.quiet else _all
-            return interpreter.step(self.task, fetch, run, running=jnp.bool_(True), bits=self.bits, each=each)
+        def act(run: Run) -> Run:
+            return interpreter.act(self.task, run, fetch(run.address).chain, jnp.bool_(True))
+
+        def test(run: Run) -> Run:
+            return interpreter.test(self.task, fetch, run, running=jnp.bool_(True), bits=self.bits)
+
+        def act_and_test(run: Run) -> Run:
+            return test(jax.lax.while_loop(_acts, act, run))
+
+        def glide_act_and_test(run: Run) -> Run:
+            run = interpreter.glide(self.task, fetch, run, bits=self.bits)
+            return test(jax.lax.cond(_acts(run), act, lambda run: run, run))
 
         run = interpreter.start(layouts, layout, fetch(jnp.int32(0)), memory.next_run(), words=self.words)
-        return jax.lax.while_loop(goes_on, advance, run)
+        return jax.lax.while_loop(goes_on, glide_act_and_test if self.task.quiet else act_and_test, run)
+
+
+def _acts(run: Run) -> jax.Array:
+    return (run.chain != 0) & (run.end == RUNNING)
 
 
 def _fetch(code: jax.Array, address: jax.Array) -> Instruction:
@@ -121,30 +132,6 @@ def _word(code: jax.Array, address: jax.Array, word: int) -> jax.Array:
     # One by one, since XLA would keep a row of words in memory; unsigned, since that spares the look for negative ones.
     place = address.astype(jnp.uint32), np.uint32(word)
     return jax.lax.dynamic_slice(code, place, (1, 1), allow_negative_indices=False)[0, 0]
-
-
-def one_action(act: Act, operand: Any, run: Run, chain: jax.Array) -> tuple[Any, jax.Array]:
-    """Do the next action, if one is left."""
-
-    def following(operand):
-        operand = act(operand, interpreter.next_action(run.chain), jnp.bool_(True))
-        return operand, interpreter.after_action(run.chain, chain)
-
-    return jax.lax.cond(run.chain != 0, following, lambda operand: (operand, run.chain), operand)
-
-
-def _all(act: Act, operand: Any, run: Run, chain: jax.Array) -> tuple[Any, jax.Array]:
-    """Do all actions that are left, up to the end of the run."""
-
-    def goes_on(carry):
-        (*_, end), left = carry
-        return (left != 0) & (end == RUNNING)
-
-    def following(carry):
-        operand, left = carry
-        return act(operand, interpreter.next_action(left), jnp.bool_(True)), interpreter.after_action(left, chain)
-
-    return jax.lax.while_loop(goes_on, following, (operand, run.chain))
 
 
 def _bits(first: jax.Array, count) -> jax.Array:
