@@ -53,6 +53,8 @@ DATA = Path(__file__).parent.parent / "tests" / "data"
 LAYOUTS = range(32)
 LONG = 200
 """Calls a run, at least, of a neighbour of a good program."""
+NATIVE = "native (numba), one core, good neighbours"
+ONE_CORE = "evaluate, good neighbours, one core"
 SLOW_REPEATS = 3
 NATIVE_TASKS = ("DoorKey", "CleanHouse")
 
@@ -115,17 +117,24 @@ class Benchmark:
         self.good = np.resize(encode.encode_all(parsed, task.language, encode.WIDTH), self.random.shape)
 
 
-def timed(job: Callable[[], Any], repeats: int) -> tuple[float, list[float], Any]:
-    """Return the seconds of the first run, of the later ones, and the last result."""
-    started = time.perf_counter()
-    result = job()
-    first = time.perf_counter() - started
-    seconds = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        result = job()
-        seconds.append(time.perf_counter() - started)
-    return first, seconds, result
+Timing = tuple[float, list[float], Any]
+"""Seconds of a job's first run, of its later ones, and the last result."""
+
+
+def timed(job: Callable[[], Any], repeats: int) -> Timing:
+    return in_turn([job], repeats)[0]
+
+
+def in_turn(jobs: Sequence[Callable[[], Any]], repeats: int) -> list[Timing]:
+    """Time jobs that are compared with each other: one after the other, again and again, so that what else the machine
+    does meets all of them."""
+    rounds: list[list[tuple[float, Any]]] = [[] for _ in jobs]
+    for _ in range(1 + repeats):
+        for job, times in zip(jobs, rounds, strict=True):
+            started = time.perf_counter()
+            result = job()
+            times.append((time.perf_counter() - started, result))
+    return [(times[0][0], [seconds for seconds, _ in times[1:]], times[-1][1]) for times in rounds]
 
 
 def row(name: str, unit: str, amount: int, first: float, seconds: list[float], *, calls: int = 0, **more: Any) -> Row:
@@ -143,13 +152,11 @@ def evaluation(bench: Benchmark) -> list[Row]:
     rows = [plain_python(bench)]
     if bench.task.language.name == "minigrid":
         rows.insert(0, plain_python(bench, observed=True))
-    if importlib.util.find_spec("numba") and bench.task.name in NATIVE_TASKS:
-        rows.append(native(bench))
     return [
         *rows,
+        *one_core(bench),
         batched("golden", bench, golden),
         batched("good neighbours", bench, bench.good),
-        batched("good neighbours, one thread", bench, bench.good, workers=1),
         batched("random", bench, bench.random),
     ]
 
@@ -179,24 +186,27 @@ def plain_python(bench: Benchmark, *, observed: bool = False) -> Row:
     return row(f"{name}, golden / 4", "programs", len(programs), first, seconds, calls=calls)
 
 
-def native(bench: Benchmark) -> Row:
-    """The native scalar interpreter, one core."""
-    from native import run_programs
+def one_core(bench: Benchmark) -> list[Row]:
+    """The native scalar interpreter, where it knows the task, and `evaluate`, each on one core."""
+    jobs = {ONE_CORE: every_return(bench, bench.good, workers=1)}
+    if importlib.util.find_spec("numba") and bench.task.name in NATIVE_TASKS:
+        from native import run_programs
 
-    code, layouts = np.asarray(instructions(jnp.asarray(bench.good))), bench.task.layouts(LAYOUTS)
-    first, seconds, found = timed(lambda: run_programs(bench.task.name, code, layouts), bench.options.repeats)
-    calls = int(found[..., 1].sum())
-    return row("native (numba), one core, good neighbours", "programs", len(code), first, seconds, calls=calls)
+        code, layouts = np.asarray(instructions(jnp.asarray(bench.good))), bench.task.layouts(LAYOUTS)
+        jobs = {NATIVE: lambda: int(run_programs(bench.task.name, code, layouts)[..., 1].sum()), **jobs}
+    timings = zip(jobs, in_turn(list(jobs.values()), bench.options.repeats), strict=True)
+    size = len(bench.good)
+    return [row(name, "programs", size, first, seconds, calls=calls) for name, (first, seconds, calls) in timings]
 
 
 def batched(name: str, bench: Benchmark, *calls: np.ndarray, **options: Any) -> Row:
     """Every return of the programs of one call or several."""
-
-    def job() -> int:
-        return sum(int(evaluate(bench.task, nodes, bench.layouts, **options).calls.sum()) for nodes in calls)
-
-    first, seconds, steps = timed(job, bench.options.repeats)
+    first, seconds, steps = timed(every_return(bench, *calls, **options), bench.options.repeats)
     return row(f"evaluate, {name}", "programs", sum(map(len, calls)), first, seconds, calls=steps, **options)
+
+
+def every_return(bench: Benchmark, *calls: np.ndarray, **options: Any) -> Callable[[], int]:
+    return lambda: sum(int(evaluate(bench.task, nodes, bench.layouts, **options).calls.sum()) for nodes in calls)
 
 
 def searches(bench: Benchmark) -> list[Row]:
@@ -294,9 +304,9 @@ def ratios(rows: list[Row]) -> dict[str, float]:
     plain = next((each for each in rows if each["name"].startswith("plain Python")), None)
     if golden and plain:
         found["golden programs/s over plain Python"] = golden["per second"] / plain["per second"]
-    one, numba = named.get("evaluate, good neighbours, one thread"), rate.get("native (numba)")
+    one, numba = named.get(ONE_CORE), named.get(NATIVE)
     if one and numba:
-        found["time per call over native"] = numba / one["per second"]
+        found["time per call over native"] = numba["per second"] / one["per second"]
     if "ours" in rate:
         found["steps/s over minigrid"] = rate["ours"] / rate["minigrid itself"]
     return found
