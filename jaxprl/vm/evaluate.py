@@ -30,6 +30,8 @@ BLOCK = 512
 """Programs of one batch, at most."""
 SHARES = 4
 """Batches for every thread, at least: they take different times."""
+SMALL = 16
+"""Programs that run in the time that it takes to hand out a batch: no more batches than threads are smaller."""
 
 
 def evaluate(
@@ -67,7 +69,7 @@ def evaluate(
     nothing = Scale(np.zeros(episodes, np.int64), 1)  # no return is compared, so their units need not go together
     batches = _batches(task, programs, layouts, nothing, engine, slots)
     workers = workers or _workers()
-    least = 1 if workers == 1 else SHARES * workers
+    least = 1 if workers == 1 else min(SHARES * workers, max(workers, count // SMALL))
     parts = max(-(-count // max(1, min(block, MOST_LANES // episodes))), min(least, count))
     found = np.zeros((count, episodes, 4), np.int32)
     jobs = [functools.partial(batches.run_programs, programs[part::parts]) for part in range(parts)]
@@ -171,8 +173,13 @@ def _widened(question: Neighbourhoods, width: int) -> Neighbourhoods:
 def _in_threads(jobs: Sequence[Callable[[], Any]], workers: int) -> list[Any]:
     if workers == 1:
         return [job() for job in jobs]
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(lambda job: job(), jobs))
+    return list(_pool(workers).map(lambda job: job(), jobs))
+
+
+@functools.cache
+def _pool(workers: int) -> concurrent.futures.ThreadPoolExecutor:
+    # Kept, since beginning threads takes as long as running some dozens of programs.
+    return concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="evaluate")
 
 
 def _workers() -> int:
