@@ -359,6 +359,14 @@ MISTAKES = {
         "Task = functools.partial(Task, quiet=True)\nregister(Task(",
         "does not do what glide(..) says, or the task is not quiet",
     ),
+    "glide on arrays": (
+        "register(Task(",
+        "def glide(self, state, action):\n"
+        "    return (self.act(state, action, False)[0] if action == 1 else state), action == 1\n"
+        "Corridor.glide, Task = glide, functools.partial(Task, quiet=True)\nregister(Task(",
+        "glide(state, action) asks for the value of an array",
+    ),
+    "quiet": ("reward))", "reward, quiet=1))", "quiet is 1; it is True or False"),
     "plain only": (
         "return state.place == 0",
         "return (state.place == 0) if type(state.place) is not int else [][0]",

@@ -22,7 +22,7 @@ from random_worlds import Limited, SevenLimited, capped_task
 
 from jaxprl import loops
 from jaxprl.dsl import encode, sample
-from jaxprl.dsl.ast import Program
+from jaxprl.dsl.ast import Action, Program
 from jaxprl.dsl.compile import CHAIN, counter_bits, counter_words, has_idle_repeat
 from jaxprl.dsl.text import parse
 from jaxprl.errors import UserError
@@ -693,3 +693,15 @@ def test_compiled_loops_are_whole(name):
 def test_compiled_loops_of_all_worlds_are_whole(name):
     for text in compiled(registry.make(name)).values():
         check_loops(text)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_programs_that_no_instruction_can_address(engine):
+    task = registry.make("DoorKey")
+    largest = Program((Action("turnLeft"),) * 255)
+    assert np.count_nonzero(encode.encode(largest, task.language)) == 510
+    layouts = task.layouts(range(2))
+    assert (evaluate(task, [largest], layouts, engine=engine).calls == 255).all()
+    larger = Program((Action("turnLeft"),) * 257)
+    with pytest.raises(UserError, match="has 514 nodes, more than the 512"):
+        evaluate(task, [larger], layouts, engine=engine)

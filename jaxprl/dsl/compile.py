@@ -12,8 +12,8 @@ reached. An instruction is three uint32 words. It does a chain of actions, if it
              the first
 
 `record` marks an edge into a WHILE's body: there the state is remembered and compared. `and`, `or` and `not` are
-only edges. Actions that follow one another can be one instruction, and so can a REPEAT with nothing else in it; the
-test that follows comes along. That more than halves the steps of a run.
+only edges. Where it is asked for (`sequential.py`), actions that follow one another are one instruction, and so is a
+REPEAT with nothing else in it. The test that follows comes along. That more than halves the steps of a run.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ from jaxprl.dsl.encode import (
 
 NEVER, PERCEIVE, REPEATS, ALWAYS = range(4)
 """Tests: none (the second address is next), a perception, a REPEAT's counter, a constant True."""
+MOST_NODES = 512
+"""Nodes of the largest program: a WHILE's number has nine bits."""
 HALT = 1023
 """Address behind the program."""
 CHAIN = 6

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprl.dsl import ast, encode
-from jaxprl.dsl.compile import counter_bits, counter_words
-from jaxprl.errors import unknown
+from jaxprl.dsl.compile import MOST_NODES, counter_bits, counter_words
+from jaxprl.errors import UserError, unknown
 from jaxprl.loops import has_whole_loops
 from jaxprl.vm import host, lanes, sequential
 from jaxprl.vm.lanes import MOST_LANES
@@ -31,7 +31,7 @@ BLOCK = 512
 SHARES = 4
 """Batches for every thread, at least: they take different times."""
 SMALL = 16
-"""Programs that run in the time that it takes to hand out a batch: no more batches than threads are smaller."""
+"""Programs of a batch, at least, if there are more batches than threads: so many run while a batch is handed out."""
 
 
 def evaluate(
@@ -142,6 +142,9 @@ def _batches(
     engine = engine or ("sequential" if has_whole_loops() else "lanes")
     if engine not in ENGINES:
         raise unknown("engine", engine, ENGINES)
+    if programs[..., MOST_NODES:].any():
+        size = int(np.count_nonzero(programs, axis=-1).max())
+        raise UserError(f"a program has {size:,} nodes, more than the {MOST_NODES} that instructions can address")
     bits = counter_bits(programs)
     options = {"bits": bits, "words": counter_words(programs, bits)} | ({"slots": slots} if slots else {})
     return ENGINES[engine](task, jax.tree.map(jnp.asarray, layouts), scale, **options)
@@ -180,6 +183,10 @@ def _in_threads(jobs: Sequence[Callable[[], Any]], workers: int) -> list[Any]:
 def _pool(workers: int) -> concurrent.futures.ThreadPoolExecutor:
     # Kept, since beginning threads takes as long as running some dozens of programs.
     return concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="evaluate")
+
+
+if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def _workers() -> int:

@@ -180,8 +180,9 @@ def _glided(world: Any, run: Run, chain: jax.Array) -> Run:
         return (left != 0) & quiet & (calls + 1 < world.call_limit)
 
     def advance(carry):
-        state, left, calls, _ = carry
-        state, quiet = world.glide(state, next_action(left))
+        old, left, calls, _ = carry
+        state, quiet = world.glide(old, next_action(left))
+        state = jax.tree.map(lambda new, old: jnp.asarray(new).astype(old.dtype), state, old)
         return state, jnp.where(quiet, after_action(left, chain), left), calls + jnp.where(quiet, 1, 0), quiet
 
     start = run.state, run.chain, run.calls, jnp.bool_(True)

@@ -2,7 +2,7 @@
 
 A task whose world is array code is traced once, without being compiled, for the structure of what its rules return.
 Then random actions run on a few layouts, in plain Python and, of an array task, in one jitted step too: both have to
-agree, no return may exceed 1, and words that never did anything are noted.
+agree, no return may exceed 1, a quiet task has to be one, and words that never did anything are noted.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ def _check_values(task: Task | HostTask) -> None:
         type(task.budget) is int and 1 <= task.budget < 2**30, f"budget {task.budget!r}; it goes from 1 to {2**30 - 1}"
     )
     if isinstance(task, Task):
+        _expect(type(task.quiet) is bool, f"quiet is {task.quiet!r}; it is True or False")
         with _calling("hash(world)"):
             hash(task)
         limit, poses = task.world.call_limit, task.world.poses
@@ -180,6 +181,12 @@ class _ArrayTrial:
             _expect(type(pair) is tuple and len(pair) == 2, "act(..) does not give a pair: state, event")
             new_state, event = pair
             _same_form("the state from act(..)", new_state, "the one before", state)
+        if self.task.quiet:
+            with _calling("glide(state, action)"):
+                glided = jax.eval_shape(self.world.glide, state, number)
+                pair = type(glided) is tuple and len(glided) == 2
+                _expect(pair and _is(glided[1], np.bool_), "glide(..) does not give a pair: state, a bool")
+                _same_form("the state from glide(..)", glided[0], "the one before", state)
         with _calling("perceive(state, perception)"):
             sensed = jax.eval_shape(self.world.perceive, state, number)
             _expect(_is(sensed, np.bool_), f"perceive(..) gives {_described(sensed)}, not a bool")
@@ -206,11 +213,12 @@ class _ArrayTrial:
 
     def steps_of(self, state: Any, progress: Any, action: Any) -> Any:
         """Return all that an action and every perception after it give."""
+        quiet = self.world.glide(state, action)[1] if self.task.quiet else jnp.bool_(False)
         state, event = self.world.act(state, action, jnp.bool_(False))
         state, progress, units, terminated = self.task.reward(self.world, progress, state, event)
         codes = jnp.arange(len(self.task.language.perceptions), dtype=jnp.int32)
         sensed = jax.lax.map(lambda code: self.world.perceive(state, code), codes)
-        return state, progress, units, terminated, sensed, self.world.key(state)[0]
+        return state, progress, units, terminated, sensed, quiet, self.world.key(state)[0]
 
     def notes(self) -> list[str]:
         for seed in SEEDS:
@@ -226,6 +234,7 @@ class _ArrayTrial:
         rng, total, path = np.random.default_rng([seed, number]), 0, f"random actions on the layout of seed {seed}"
         for index, code in enumerate(rng.integers(1, len(names) + 1, STEPS).tolist()):
             before = state, progress
+            quiet = False
             if self.task.quiet:
                 with _calling(f"{path}, in plain Python: glide"):
                     glided, quiet = self.world.glide(state, code)
@@ -253,7 +262,7 @@ class _ArrayTrial:
                     arrays = self.step(*arrays[:2], jnp.int32(code))
                 self.compare(
                     f"{path}: after {index + 1} of them, {names[code - 1]} the last,",
-                    (state, progress, units, ended, tuple(sensed)), arrays,
+                    (state, progress, units, ended, tuple(sensed), quiet), arrays,
                 )  # fmt: skip
             if ended:
                 return
@@ -265,8 +274,8 @@ class _ArrayTrial:
             0 <= int(pose) < self.world.poses, f"{where} the pose of key(..) is {pose}, not below {self.world.poses}"
         )
         state, progress, _ = plain(Layout(found[0], found[1], np.int32(0)))
-        rest = (found[2].item(), found[3].item(), tuple(found[4].tolist()))
-        parts = "the state", "the progress", "units", "terminated", "perceptions"
+        rest = (found[2].item(), found[3].item(), tuple(found[4].tolist()), found[5].item())
+        parts = "the state", "the progress", "units", "terminated", "perceptions", "what glide(..) says"
         for part, one, other in zip(parts, ours, (state, progress, *rest), strict=True):
             _expect(
                 one == other, f"{where} {part} differs: {_short(one)} in plain Python and {_short(other)} on arrays"

@@ -80,7 +80,8 @@ class World(Protocol):
 
     def glide(self, state: Any, action: Any) -> tuple[Any, Any]:
         """Return the state after an action that only changes a pose, and whether the action (not 0) is such a one;
-        the state as it is for another one. Not needed for a task that is not `quiet`."""
+        the state as it is for another one. It is what `act` gives, who overrides one overrides both. Only a `quiet`
+        task needs it."""
         ...
 
     def perceive(self, state: Any, perception: Any) -> Any:
@@ -116,11 +117,11 @@ class Task:
     reward: Callable[[Any, Any, Any, Any], tuple[Any, Any, Any, Any]]
     words: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
     """Map, agent, goal and returns in words, for prompts and listings."""
+    budget: int = 1_000_000
+    """Programs that a search evaluates if nothing else is said."""
     quiet: bool = False
     """Whether an action that only changes a pose (`World.glide`) brings no reward, ends nothing and leaves state and
     `progress` as they are. Then runs do not ask the reward about it, which saves most of their time."""
-    budget: int = 1_000_000
-    """Programs that a search evaluates if nothing else is said."""
 
     @property
     def language(self) -> Language:

@@ -32,12 +32,15 @@ def family(
     see_through: bool = False,
     quiet: bool = True,
 ) -> tuple[Task, ...]:
-    """Return a task for every id, given without `MiniGrid-`, with its grid's (width, height)."""
+    """Return a task for every id, given without `MiniGrid-`, with its grid's (width, height). It is `quiet` unless said
+    otherwise: turns and steps onto empty cells bring nothing."""
 
     def task(name: str, width: int, height: int) -> Task:
         world = geometry(width, height, EXTENDED, see_through)
         sized = {**words, "map": f"{height} rows x {width} columns. {words['map']}"}
-        return Task(name, world, functools.partial(_generate, name, world, read), reward, sized, quiet, BUDGET)
+        return Task(
+            name, world, functools.partial(_generate, name, world, read), reward, sized, budget=BUDGET, quiet=quiet
+        )
 
     return tuple(task(f"MiniGrid-{name}", *size) for name, size in sizes.items())
 
