@@ -177,7 +177,7 @@ def ran(monkeypatch):
 
 def test_leaving_runs_out_changes_no_search(ran):
     task = farama("LavaGap")
-    layouts = task.layouts(range(8))
+    layouts = task.layouts(range(4))
     found = search(task, layouts, lambda question: first_better(task, Neighbourhoods(*question), layouts))
     few = len(ran)
     assert found == search(task, layouts, functools.partial(questions.answered, task, layouts))
