@@ -1,17 +1,17 @@
-"""How fast it is, beside yardsticks measured in the same run.
+"""Measure how fast jaxprl is, beside yardsticks that are measured in the same run.
 
     python experiments/benchmark.py                                # DoorKey, a table
     python experiments/benchmark.py --task LavaGap --json          # one JSON object
     python experiments/benchmark.py --sections scaling --plot scaling.png
 
 - evaluate: every return of the golden programs (those of the tests), of the long-running neighbours of good programs
-  among them, and of random programs; nothing left out. Yardsticks: the plain-Python interpreter (MiniGrid: over the
-  real `minigrid` environments) and, where numba is there, a native scalar interpreter on one core (`native.py`).
-- search: hill climbing, everything included, in programs that count.
+  among them, and of random programs; no run is left out. Yardsticks: the plain-Python interpreter (MiniGrid: over the
+  real `minigrid` environments) and, where numba is installed, a native scalar interpreter on one core (`native.py`).
+- search: hill climbing, everything included, in programs that count as evaluated.
 - world (MiniGrid): random actions in thousands of copies of the world, and in `minigrid` itself.
-- scaling: cost per program against the number of runs, and of threads.
+- scaling: cost per program against the number of runs in a call, and against the number of threads.
 
-Every figure is the median of several repetitions with the quartiles beside it; compilation is timed apart.
+Every figure is the median of several repetitions, with the quartiles beside it; compilation is timed separately.
 """
 
 from __future__ import annotations
@@ -31,28 +31,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprl.arguments import run_main
-from jaxprl.dsl import encode, sample, text
-from jaxprl.dsl.compile import instructions
-from jaxprl.errors import UserError, unknown
-from jaxprl.experiment import NEIGHBOURHOOD
-from jaxprl.loops import prefer_whole_loops
+import jaxprl
+from jaxprl.cli.common import run_main
+from jaxprl.dsl import encode, sample
+from jaxprl.errors import unknown
 from jaxprl.runs.record import environment
 from jaxprl.search.driver import drive
 from jaxprl.search.hill_climbing import hill_climbing
+from jaxprl.search.program_space import mutations, random_starts
+from jaxprl.search.protocol import Improvements, Neighbourhoods, search_keys
 from jaxprl.search.schedule import Constant
-from jaxprl.search.types import UNKNOWN, Answer, Question, search_keys
-from jaxprl.starts import mutations, random_starts
-from jaxprl.vm import host
+from jaxprl.vm import plain
+from jaxprl.vm.compile import instructions
 from jaxprl.vm.evaluate import evaluate, first_better
-from jaxprl.vm.runs import Neighbourhoods, Scale
-from jaxprl.worlds import registry
-from jaxprl.worlds.task import HostTask, Layout, Task
+from jaxprl.vm.outcomes import Scale, unpack
+from jaxprl.worlds.plain import WorldEnvironment
+from jaxprl.worlds.task import FARAMA
 
 DATA = Path(__file__).parent.parent / "tests" / "data"
 LAYOUTS = range(32)
 LONG = 200
-"""Calls a run, at least, of a neighbour of a good program."""
+"""Calls per run of a long-running program, at least."""
+NEIGHBOURHOOD = jaxprl.methods()["hc"].options().k
+"""Neighbours that hill climbing looks at before it starts again."""
 NATIVE = "native (numba), one core, good neighbours"
 ONE_CORE = "evaluate, good neighbours, one core"
 SLOW_REPEATS = 3
@@ -63,7 +64,7 @@ Row = dict[str, Any]
 
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
-    prefer_whole_loops()
+    jaxprl.prefer_whole_loops()
     bench = Benchmark(options)
     for section in options.sections:
         if section not in SECTIONS:
@@ -92,33 +93,33 @@ def parser() -> argparse.ArgumentParser:
 
 
 class Benchmark:
-    """What the sections share: the task, its layouts, sets of programs."""
+    """What the sections share: the task, its layouts and sets of programs."""
 
     def __init__(self, options: argparse.Namespace):
         self.options = options
-        task = registry.make(options.task)
+        task = jaxprl.make(options.task)
         none = f"{task.name} has no golden programs; take a Karel task, LavaGap, PutNear or RedBlueDoor"
-        if isinstance(task, HostTask) or task.language.name not in ("karel", "minigrid"):
-            raise UserError(none)
-        self.task: Task = task
-        self.layouts: Layout = jax.tree.map(jnp.asarray, task.layouts(LAYOUTS))
+        if isinstance(task, jaxprl.PythonTask) or task.language.name not in ("karel", "minigrid"):
+            raise jaxprl.UserError(none)
+        self.task: jaxprl.Task = task
+        self.layouts: jaxprl.Layout = jax.tree.map(jnp.asarray, task.layouts(LAYOUTS))
         file = DATA / f"returns_{task.language.name}.json.gz"
         if not file.exists():
-            raise UserError(f"{file} is missing: run the benchmark from a checkout of the repository")
+            raise jaxprl.UserError(f"{file} is missing: run the benchmark from a checkout of the repository")
         tasks = json.loads(gzip.decompress(file.read_bytes()))["tasks"]
         if task.name not in tasks:
-            raise UserError(none)
+            raise jaxprl.UserError(none)
         golden = tasks[task.name]["programs"]
         good = [row for row in golden if row["kind"] == "neighbour" and np.mean(row["num_calls"]) >= LONG]
-        self.golden = [text.parse(row["program"], task.language) for row in golden]
+        self.golden = [jaxprl.parse(row["program"], task) for row in golden]
         keys = jax.random.split(jax.random.key(0), options.programs)
         self.random = np.asarray(sample.random_programs(task.language, keys))
-        parsed = [text.parse(row["program"], task.language) for row in good] or self.golden
+        parsed = [jaxprl.parse(row["program"], task) for row in good] or self.golden
         self.good = np.resize(encode.encode_all(parsed, task.language, encode.WIDTH), self.random.shape)
 
 
 Timing = tuple[float, list[float], Any]
-"""Seconds of a job's first run, of its later ones, and the last result."""
+"""Seconds of a job's first run, seconds of its later runs, and the last result."""
 
 
 def timed(job: Callable[[], Any], repeats: int) -> Timing:
@@ -126,8 +127,7 @@ def timed(job: Callable[[], Any], repeats: int) -> Timing:
 
 
 def in_turn(jobs: Sequence[Callable[[], Any]], repeats: int) -> list[Timing]:
-    """Time jobs that are compared with each other: one after the other, again and again, so that what else the machine
-    does meets all of them."""
+    """Time jobs that are compared with each other. They take turns, so that other load on the machine meets all."""
     rounds: list[list[tuple[float, Any]]] = [[] for _ in jobs]
     for _ in range(1 + repeats):
         for job, times in zip(jobs, rounds, strict=True):
@@ -147,7 +147,7 @@ def row(name: str, unit: str, amount: int, first: float, seconds: list[float], *
 
 
 def evaluation(bench: Benchmark) -> list[Row]:
-    """Every return of several sets of programs, and the yardsticks."""
+    """Evaluate several sets of programs completely, and the yardsticks."""
     golden = encode.encode_all(bench.golden, bench.task.language)
     rows = [plain_python(bench)]
     if bench.task.language.name == "minigrid":
@@ -162,45 +162,48 @@ def evaluation(bench: Benchmark) -> list[Row]:
 
 
 def plain_python(bench: Benchmark, *, observed: bool = False) -> Row:
-    """The plain-Python interpreter on every fourth golden program; a MiniGrid task: over the real environments, with
-    the observations that the package makes at every step or (faster) without."""
+    """Run every fourth golden program in the plain-Python interpreter.
+
+    A MiniGrid task runs in the real environments; `observed` says whether these also make an observation at every step,
+    as they do by themselves, which is slower.
+    """
     task, programs = bench.task, bench.golden[::4]
     if task.language.name == "minigrid":
-        real = registry.make(f"{registry.FARAMA}{task.name}")
-        assert isinstance(real, HostTask)
-        make: Callable[[int], Any] = real.environment
+        real = jaxprl.make(f"{FARAMA}{task.name}")
+        assert isinstance(real, jaxprl.PythonTask)
+        start: Callable[[int], Any] = real.environment
         if observed:
-            make(0).env.unwrapped.__dict__.pop("gen_obs")  # the package's own again, in the one environment of the task
+            start(0).env.unwrapped.__dict__.pop("gen_obs")  # the package's own, in the one environment of the task
     else:
-        starts = [task.layout(seed) for seed in LAYOUTS]
-        make = lambda seed: host.WorldEnvironment(task, starts[seed])  # noqa: E731
+        layouts = [task.layout(seed) for seed in LAYOUTS]
+        start = lambda seed: WorldEnvironment(task, layouts[seed])  # noqa: E731
 
     def job() -> int:
-        return sum(host.run(program, make(seed)).calls for program in programs for seed in LAYOUTS)
+        return sum(plain.run(program, start(seed)).calls for program in programs for seed in LAYOUTS)
 
     first, seconds, calls = timed(job, 1 if observed else min(SLOW_REPEATS, bench.options.repeats))
     if observed:
-        make(0).env.unwrapped.gen_obs = dict
+        start(0).env.unwrapped.gen_obs = dict
     name = "plain Python over minigrid" if task.language.name == "minigrid" else "plain Python"
     name = f"{name} as it is" if observed else name
     return row(f"{name}, golden / 4", "programs", len(programs), first, seconds, calls=calls)
 
 
 def one_core(bench: Benchmark) -> list[Row]:
-    """The native scalar interpreter, where it knows the task, and `evaluate`, each on one core."""
+    """Run the native scalar interpreter, if it knows the task, and `evaluate`, each on one core."""
     jobs = {ONE_CORE: every_return(bench, bench.good, workers=1)}
     if importlib.util.find_spec("numba") and bench.task.name in NATIVE_TASKS:
         from native import run_programs
 
         code, layouts = np.asarray(instructions(jnp.asarray(bench.good))), bench.task.layouts(LAYOUTS)
-        jobs = {NATIVE: lambda: int(run_programs(bench.task.name, code, layouts)[..., 1].sum()), **jobs}
+        jobs = {NATIVE: lambda: int(unpack(run_programs(bench.task.name, code, layouts)).calls.sum()), **jobs}
     timings = zip(jobs, in_turn(list(jobs.values()), bench.options.repeats), strict=True)
     size = len(bench.good)
     return [row(name, "programs", size, first, seconds, calls=calls) for name, (first, seconds, calls) in timings]
 
 
 def batched(name: str, bench: Benchmark, *calls: np.ndarray, **options: Any) -> Row:
-    """Every return of the programs of one call or several."""
+    """Evaluate programs completely, in one call or several."""
     first, seconds, steps = timed(every_return(bench, *calls, **options), bench.options.repeats)
     return row(f"evaluate, {name}", "programs", sum(map(len, calls)), first, seconds, calls=steps, **options)
 
@@ -210,7 +213,7 @@ def every_return(bench: Benchmark, *calls: np.ndarray, **options: Any) -> Callab
 
 
 def searches(bench: Benchmark) -> list[Row]:
-    """Hill climbing from random programs; `evaluating` is the share of the time in `first_better`."""
+    """Run hill climbing from random programs; `evaluating` is the share of the time in `first_better`."""
     return [hill_climb(bench, number) for number in bench.options.searches]
 
 
@@ -218,11 +221,11 @@ def hill_climb(bench: Benchmark, number: int) -> Row:
     task, scale = bench.task, Scale.of(bench.layouts)
     spent: list[float] = []
 
-    def answer(question: Question) -> Answer:
+    def answer(question: Neighbourhoods) -> Improvements:
         started = time.perf_counter()
-        found = first_better(task, Neighbourhoods(*question), bench.layouts)
+        found = first_better(task, question, bench.layouts)
         spent.append(time.perf_counter() - started)
-        return Answer(*found)
+        return found
 
     search = hill_climbing(
         neighbours=functools.partial(mutations, task.language),
@@ -234,8 +237,7 @@ def hill_climb(bench: Benchmark, number: int) -> Row:
 
     def job() -> int:
         spent.clear()
-        zero = jnp.zeros(number, jnp.int32)
-        state = search.init(search_keys(range(number)), zero, zero + UNKNOWN)
+        state = search.init(search_keys(range(number)))
         return int(np.sum(np.asarray(drive(search, state, answer, record=lambda event: None).evaluated)))
 
     first, seconds, evaluated = timed(job, min(SLOW_REPEATS, bench.options.repeats))
@@ -244,9 +246,9 @@ def hill_climb(bench: Benchmark, number: int) -> Row:
 
 
 def world(bench: Benchmark) -> list[Row]:
-    """Environment steps/s with random actions, episodes that end going on."""
+    """Step environments with random actions; episodes that have ended go on."""
     if bench.task.language.name != "minigrid":
-        raise UserError(f"section world compares with minigrid; {bench.task.name} is a Karel task")
+        raise jaxprl.UserError(f"section world compares with minigrid; {bench.task.name} is a Karel task")
     from jaxprl.worlds.minigrid import act, from_farama, layouts
 
     makers = {"LavaGap": layouts.lava_gap, "PutNear": layouts.put_near, "RedBlueDoor": layouts.red_blue_door}
@@ -278,7 +280,7 @@ def world(bench: Benchmark) -> list[Row]:
 
 
 def scaling(bench: Benchmark) -> list[Row]:
-    """The same programs in calls of 1,024 to 65,536 runs, with all threads; and in one call with one, two, four."""
+    """Evaluate the same programs in calls of 1,024 to 65,536 runs, and in one call with one, two and four threads."""
     rows = []
     for programs in (32, 64, 128, 256, 512, 1024, 2048):
         parts = np.split(bench.good, range(programs, len(bench.good), programs))
@@ -296,14 +298,14 @@ SECTIONS: dict[str, Callable[[Benchmark], list[Row]]] = {
 
 
 def ratios(rows: list[Row]) -> dict[str, float]:
-    """Return the quotients that are quoted, of rows of this run."""
+    """Return the ratios that are quoted in the documentation, from the rows of this run."""
     rate = {each["name"].partition(",")[0]: each["per second"] for each in rows}
     named = {each["name"]: each for each in rows}
     found: dict[str, float] = {}
     golden = named.get("evaluate, golden")
-    plain = next((each for each in rows if each["name"].startswith("plain Python")), None)
-    if golden and plain:
-        found["golden programs/s over plain Python"] = golden["per second"] / plain["per second"]
+    python = next((each for each in rows if each["name"].startswith("plain Python")), None)
+    if golden and python:
+        found["golden programs/s over plain Python"] = golden["per second"] / python["per second"]
     one, numba = named.get(ONE_CORE), named.get(NATIVE)
     if one and numba:
         found["time per call over native"] = numba["per second"] / one["per second"]
@@ -338,7 +340,7 @@ def plot(rows: list[Row], file: Path) -> None:
 
     points = [each for each in rows if "runs" in each]
     if not points:
-        raise UserError("there are no scaling rows to draw: add --sections scaling")
+        raise jaxprl.UserError("there are no scaling rows to draw: add --sections scaling")
     figure = Figure(figsize=(5, 3.2), layout="constrained")
     axes = figure.add_subplot()
     axes.plot([each["runs"] for each in points], [1e6 / each["per second"] for each in points], "o-")
@@ -347,4 +349,4 @@ def plot(rows: list[Row], file: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    sys.exit(run_main(main, sys.argv[1:]))

@@ -1,9 +1,9 @@
 """Tasks of one's own, one of each kind, to copy from. Nothing in the package knows them:
 
-python experiments/run.py --task experiments/custom_task.py:Fence --method hc          # a new task in Karel's world
-python experiments/run.py --task experiments/custom_task.py:Lift --method hc           # a new world, a new language
-python experiments/run.py --task experiments/custom_task.py:MountainCar --method hc --layouts 0-3      # gymnasium
-python -m jaxprl prompt --task experiments/custom_task.py:Lift                         # what a language model is asked
+jaxprl run --task experiments/custom_task.py:Fence --method hc                         # a new task in Karel's world
+jaxprl run --task experiments/custom_task.py:Lift --method hc                          # a new world, a new language
+jaxprl run --task experiments/custom_task.py:MountainCar --method hc --layouts 0-3     # an environment of gymnasium
+jaxprl prompt --task experiments/custom_task.py:Lift                                   # what a language model is asked
 """
 
 from __future__ import annotations
@@ -14,18 +14,16 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
-from jaxprl.dsl.language import Language
+from jaxprl import Language, Layout, Task, register
 from jaxprl.worlds import ops
-from jaxprl.worlds.gym_environment import Interface, gym_task
+from jaxprl.worlds.from_gym import Interface, gym_task
 from jaxprl.worlds.karel.layouts import EAST, border, nothing
-from jaxprl.worlds.karel.world import TARGET, Geometry
+from jaxprl.worlds.karel.world import TARGET, KarelWorld
 from jaxprl.worlds.picture import Picture
-from jaxprl.worlds.registry import register
-from jaxprl.worlds.task import Layout, Task
 
 # 1. A new task in Karel's world: layouts and a reward.
 
-GARDEN = Geometry(10, 10)
+GARDEN = KarelWorld(10, 10)
 
 
 def garden(seed: int) -> Layout:
@@ -43,7 +41,7 @@ def garden(seed: int) -> Layout:
 
 
 def fenced(world, missing, state, event):
-    """A post brings its share of 1; one elsewhere, a second one on a cell, or pulling one out ends the run."""
+    """A post brings its share of 1. One elsewhere, a second one on a cell, or pulling one out ends the run."""
     post = (event.change == 1) & ((event.byte & TARGET) != 0) & (event.count == 1)
     missing = missing - ops.where(post, 1, 0)
     return state, missing, ops.where(post, 1, 0), ((event.change != 0) & ops.invert(post)) | (missing == 0)
@@ -151,7 +149,7 @@ def evening(seed: int) -> Layout:
 
 
 def brought_down(world: House, left, state: State, event: Event):
-    """1 for each who gets in and 1 for the door that opens on the ground floor for all; a door for nobody ends it."""
+    """1 for each who gets in, and 1 for the door that opens on the ground floor for all. A door for nobody ends it."""
     left = left - event.boarded
     arrived = event.opened & (state.floor == 0) & (left == 0)
     useless = event.opened & (event.boarded == 0)
@@ -171,7 +169,7 @@ register(
     )
 )  # fmt: skip
 
-# 3. An environment of gymnasium: what words mean there. Programs run in plain Python, one after the other.
+# 3. An environment of gymnasium, and what words mean there. Programs run in plain Python, one after the other.
 
 PUSHES = {"push_left": 0, "push_right": 2}
 CAR = Language(
@@ -194,7 +192,7 @@ CAR = Language(
 
 
 class Rightmost(gymnasium.Wrapper):
-    """Rewards what the car comes further to the right than ever before: 1 in all, if it comes to the flag."""
+    """Rewards the way that the car comes further to the right than ever before: 1 in all, if it reaches the flag."""
 
     def reset(self, **options: Any) -> Any:
         observation, info = super().reset(**options)

@@ -1,12 +1,12 @@
-"""A native scalar interpreter, a yardstick of the machine: one run after the other on one core, nothing shared.
+"""A native scalar interpreter, as a yardstick: one run after the other on one core, with nothing shared between them.
 
-It runs the instructions of `jaxprl/dsl/compile.py` in a few Karel tasks, with real branches, as one would write it for
-speed in C, and returns what `evaluate` returns. It needs numba, which the package does not.
+It runs the instructions of `jaxprl/vm/compile.py` in a few Karel tasks, with real branches, as one would write it for
+speed in C, and its outcomes are those of `evaluate`. It needs numba, which the package does not.
 
     code = np.asarray(instructions(nodes, bits=counter_bits(nodes)))
     found = run_programs("DoorKey", code, task.layouts(range(32)))
 
-The kernel holds no lock of Python's, so threads may share the programs.
+The kernel releases Python's lock, so threads may share the programs.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from jaxprl.dsl.compile import HALT, NEVER, PERCEIVE, REPEATS
-from jaxprl.vm.interpreter import CRASHED, FINISHED, TERMINATED
-from jaxprl.worlds import registry
+from jaxprl.vm import instruction
+from jaxprl.vm.instruction import HALT, NEVER, PERCEIVE, REPEATS
+from jaxprl.vm.outcomes import COLUMNS, CRASHED, FINISHED, TERMINATED
 from jaxprl.worlds.karel.world import COUNT, GATE, LEFT, MARKERS, MAX_MARKERS, MOVE, PUT, RIGHT, WALL
+from jaxprl.worlds.make import make
 from jaxprl.worlds.task import Layout
 
 KEY_AND_DOOR, COLLECT, COLLECT_SPARSE = range(3)
@@ -30,31 +31,50 @@ RULES = {
 }
 """How each task rewards a change of the markers; none of them rewards anything else."""
 SLOT_BITS = 9
-"""Bits of a slot of the WHILE table at the start of a run: a small table stays in the nearest cache."""
+"""The WHILE table has 2 ** SLOT_BITS slots at the start of a run: a small table stays in the nearest cache."""
 MEMORY_BITS = 15
-"""The same of the largest table, which no run fills by half: it remembers no more than a state for every call."""
+"""The largest table has 2 ** MEMORY_BITS slots. No run fills half of it: it remembers at most one state a call."""
+
+# An instruction is one word of 64 bits here: the word `test` with an action in its free bits, then the word `targets`.
+# numba takes module-level integers for constants, so these are the shifts and masks of the fields.
+ACTION_MASK = instruction.FREE.most
+KIND, KIND_MASK = instruction.KIND.shift, instruction.KIND.most
+PERCEPTION, PERCEPTION_MASK = instruction.PERCEPTION.shift, instruction.PERCEPTION.most
+NEGATE = instruction.NEGATE.put(1)
+RECORD = instruction.RECORD.put(1)
+LOOP, LOOP_MASK = instruction.LOOP.shift, instruction.LOOP.most
+REPEAT_COUNT, REPEAT_COUNT_MASK = instruction.REPEAT_COUNT.shift, instruction.REPEAT_COUNT.most
+HOLDS, HOLDS_MASK = 32 + instruction.HOLDS.shift, instruction.HOLDS.most
+FAILS, FAILS_MASK = 32 + instruction.FAILS.shift, instruction.FAILS.most
+# Word and shift of a counter, which are neighbouring fields, are the number of the counter.
+COUNTER = instruction.COUNTER_SHIFT.shift
+COUNTER_MASK = (1 << instruction.COUNTER_SHIFT.bits + instruction.COUNTER_WORD.bits) - 1
+
 SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
 at = np.uint64
-"""Makes an index unsigned, which spares numba the look for negative ones."""
+"""Makes an index unsigned, so that numba need not check for a negative one."""
 
 
 def run_programs(task_name: str, code: np.ndarray, layouts: Layout) -> np.ndarray:
-    """Return (units, calls, actions, end) of every run, int32 [P, E, 4].
+    """Run programs on every layout.
 
     Args:
       task_name: one of `RULES`.
-      code: instructions of the programs, uint32 [P, N, 3].
+      code: instructions of the programs, uint32 [P, N, WORDS].
       layouts: E layouts of the task.
+
+    Returns:
+      Packed outcomes (`outcomes.unpack`), int32 [P, E, COLUMNS].
     """
-    world, rule = registry.make(task_name).world, RULES[task_name]
+    world, rule = make(task_name).world, RULES[task_name]
     state, progress = layouts.state, layouts.progress
-    # An action's code goes where its instruction's first word is empty.
-    words = np.stack([code[..., 0] | code[..., 2], code[..., 1]], axis=-1)
+    test, targets, chain = (code[..., word] for word in range(instruction.WORDS))
+    words = np.stack([test | instruction.FREE.put(chain), targets], axis=-1)
     programs = np.ascontiguousarray(words, dtype="<u4").view("<u8")[..., 0]
     marks = np.stack([progress.key, progress.goal] if rule == KEY_AND_DOOR else [progress.initial] * 2)
     salts = np.random.default_rng(0).integers(1 << 64, size=state.cells.shape[1], dtype=np.uint64)
-    found = np.zeros((*programs.shape[:1], len(layouts.units), 4), np.int32)
+    found = np.zeros((len(programs), len(layouts.units), COLUMNS), np.int32)
     cells = np.ascontiguousarray(state.cells, np.uint8)
     poses = np.stack([state.cell, state.direction]).astype(np.int64)
     _run_all(programs, cells, poses, progress.total.astype(np.int64), marks.astype(np.int64), salts,
@@ -72,15 +92,15 @@ def _looks(stride: int) -> np.ndarray:
 @njit(nogil=True)
 def _run_all(programs, cells, poses, totals, marks, salts, looks, rule, limit, found):
     memory = np.zeros(4 << MEMORY_BITS, np.uint64)
-    counters = np.zeros(1024, np.int64)
+    counters = np.zeros(COUNTER_MASK + 1, np.int64)
     grid = np.zeros(cells.shape[1], np.uint8)
     number = np.uint64(0)
     for p in range(len(programs)):
         code = programs[p]
         deepest = 0
         for word in code:
-            if (word >> at(4)) & at(3) == REPEATS:
-                deepest = max(deepest, np.int64((word >> at(20)) & at(1023)) + 1)
+            if (word >> at(KIND)) & at(KIND_MASK) == REPEATS:
+                deepest = max(deepest, np.int64((word >> at(COUNTER)) & at(COUNTER_MASK)) + 1)
         for e in range(len(cells)):
             grid[:] = cells[e]
             counters[:deepest] = 0
@@ -93,10 +113,10 @@ def _run_all(programs, cells, poses, totals, marks, salts, looks, rule, limit, f
 
 @njit(nogil=True)
 def _run(code, grid, cell, direction, total, mark, goal, salts, looks, rule, limit, memory, number, counters):
-    """Return (units, calls, actions, end) of a run.
+    """Return units, calls, actions and end of a run.
 
-    `memory` has the WHILE tables of all sizes: the one of n slots begins at slot n. A slot is a key and the number of
-    its run; those of other runs count as empty.
+    `memory` has the WHILE tables of all sizes: the table of n slots begins at slot n. A slot is a key and the number of
+    its run; slots of other runs count as empty.
     """
     closed, opened = WALL | GATE, False
     units = calls = actions = address = used = 0
@@ -104,7 +124,7 @@ def _run(code, grid, cell, direction, total, mark, goal, salts, looks, rule, lim
     bits, slots = SLOT_BITS, 1 << SLOT_BITS
     while True:
         word = np.int64(code[at(address)])
-        action = word & 15
+        action = word & ACTION_MASK
         if action:
             calls += 1
             actions += 1
@@ -133,12 +153,12 @@ def _run(code, grid, cell, direction, total, mark, goal, salts, looks, rule, lim
                         closed, opened = WALL, True
             if calls == limit:
                 return units, calls, actions, CRASHED
-        test = (word >> 4) & 3
+        test = (word >> KIND) & KIND_MASK
         if test == NEVER:
             holds = False
         elif test == REPEATS:
-            counter = (word >> 20) & 1023
-            holds = counters[at(counter)] < (word >> 6) & 0x3FFF
+            counter = (word >> COUNTER) & COUNTER_MASK
+            holds = counters[at(counter)] < (word >> REPEAT_COUNT) & REPEAT_COUNT_MASK
             counters[at(counter)] = counters[at(counter)] + 1 if holds else 0
         else:
             holds = True
@@ -146,14 +166,14 @@ def _run(code, grid, cell, direction, total, mark, goal, salts, looks, rule, lim
                 calls += 1
                 if calls == limit:
                     return units, calls, actions, CRASHED
-                perception = (word >> 6) & 31
+                perception = (word >> PERCEPTION) & PERCEPTION_MASK
                 byte = grid[at(cell + looks[at(perception * 4 + direction)])]
-                flip = (word & 2048) != 0
+                flip = (word & NEGATE) != 0
                 if perception == MARKERS:
                     flip = not flip
                 holds = ((byte & (COUNT if perception >= MARKERS else closed)) == 0) != flip
-            if holds and word & 4096:
-                place = (((word >> 13) & 511) * len(grid) + cell) * 4 + direction
+            if holds and word & RECORD:
+                place = (((word >> LOOP) & LOOP_MASK) * len(grid) + cell) * 4 + direction
                 key = grid_hash + at(place)
                 slot = slots + np.int64((key * SPREAD) >> at(64 - bits))
                 while memory[at(2 * slot + 1)] == number:
@@ -166,14 +186,14 @@ def _run(code, grid, cell, direction, total, mark, goal, salts, looks, rule, lim
                 if 2 * used > slots:
                     _enlarge(memory, bits, number)
                     bits, slots = bits + 1, 2 * slots
-        address = (word >> 32) & 1023 if holds else (word >> 42) & 1023
+        address = (word >> HOLDS) & HOLDS_MASK if holds else (word >> FAILS) & FAILS_MASK
         if address == HALT:
             return units, calls, actions, FINISHED
 
 
 @njit(nogil=True)
 def _reward(rule, cell, count, change, total, mark, goal, opened):
-    """Return the units and whether the run ends, after the markers of the robot's cell have changed."""
+    """Return the reward in units and whether the run ends, after the markers on the robot's cell have changed."""
     if rule == COLLECT:
         return (-mark, True) if change > 0 else (1, total == 0)
     if rule == COLLECT_SPARSE:
@@ -188,7 +208,7 @@ def _reward(rule, cell, count, change, total, mark, goal, opened):
 
 @njit(nogil=True)
 def _enlarge(memory, bits, number):
-    """Put the keys of a run's table into the table of twice its size."""
+    """Copy the keys of a run's table, of 2 ** bits slots, to the table of twice the size."""
     slots = 2 << bits
     for old in range(slots // 2, slots):
         if memory[2 * old + 1] == number:

@@ -2,7 +2,7 @@
 
 import sys
 
-from jaxprl.arguments import run_main
-from jaxprl.cli import main
+from jaxprl.cli.main import main
 
-sys.exit(run_main(main))
+if __name__ == "__main__":
+    sys.exit(main())

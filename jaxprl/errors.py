@@ -1,21 +1,29 @@
-"""The exceptions that end a command without a traceback."""
+"""Exceptions that end a command without a traceback."""
 
 import difflib
 from collections.abc import Iterable
 
 MOST_NAMED = 30
-"""Names that an error lists."""
+"""How many names an error lists at most."""
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave: a name, a number, a file, a program.
+    """A user's mistake in a name, a number, a file or a program.
 
-    The message says what was wrong, where, and what is allowed; command lines print it without a traceback.
+    The message says what is wrong, where, and what is allowed. The command line prints it without a traceback.
+
+    Example:
+      >>> from jaxprl.worlds.make import make
+      >>> try:
+      ...     make("DoorKay")
+      ... except UserError as error:
+      ...     print(error)
+      unknown task 'DoorKay', one of 90; similar ones: DoorKey, RedBlueDoor, ...
     """
 
 
 class Stopped(Exception):
-    """A run was told to stop, and has saved what it needs to go on; `code` is the exit code of the process."""
+    """A run was asked to stop and has saved what it needs to go on. `code` is the exit code of the process."""
 
     def __init__(self, message: str, code: int):
         super().__init__(message)
@@ -23,7 +31,13 @@ class Stopped(Exception):
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
-    """Return the error for a `name` that is not among `known`: it lists them, or those like it if they are many."""
+    """Return the error for an unknown name.
+
+    Args:
+      what: what the name is a name of.
+      name: the unknown name.
+      known: the known names. The message lists them or, if there are many, only those that are similar.
+    """
     known = list(known)
     if len(known) > MOST_NAMED:
         near = difflib.get_close_matches(name, known, n=5, cutoff=0.4)

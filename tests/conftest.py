@@ -1,4 +1,3 @@
-import importlib.util
 import os
 from pathlib import Path
 
@@ -6,7 +5,8 @@ import hypothesis
 import jax
 import pytest
 
-from jaxprl.loops import prefer_whole_loops
+from jaxprl.cli import run as run_command
+from jaxprl.xla import prefer_whole_loops
 
 ROOT = Path(__file__).parents[1]
 CACHE = Path(os.environ.get("JAXPRL_CACHE", ROOT / ".cache"))
@@ -40,9 +40,6 @@ def pytest_configure(config):
 
 @pytest.fixture
 def command(monkeypatch):
-    """experiments/run.py as a module that leaves JAX's configuration alone."""
-    spec = importlib.util.spec_from_file_location("run_command", ROOT / "experiments" / "run.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "prepare_jax", lambda: None)
-    return module
+    """The command `jaxprl run` as a module that leaves JAX's configuration alone."""
+    monkeypatch.setattr(run_command, "prepare_jax", lambda: None)
+    return run_command

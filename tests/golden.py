@@ -12,15 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxprl.dsl import ast
-from jaxprl.vm.host import WorldEnvironment, run
-from jaxprl.vm.interpreter import END_NAMES
-from jaxprl.vm.runs import Runs
+from jaxprl.vm.outcomes import Outcomes
+from jaxprl.vm.plain import run
 from jaxprl.worlds import registry
+from jaxprl.worlds.make import make
+from jaxprl.worlds.plain import WorldEnvironment
 from jaxprl.worlds.task import Task
 
 DATA = Path(__file__).parent / "data"
-TASKS = tuple(name for name, task in registry.tasks().items() if task.language.name in ("karel", "minigrid"))
-KAREL_TASKS = tuple(name for name in TASKS if registry.make(name).language.name == "karel")
 TOLERANCE = 1e-9
 
 
@@ -37,7 +36,7 @@ class Row(NamedTuple):
     ends: tuple[str, ...]
 
 
-class Outcomes(NamedTuple):
+class Results(NamedTuple):
     """What our interpreters make of P programs on E layouts: arrays [P, E]."""
 
     returns: np.ndarray
@@ -53,10 +52,16 @@ def load(name: str) -> Any:
         return json.load(file)
 
 
+_MEASURED = {name for domain in ("karel", "minigrid") for name in load(f"returns_{domain}")["tasks"]}
+TASKS = tuple(name for name in registry.tasks() if name in _MEASURED)
+"""The tasks that the published implementation has values of."""
+KAREL_TASKS = tuple(name for name in TASKS if make(name).language.name == "karel")
+
+
 @functools.cache
 def returns(task: str) -> tuple[Row, ...]:
     """Return the task's programs on layouts 0..31, with the results of exact state comparison."""
-    golden = load(f"returns_{registry.make(task).language.name}")["tasks"][task]
+    golden = load(f"returns_{make(task).language.name}")["tasks"][task]
     return tuple(_exact(program, golden["seeds"]) for program in golden["programs"])
 
 
@@ -82,29 +87,28 @@ def on_first(rows: Sequence[Row], layouts: int | None) -> list[Row]:
 
 def programs(domain: str) -> list[str]:
     """Return the text of every distinct golden program of a domain."""
-    tasks = [name for name in TASKS if registry.make(name).language.name == domain]
+    tasks = [name for name in TASKS if make(name).language.name == domain]
     texts = [row.program for task in tasks for row in (*returns(task), *edge_cases(task))]
     texts += [trace["program"] for task in tasks for trace in load("traces")["tasks"][task]]
     texts += [text for parent in load("grammar")[domain]["neighbours"] for text, _ in parent["top20"]]
     return list(dict.fromkeys([*texts, *load("grammar")[domain]["first_50"]]))
 
 
-def batched(runs: Runs, units: np.ndarray) -> Outcomes:
-    """Return the outcomes of the batched interpreter on layouts with `units` [E]."""
-    names = np.vectorize(END_NAMES.get, otypes=[object])(runs.end)
-    return Outcomes(runs.units / units, runs.calls, runs.actions, names)
+def batched(runs: Outcomes) -> Results:
+    """Return the outcomes of the batched interpreter."""
+    return Results(runs.returns, runs.calls, runs.actions, runs.ends)
 
 
-def plain(task: Task, programs: Sequence[ast.Program], layouts: Sequence, environment=WorldEnvironment) -> Outcomes:
+def plain(task: Task, programs: Sequence[ast.Program], layouts: Sequence, environment=WorldEnvironment) -> Results:
     """Return the outcomes of the plain-Python interpreter."""
     outcomes = [[run(program, environment(task, layout)) for layout in layouts] for program in programs]
     units = np.array([layout.units for layout in layouts])
     fields = [[[getattr(run, name) for run in row] for row in outcomes] for name in ("reward", "calls", "actions")]
-    ends = np.array([[run.end for run in row] for row in outcomes], dtype=object)
-    return Outcomes(np.array(fields[0]) / units, np.array(fields[1]), np.array(fields[2]), ends)
+    ends = np.array([[run.end.letters for run in row] for row in outcomes])
+    return Results(np.array(fields[0]) / units, np.array(fields[1]), np.array(fields[2]), ends)
 
 
-def differences(rows: Sequence[Row], outcomes: Outcomes) -> list[str]:
+def differences(rows: Sequence[Row], outcomes: Results) -> list[str]:
     """Return a line for every run that is not as it should be."""
     lines = []
     for row, *ours in zip(rows, *outcomes, strict=True):

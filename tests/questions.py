@@ -10,8 +10,9 @@ import strategies
 
 from jaxprl.dsl import ast, encode, sample
 from jaxprl.dsl.language import Language
+from jaxprl.search.protocol import Improvements, Neighbourhoods
 from jaxprl.vm.evaluate import evaluate
-from jaxprl.vm.runs import Improvements, Neighbourhoods, Scale
+from jaxprl.vm.outcomes import Scale
 
 
 def answered(task: Any, layouts: Any, question: Any, **options) -> Improvements:
@@ -23,9 +24,14 @@ def answered(task: Any, layouts: Any, question: Any, **options) -> Improvements:
         for nodes in (question.parents, question.programs)
     )
     wanted = np.arange(many) < question.counts[:, None]
-    beats = wanted & (near.reshape(searches, many) > parents[:, None])
+    near = near.reshape(searches, many)
+    if question.margins is None:
+        beats = wanted & (near > parents[:, None])
+    else:
+        differs = (np.asarray(question.programs) != np.asarray(question.parents)[:, None]).any(axis=-1)
+        beats = wanted & differs & (near > parents[:, None] - np.asarray(question.margins, np.int64))
     first = np.where(beats.any(axis=1), beats.argmax(axis=1), -1)
-    better = np.where(first >= 0, near.reshape(searches, many)[np.arange(searches), first], 0)
+    better = np.where(first >= 0, near[np.arange(searches), first], 0)
     return Improvements(*(column.astype(np.int32) for column in (parents, first, better)))
 
 
@@ -47,11 +53,12 @@ def whole(parents: np.ndarray, programs: np.ndarray, changed: np.ndarray) -> Nei
 def single(question: Neighbourhoods) -> Neighbourhoods:
     """Return the question whether a neighbour is better, for every neighbour by itself."""
     many = question.programs.shape[1]
-    return whole(
+    found = whole(
         question.parents.repeat(many, axis=0),
         question.programs.reshape(-1, 1, question.programs.shape[2]),
         question.changed.reshape(-1, 1, 2),
     )
+    return found if question.margins is None else found._replace(margins=question.margins.reshape(-1, 1))
 
 
 def sampled(language: Language, parents: np.ndarray, many: int, seed: int = 0) -> Neighbourhoods:

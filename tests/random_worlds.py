@@ -8,22 +8,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxprl.worlds import ops
-from jaxprl.worlds.karel.world import MAX_MARKERS, Geometry
+from jaxprl.worlds.karel.world import MAX_MARKERS, KarelWorld
 from jaxprl.worlds.task import Layout, Task
 
 NOWHERE = 0
 """A cell of the ring, where no robot gets."""
 
 
-class OnceLimited(Geometry):
+class OnceLimited(KarelWorld):
     call_limit = 1
 
 
-class SevenLimited(Geometry):
+class SevenLimited(KarelWorld):
     call_limit = 7
 
 
-class Limited(Geometry):
+class Limited(KarelWorld):
     call_limit = 500
 
 

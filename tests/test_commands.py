@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from golden import returns
 
-from jaxprl import cli
-from jaxprl.arguments import run_main
+from jaxprl.cli.common import run_main
+from jaxprl.cli.main import dispatch
 
 ROOT = Path(__file__).parent.parent
 
@@ -129,7 +129,7 @@ def test_llm_gs_keeps_its_best_program(tmp_path, llm, budget):
     ("words", "message"),
     [
         (["--task", "Door"], "similar ones: DoorKey"),
-        (["--method", "sa"], "known: llm-gs, hc"),
+        (["--method", "sa"], "\n  hc                           hill climbing from random programs: move"),
         (["--llm", "psychic"], "known: recorded, openai, none"),
         (["--seeds", "0-"], "neither a number nor a range"),
         (["--seeds", "5-2"], "ends before it starts"),
@@ -226,7 +226,7 @@ def test_tasks_are_listed():
     ],
 )
 def test_a_mistake_at_the_tool_is_a_message(words, message, capsys):
-    assert message in refused(cli.main, words, capsys)
+    assert message in refused(dispatch, words, capsys)
 
 
 def test_a_mistake_at_the_tool_ends_its_process():
@@ -235,7 +235,7 @@ def test_a_mistake_at_the_tool_ends_its_process():
 
 def test_compiled_code_is_kept_in_the_users_cache(tmp_path):
     """If JAX is not told of another folder, as it is in these tests."""
-    code = "from jaxprl.arguments import prepare_jax; prepare_jax(); import jax; jax.jit(lambda x: x + 1)(1)"
+    code = "from jaxprl.cli.common import prepare_jax; prepare_jax(); import jax; jax.jit(lambda x: x + 1)(1)"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     environment["XDG_CACHE_HOME"] = str(tmp_path)
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)

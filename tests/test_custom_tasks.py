@@ -11,15 +11,19 @@ import pytest
 from llm_server import completion, serving
 from test_interpreters import agreed, random_programs
 
-from jaxprl import cli, experiment, ledger
-from jaxprl.asking import Means
+from jaxprl.cli.main import dispatch
 from jaxprl.dsl.language import Language
-from jaxprl.dsl.text import parse
+from jaxprl.dsl.text import from_text
 from jaxprl.errors import UserError
+from jaxprl.experiment import ledger
+from jaxprl.experiment.config import Config, resolve
+from jaxprl.experiment.language_model import LLMAccess
+from jaxprl.experiment.run import run
 from jaxprl.llm.settings import Settings
 from jaxprl.vm.evaluate import evaluate
-from jaxprl.worlds import files, registry
+from jaxprl.worlds import registry, task_files
 from jaxprl.worlds.check import check
+from jaxprl.worlds.make import make
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "experiments" / "custom_task.py"
@@ -73,7 +77,7 @@ def load(folder, text=CORRIDOR, name="Walk", file="mine.py"):
     path = folder / file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
-    return registry.make(f"{path}:{name}")
+    return make(f"{path}:{name}")
 
 
 @pytest.fixture
@@ -93,30 +97,30 @@ def test_an_example_from_the_command_line(tmp_path):
     result = json.loads((folder / "seed-0" / "result.json").read_text())
     assert (result["task"], result["return"], result["stop"]) == ("Lift", 1, "solved")
     config = json.loads((folder / "config.json").read_text())
-    assert (config["task"], config["task file"]) == (task, files.checksum(task))
+    assert (config["task"], config["task file"]) == (task, task_files.checksum(task))
 
 
 @pytest.mark.usefixtures("few_unseen")
 @pytest.mark.parametrize("method", ["hc", "llm-gs"])
 def test_another_task_in_karels_world(tmp_path, method):
-    config = experiment.Config(f"{EXAMPLES}:Fence", method, budget=20_000, llm="none")
-    [result] = experiment.run(config, tmp_path / "out")
+    config = Config(f"{EXAMPLES}:Fence", method, budget=20_000, llm="none")
+    [result] = run(config, tmp_path / "out")
     assert (result["return"], result["stop"]) == (1, "solved")
     assert result["unseen_return"] > 0.9
 
 
 @pytest.mark.usefixtures("few_unseen")
 def test_an_environment_of_gymnasium(tmp_path):
-    config = experiment.Config(f"{EXAMPLES}:MountainCar", "hc", (1,), budget=500, layouts=(0, 1))
-    [result] = experiment.run(config, tmp_path / "out")
+    config = Config(f"{EXAMPLES}:MountainCar", "hc", (1,), budget=500, layouts=(0, 1))
+    [result] = run(config, tmp_path / "out")
     assert (result["return"], result["stop"]) == (1, "solved")
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("style", ["python-dsl", "dsl"])
 def test_prompts_are_complete(capsys, name, style):
-    task = registry.make(f"{EXAMPLES}:{name}")
-    assert cli.main(["prompt", "--task", f"{EXAMPLES}:{name}", "--style", style]) == 0
+    task = make(f"{EXAMPLES}:{name}")
+    assert dispatch(["prompt", "--task", f"{EXAMPLES}:{name}", "--style", style]) == 0
     prompt = " ".join(capsys.readouterr().out.split())
     said = (f"Task: {name}", *task.words.values(), *task.language.world)
     words = (*task.language.actions, *task.language.perceptions)
@@ -125,14 +129,14 @@ def test_prompts_are_complete(capsys, name, style):
 
 
 @pytest.mark.usefixtures("few_unseen")
-def test_the_commands_of_the_readme_run_as_they_are(tmp_path, monkeypatch, capsys, command):
-    tutorial = (ROOT / "README.md").read_text().split("\n## A task of your own\n")[1]
+def test_the_commands_of_the_documentation_run_as_they_are(tmp_path, monkeypatch, capsys, command):
+    tutorial = (ROOT / "docs" / "own_tasks.md").read_text()
     lines = tutorial.split("```bash\n")[1].split("```")[0].splitlines()
     monkeypatch.chdir(ROOT)
     searched = 0
-    for _, script, *words in map(shlex.split, lines):
-        if script == "-m":
-            assert cli.main(words[1:]) == 0
+    for _, name, *words in map(shlex.split, lines):
+        if name == "prompt":
+            assert dispatch([name, *words]) == 0
             assert "Fetch everybody who waits" in capsys.readouterr().out
         else:
             assert command.main([*words, "--budget", "35", "--out", str(tmp_path / f"{searched}")]) == 0
@@ -156,10 +160,10 @@ def test_a_language_model_is_asked_about_an_own_task(tmp_path, name, layouts, li
 
     with serving(model) as server:
         settings = Settings("m", server.url)
-        config = experiment.Config(
+        config = Config(
             f"{EXAMPLES}:{name}", method, budget=34, layouts=tuple(layouts), llm="openai", settings=settings
         )
-        [result] = experiment.run(config, tmp_path / "out", means=Means(tmp_path / "answers.sqlite"))
+        [result] = run(config, tmp_path / "out", llm_access=LLMAccess(tmp_path / "answers.sqlite"))
     assert result["evaluated"] == 34
     prompts = [request["messages"][1]["content"] for request in server.requests]
     assert f"Task: {name}\n" in prompts[0]
@@ -170,7 +174,7 @@ def test_a_language_model_is_asked_about_an_own_task(tmp_path, name, layouts, li
 
 @pytest.mark.parametrize("name", ["Lift", pytest.param("Fence", marks=pytest.mark.full)])
 def test_the_interpreters_agree(name):
-    task = registry.make(f"{EXAMPLES}:{name}")
+    task = make(f"{EXAMPLES}:{name}")
     programs = random_programs(len(name), task.language, counts=range(20), depth=3, sequence=5)
     ends = agreed(task, programs, range(6)).ends
     assert {"E", "T", "C"} <= set(ends.ravel())
@@ -187,19 +191,19 @@ def test_the_other_commands_take_the_task_too(capsys, tmp_path):
     name, program = f"{tmp_path}/mine.py:Walk", "DEF run m( right right m)"
     (tmp_path / "programs.txt").write_text(program)
     assert (
-        cli.main(["evaluate", "--task", name, "--layout-seeds", "0-1", "--programs", f"{tmp_path}/programs.txt"]) == 0
+        dispatch(["evaluate", "--task", name, "--layout-seeds", "0-1", "--programs", f"{tmp_path}/programs.txt"]) == 0
     )
     assert json.loads(capsys.readouterr().out)["returns"] == [0.25, 0.25]
-    assert cli.main(["trace", "--task", name, "--layout-seed", "4", "--program", program]) == 0
+    assert dispatch(["trace", "--task", name, "--layout-seed", "4", "--program", program]) == 0
     assert [json.loads(line)["pose"] for line in capsys.readouterr().out.splitlines()] == [[5], [6]]
     with pytest.raises(UserError, match="lacks words that a prompt needs: world, left, right, at_wall"):
-        cli.main(["prompt", "--task", name])
+        dispatch(["prompt", "--task", name])
 
 
 def test_a_file_is_run_once_and_by_itself(tmp_path):
     text = CORRIDOR + f"\nwith open({str(tmp_path / 'ran')!r}, 'a') as file: file.write('x')\n"
     task = load(tmp_path, text)
-    assert registry.make(f"{tmp_path}/mine.py:Walk") is task
+    assert make(f"{tmp_path}/mine.py:Walk") is task
     assert (tmp_path / "ran").read_text() == "x"
     assert "Walk" not in registry.tasks()
     changed = load(tmp_path, text + "# changed\n")
@@ -211,7 +215,7 @@ def test_a_file_whose_tasks_are_registered_already(tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "_TASKS", registry.tasks())
     exec(CORRIDOR, {"__name__": "imported"})
     assert "Walk" in registry.tasks()
-    assert load(tmp_path) is not registry.make("Walk")
+    assert load(tmp_path) is not make("Walk")
     assert "Walk" in registry.tasks()
 
 
@@ -234,18 +238,18 @@ def test_odd_names_make_no_odd_folders(tmp_path):
 @pytest.mark.usefixtures("few_unseen")
 def test_a_changed_file_is_not_resumed(tmp_path):
     load(tmp_path)
-    config = experiment.Config(f"{tmp_path}/mine.py:Walk", "hc", budget=50, layouts=(0, 1))
-    first = experiment.run(config, tmp_path / "out")
-    assert experiment.run(config, tmp_path / "out", resume=True) == first
+    config = Config(f"{tmp_path}/mine.py:Walk", "hc", budget=50, layouts=(0, 1))
+    first = run(config, tmp_path / "out")
+    assert run(config, tmp_path / "out", resume=True) == first
     load(tmp_path, CORRIDOR.replace("call_limit = 100", "call_limit = 90"))
     with pytest.raises(UserError, match=r"another configuration: task file was '[0-9a-f]{16}', is '[0-9a-f]{16}'"):
-        experiment.run(config, tmp_path / "out", resume=True)
+        run(config, tmp_path / "out", resume=True)
 
 
 def test_there_are_no_recorded_answers(tmp_path):
     load(tmp_path)
     with pytest.raises(UserError, match=r"for .*mine.py:Walk: use --llm openai, --llm none or --method hc"):
-        experiment.Config(f"{tmp_path}/mine.py:Walk").check()
+        resolve(Config(f"{tmp_path}/mine.py:Walk"))
 
 
 @pytest.mark.parametrize(
@@ -261,7 +265,7 @@ def test_there_are_no_recorded_answers(tmp_path):
 )
 def test_names_that_lead_nowhere(name, message):
     with pytest.raises(UserError) as found:
-        registry.make(name)
+        make(name)
     assert message in str(found.value)
 
 
@@ -278,7 +282,7 @@ MISTAKES = {
     "no task": (
         'register(Task("Walk", Corridor(), generate, reward))',
         "register(3)",
-        "register takes a Task or a HostTa",
+        "register takes a Task or a PythonTa",
     ),
     "taken": ('Task("Walk"', 'Task("Maze"', "there is already a task 'Maze' ({file}, line 40)"),
     "keyword": ('"left": 0.5', '"while": 0.5', "language corridor: 'while' cannot be a word of programs"),
@@ -389,7 +393,8 @@ WHEEL = """
 import numpy as np
 from jaxprl.dsl.language import Language
 from jaxprl.worlds.registry import register
-from jaxprl.worlds.task import HostTask
+from jaxprl.worlds.task import PythonTask
+from jaxprl.worlds.make import make
 
 class Wheel:
     call_limit, terminated_hides_crash = 100, True
@@ -405,7 +410,7 @@ class Wheel:
     def pose(self):
         return None
 
-register(HostTask("Walk", Language("wheel", {"spin": 1.0}, {"is_far": 1.0}, 0.5), Wheel))
+register(PythonTask("Walk", Language("wheel", {"spin": 1.0}, {"is_far": 1.0}, 0.5), Wheel))
 """
 HOST_MISTAKES = {
     "unseeded": ("default_rng(seed)", "default_rng()", "go otherwise the second time; all that is random"),
@@ -417,7 +422,7 @@ HOST_MISTAKES = {
     "act": ("self.place > 50\n", "\n", "the layout of seed 0: spin raises"),
     "perceive": ("return self.place > 9", "return self.place", "is_far gives 2, not a bool"),
     "key": ("return self.place\n", "return [self.place]\n", "key raises TypeError: unhashable type: 'list'"),
-    "lacking": ("def pose", "def posing", "its environment lacks pose (jaxprl/worlds/task.py, Environment)"),
+    "lacking": ("def pose", "def posing", "its environment lacks pose (jaxprl/worlds/task.py, PythonEnvironment)"),
     "above 1": ("(1.0 if", "(1.5 if", "a return of 1.5; returns go up to 1: scale the rewards"),
     "nan": ("(1.0 if", "(float('nan') if", "a return of nan; returns go up to 1"),
     "units": ("Wheel))", "Wheel, units=0.5))", "units is 0.5; 1 to 67,108,863 are allowed"),
@@ -441,7 +446,7 @@ def test_mistakes_in_a_world_that_is_not_array_code(tmp_path, case):
 def test_words_without_effect_are_noted_once(tmp_path, capsys):
     text = CORRIDOR.replace('"right": 0.5', '"right": 0.5, "hop": 0.1').replace("state.place == 0", "state.place > 99")
     load(tmp_path, text)
-    registry.make(f"{tmp_path}/mine.py:Walk")
+    make(f"{tmp_path}/mine.py:Walk")
     [note] = capsys.readouterr().err.splitlines()
     assert note.startswith("note: task 'Walk', in ")
     assert note.endswith(" random actions: did nothing: hop; always False: at_wall")
@@ -449,9 +454,9 @@ def test_words_without_effect_are_noted_once(tmp_path, capsys):
 
 def test_a_return_above_one_stops_the_search(tmp_path):
     load(tmp_path, CORRIDOR.replace("np.int32(8))", "np.int32(1 if seed == 8 else 8))"))  # not among those tried out
-    config = experiment.Config(f"{tmp_path}/mine.py:Walk", "hc", budget=2_000, layouts=(8, 0))
+    config = Config(f"{tmp_path}/mine.py:Walk", "hc", budget=2_000, layouts=(8, 0))
     with pytest.raises(UserError, match=r"task Walk: a program has a mean return of .*; no return may exceed 1"):
-        experiment.run(config, tmp_path / "out")
+        run(config, tmp_path / "out")
 
 
 @pytest.mark.usefixtures("few_unseen")
@@ -461,20 +466,20 @@ def test_layouts_of_different_units(tmp_path):
     load(tmp_path, CORRIDOR.replace("np.int32(8))", f"{units} if seed > 9 else np.int32(8))"))
     name = f"{tmp_path}/mine.py:Walk"
     with pytest.raises(UserError, match=r"30 layouts whose units \(8, 1000003, .*least common multiple"):
-        experiment.run(experiment.Config(name, "hc", budget=10, layouts=tuple(range(30))), tmp_path / "none")
-    [result] = experiment.run(experiment.Config(name, "hc", budget=10, layouts=(0, 1)), tmp_path / "out")
-    task, program = registry.make(name), parse(result["program"], registry.make(name).language)
+        run(Config(name, "hc", budget=10, layouts=tuple(range(30))), tmp_path / "none")
+    [result] = run(Config(name, "hc", budget=10, layouts=(0, 1)), tmp_path / "out")
+    task, program = make(name), from_text(result["program"], make(name).language)
     unseen = task.layouts(ledger.UNSEEN)
     units = evaluate(task, [program], unseen).units[0].tolist()
     returns = [Fraction(mine, int(whole)) for mine, whole in zip(units, unseen.units, strict=True)]
     assert result["unseen_return"] == float(sum(returns) / len(returns)) > 0
     (tmp_path / "programs.txt").write_text(result["program"])
-    assert cli.main(["evaluate", "--task", name, "--programs", f"{tmp_path}/programs.txt"]) == 0
+    assert dispatch(["evaluate", "--task", name, "--programs", f"{tmp_path}/programs.txt"]) == 0
 
 
 @pytest.mark.parametrize("name", ["CleanHouse", "Snake", "PutNear", "MiniGrid-UnlockPickup-v0", "farama:LavaGap"])
 def test_tasks_of_the_package_pass(name):
-    assert all(note.startswith(f"task {name!r}, in ") for note in check(registry.make(name)))
+    assert all(note.startswith(f"task {name!r}, in ") for note in check(make(name)))
 
 
 @pytest.mark.parametrize(

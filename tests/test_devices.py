@@ -10,22 +10,21 @@ import pytest
 EIGHT = "--xla_force_host_platform_device_count=8"
 EVALUATE = """
 import json, sys
-from jaxprl.loops import prefer_whole_loops
+from jaxprl.xla import prefer_whole_loops
 prefer_whole_loops()
 import jax, numpy as np
 from jaxprl.dsl import sample
-from jaxprl.vm import lanes
+from jaxprl.search.protocol import Neighbourhoods
 from jaxprl.vm.evaluate import evaluate, first_better
-from jaxprl.vm.runs import Neighbourhoods
-from jaxprl.worlds import registry
-task = registry.make("DoorKey")
+from jaxprl.worlds.make import make
+task = make("DoorKey")
 layouts = task.layouts(range(8))
 parents = sample.random_programs(task.language, jax.random.split(jax.random.key(1), 4))
 programs, changed = sample.neighbours(task.language, parents, jax.random.split(jax.random.key(2), (4, 16)))
 runs = evaluate(task, np.asarray(programs).reshape(64, -1), layouts, engine="lanes")
 question = Neighbourhoods(*map(np.asarray, (parents, programs, changed)), np.full(4, 16, np.int32))
 answer = first_better(task, question, layouts, engine="lanes")
-print(json.dumps([jax.local_device_count(), [leaf.tolist() for leaf in (*runs, *answer)]]))
+print(json.dumps([jax.local_device_count(), [leaf.tolist() for leaf in (*runs.columns, *answer)]]))
 """
 
 

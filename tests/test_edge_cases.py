@@ -6,10 +6,10 @@ import golden
 import numpy as np
 import pytest
 
-from jaxprl.dsl.text import parse
+from jaxprl.dsl.text import from_text
 from jaxprl.vm.evaluate import evaluate
-from jaxprl.vm.host import WorldEnvironment
-from jaxprl.worlds import registry
+from jaxprl.worlds.make import make
+from jaxprl.worlds.plain import WorldEnvironment
 
 TASKS = [name for name in golden.TASKS if golden.edge_cases(name)]
 CONFUSED = ("CleanHouse", "while True")
@@ -29,20 +29,20 @@ def cases(name, layouts=None):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_batched_interpreter(name):
-    task = registry.make(name)
+    task = make(name)
     for seeds, rows in cases(name):
         layouts = task.layouts(seeds)
-        runs = evaluate(task, [parse(row.program, task.language) for row in rows], layouts)
-        assert golden.differences(rows, golden.batched(runs, layouts.units)) == []
+        runs = evaluate(task, [from_text(row.program, task.language) for row in rows], layouts)
+        assert golden.differences(rows, golden.batched(runs)) == []
         assert (runs.calls <= task.world.call_limit).all()
 
 
 @pytest.mark.parametrize("layouts", [2, pytest.param(None, marks=pytest.mark.full)])
 @pytest.mark.parametrize("name", TASKS)
 def test_plain_interpreter(name, layouts):
-    task = registry.make(name)
+    task = make(name)
     for seeds, rows in cases(name, layouts):
-        programs = [parse(row.program, task.language) for row in rows]
+        programs = [from_text(row.program, task.language) for row in rows]
         outcomes = golden.plain(task, programs, [task.layout(seed) for seed in seeds])
         assert golden.differences(rows, outcomes) == []
         assert (outcomes.calls <= task.world.call_limit).all()
@@ -58,9 +58,9 @@ class PublishedComparison(WorldEnvironment):
 
 def test_states_that_share_their_digits_are_different():
     name, label = CONFUSED
-    task = registry.make(name)
+    task = make(name)
     [row] = [row for row in golden.edge_cases(name) if row.label == label]
-    program = parse(row.program, task.language)
+    program = from_text(row.program, task.language)
     layouts = [task.layout(seed) for seed in row.seeds]
     published = golden.plain(task, [program], layouts, PublishedComparison)
     assert golden.differences([row], published) == []
@@ -69,14 +69,14 @@ def test_states_that_share_their_digits_are_different():
     runs = evaluate(task, [program], task.layouts(row.seeds))
     assert (exact.calls > published.calls).all()
     assert runs.calls.tolist() == exact.calls.tolist()
-    assert golden.batched(runs, task.layouts(row.seeds).units).ends.tolist() == exact.ends.tolist()
+    assert golden.batched(runs).ends.tolist() == exact.ends.tolist()
 
 
 def test_the_start_position_is_a_position_like_any_other():
     name, label = SPELLED_TWICE
-    task = registry.make(name)
+    task = make(name)
     [row] = [row for row in golden.edge_cases(name) if row.label == label]
-    program = parse(row.program, task.language)
+    program = from_text(row.program, task.language)
     exact = golden.plain(task, [program], [task.layout(seed) for seed in row.seeds])
     runs = evaluate(task, [program], task.layouts(row.seeds))
     assert runs.actions.tolist() == exact.actions.tolist()

@@ -18,32 +18,32 @@ import questions
 import strategies
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_worlds import Limited, SevenLimited, capped_task
+from random_worlds import UNITS, Limited, SevenLimited, capped_task
 
-from jaxprl import loops
+from jaxprl import xla
 from jaxprl.dsl import encode, sample
 from jaxprl.dsl.ast import Action, Program
-from jaxprl.dsl.compile import CHAIN, counter_bits, counter_words, has_idle_repeat
-from jaxprl.dsl.text import parse
+from jaxprl.dsl.text import from_text
 from jaxprl.errors import UserError
 from jaxprl.search.driver import drive
 from jaxprl.search.hill_climbing import hill_climbing
+from jaxprl.search.program_space import mutations, random_starts
+from jaxprl.search.protocol import UNKNOWN, Improvements, Neighbourhoods, search_keys
 from jaxprl.search.schedule import Constant
-from jaxprl.search.types import UNKNOWN, Answer, search_keys
-from jaxprl.starts import mutations, random_starts
-from jaxprl.vm import host, sequential
+from jaxprl.vm import plain, sequential
+from jaxprl.vm.compile import counter_bits, counter_words, has_idle_repeat
 from jaxprl.vm.evaluate import ENGINES, evaluate, first_better
-from jaxprl.vm.interpreter import END_NAMES
+from jaxprl.vm.instruction import CHAIN
 from jaxprl.vm.memory import Direct
-from jaxprl.vm.runs import Neighbourhoods, Scale
+from jaxprl.vm.outcomes import End, Scale, pack
 from jaxprl.worlds import registry
 from jaxprl.worlds.karel.world import LANGUAGE
-from jaxprl.worlds.task import Task
+from jaxprl.worlds.make import make
+from jaxprl.worlds.plain import WorldEnvironment
+from jaxprl.worlds.task import PythonTask, Task
 
 SOME_TASKS = ("DoorKey", "LavaGap")
-OTHER_TASKS = tuple(
-    name for name in registry.tasks() if name not in SOME_TASKS and isinstance(registry.make(name), Task)
-)
+OTHER_TASKS = tuple(name for name in registry.tasks() if name not in SOME_TASKS and isinstance(make(name), Task))
 COUNTS = (0, 1, 2, 3, 7, 19, -1)
 PUT = "IF c( noMarkersPresent c) i( putMarker i)"
 SMALL = {"counts": COUNTS, "depth": 3, "sequence": 3}
@@ -65,7 +65,7 @@ def golden_parents(name, language, count):
     rows = sorted((row for row in rows if np.mean(row.returns[:8]) < 1), key=lambda row: np.mean(row.returns[:8]))
     if not rows:
         return np.zeros((0, WIDTH), np.int32)
-    nodes = in_width([parse(row.program, language) for row in rows], language)
+    nodes = in_width([from_text(row.program, language) for row in rows], language)
     return nodes[np.linspace(0, len(nodes) - 1, count).astype(int)]
 
 
@@ -95,7 +95,7 @@ def check(task, layouts, question, truth=None, engines=ENGINES, **options):
 
 
 def check_task(name, goldens, randoms, many, engines=ENGINES):
-    task = registry.make(name)
+    task = make(name)
     layouts = task.layouts(range(8))
     parents = np.concatenate([golden_parents(name, task.language, goldens), random_parents(task.language, randoms)])
     question = questions.sampled(task.language, parents, many)
@@ -142,7 +142,7 @@ def mixed(many=48):
 
 
 def some_rows(question, truth, rows):
-    return [type(each)(*(leaf[rows] for leaf in each)) for each in (question, truth)]
+    return jax.tree.map(lambda leaf: leaf[rows], [question, truth])
 
 
 SHARED = ((1, 1), (2, 2), (5, 2), (5, 3), (12, 3))
@@ -160,6 +160,60 @@ def test_answers_do_not_depend_on_how_the_work_is_shared(searches, workers, engi
     rows = np.argsort(truth.first < 1, kind="stable")[:searches]  # those first where there is something to find
     question, truth = some_rows(question, truth, rows)
     check(task, layouts, question, truth, engines=[engine], workers=workers)
+
+
+def with_margins(question, task, layouts, seed=0):
+    """Return the question with random margins, and its truth; one in three neighbours has none."""
+    rng, most = np.random.default_rng(seed), Scale.of(layouts).denominator
+    margins = rng.choice([0, 1, most // 8], question.counts.shape + question.programs.shape[1:2]).astype(np.int32)
+    question = question._replace(margins=margins)
+    return question, questions.answered(task, layouts, question)
+
+
+@for_both_engines
+def test_neighbours_that_may_be_worse(engine):
+    task, layouts, question, strict = mixed()
+    question, truth = with_margins(question, task, layouts)
+    assert (truth.first != strict.first).any()
+    assert (truth.better[truth.first >= 0] < truth.score[truth.first >= 0]).any()
+    assert (truth.better[truth.first >= 0] == truth.score[truth.first >= 0]).any()
+    check(task, layouts, question, truth, engines=[engine], workers=3)  # some searches to each of them
+    few = some_rows(question, truth, np.argsort(truth.first < 1, kind="stable")[:5])
+    check(task, layouts, *few, engines=[engine], workers=3)  # some neighbours to each
+
+
+class WholeReturns(WorldEnvironment):
+    """The rewards of a `PythonTask`: a return of 1 is everything."""
+
+    def act(self, action, *, at_limit):
+        units, terminated = super().act(action, at_limit=at_limit)
+        return units / UNITS, terminated
+
+
+@pytest.mark.parametrize("margins", [False, True])
+def test_plain_python_answers_as_the_engines_do(margins):
+    task, layouts, question, truth = mixed()
+    if margins:
+        question, truth = with_margins(question, task, layouts)
+    question, truth = some_rows(question, truth, np.argsort(truth.first < 1, kind="stable")[:4])
+    plainly = PythonTask("plain", LANGUAGE, lambda seed: WholeReturns(task, task.layout(seed)), units=UNITS)
+    questions.check(first_better(plainly, question, plainly.layouts(range(6))), truth, question)
+
+
+@for_both_engines
+def test_a_program_is_not_better_than_itself_and_a_margin_counts_for_its_own_neighbour(engine):
+    task, layouts, question, truth = mixed()
+    [row, *_] = np.flatnonzero((truth.first > 0) & (question.programs[:, 0] != question.parents).any(axis=-1))
+    parents, programs = question.parents[row : row + 1], question.programs[row : row + 1, :1]
+    # The parent, a neighbour that is not better, and the same again with a margin that is wide enough for anything.
+    several = np.concatenate([parents[:, None], programs, programs, parents[:, None]], axis=1)
+    everything = np.broadcast_to(np.array([1, 63], np.int32), (1, 4, 2))
+    question = questions.whole(parents, several, everything)
+    wide = Scale.of(layouts).denominator * 100
+    for margins, first in (((wide, 0, wide, wide), 2), ((wide, 0, 0, wide), -1), ((0, wide, 0, 0), 1)):
+        asked = question._replace(margins=np.array([margins], np.int32))
+        truth = check(task, layouts, asked, engines=[engine], workers=1)
+        assert truth.first.tolist() == [first]
 
 
 @for_both_engines
@@ -238,7 +292,7 @@ def test_answers_do_not_depend_on_the_size_of_the_memory(slots, engine, enlarged
 def test_memories_that_grow_often(engine, enlarged):
     task = capped_task(Limited(5, 4))
     layouts = task.layouts(range(6))
-    parents = encode.encode_all([parse(WANDERING, LANGUAGE)] * 2, LANGUAGE)
+    parents = encode.encode_all([from_text(WANDERING, LANGUAGE)] * 2, LANGUAGE)
     rng = np.random.default_rng(3)
     question = questions.mutated(rng, LANGUAGE, parents, 48, **SMALL)
     check(task, layouts, question, engines=[engine], slots=2, workers=1)
@@ -252,7 +306,7 @@ def test_a_run_whose_memory_becomes_full_is_not_taken_for_ended(long_one, engine
     task = capped_task(Limited(5, 4))
     layouts = task.layouts(range(6))
     texts = ["DEF run m( WHILE c( True c) w( turnLeft putMarker w) m)", "DEF run m( putMarker putMarker m)"]
-    pair = encode.encode_all([parse(text, LANGUAGE) for text in texts], LANGUAGE)
+    pair = encode.encode_all([from_text(text, LANGUAGE) for text in texts], LANGUAGE)
     better, *_ = Scale.of(layouts).scores(evaluate(task, pair, layouts).units)
     parent, neighbour = pair if long_one == "parent" else pair[::-1]
     # The neighbour once, or as often as there are neighbours in other questions: then nothing new is compiled.
@@ -280,7 +334,7 @@ LARGE = {
 def test_sampled_neighbours_of_programs_that_are_too_large_to_trace(case):
     task = capped_task(Limited(5, 4))
     layouts = task.layouts(range(6))
-    parent = encode.encode(parse(LARGE[case], LANGUAGE), LANGUAGE)[None]
+    parent = encode.encode(from_text(LARGE[case], LANGUAGE), LANGUAGE)[None]
     assert np.count_nonzero(parent) > WIDTH
     truth = check(task, layouts, questions.single(questions.sampled(LANGUAGE, parent, SINGLES)), workers=1)
     assert np.count_nonzero(truth.first == 0) > 0
@@ -304,7 +358,7 @@ def test_equal_neighbours():
 
 def mutations_of(text, wanted, many=400):
     """Return a question about the different sampled neighbours of a program of whose nodes `wanted` holds."""
-    parent = encode.encode(parse(text, LANGUAGE), LANGUAGE)
+    parent = encode.encode(from_text(text, LANGUAGE), LANGUAGE)
     found = questions.sampled(LANGUAGE, parent[None], many)
     kept = [i for i, nodes in enumerate(found.programs[0]) if wanted(parent, nodes)]
     _, unique = np.unique(found.programs[0, kept], axis=0, return_index=True)
@@ -346,7 +400,7 @@ def test_a_count_that_changes_is_noticed(case):
 def test_any_change_around_counts_is_noticed(case):
     task = capped_task(Limited(5, 4))
     layouts = task.layouts(range(6))
-    parent = encode.encode(parse(HARD_COUNTS[case], LANGUAGE), LANGUAGE)[None]
+    parent = encode.encode(from_text(HARD_COUNTS[case], LANGUAGE), LANGUAGE)[None]
     question = questions.mutated(np.random.default_rng(0), LANGUAGE, parent, SINGLES, **SMALL)
     truth = check(task, layouts, questions.single(question), workers=1)
     assert (truth.first == 0).any()
@@ -406,7 +460,7 @@ def test_the_largest_programs_that_are_traced(test, size):
     layouts = task.layouts(range(6))
     before = "turnLeft" if size == 64 else ""  # a statement and its Concat are two nodes
     text = f"DEF run m( {'move turnLeft ' * 14} {before} move IF c( {test} c) i( putMarker i) m)"
-    parent = encode.encode(parse(text, LANGUAGE), LANGUAGE)[None]
+    parent = encode.encode(from_text(text, LANGUAGE), LANGUAGE)[None]
     assert (np.count_nonzero(parent), parent.shape[1]) == (size, 64)
     question = questions.mutated(np.random.default_rng(size), LANGUAGE, parent, SINGLES, **SMALL)
     truth = check(task, layouts, questions.single(question), workers=1)
@@ -448,7 +502,7 @@ def traced(machine, programs, layouts):
     def one(index):
         memory = Direct.empty(machine.slots)
         run = machine.run(machine.traced_code(programs[index // episodes]), layouts, index % episodes, memory)
-        return jnp.stack([run.units, run.calls, run.actions, run.end]), run.visited
+        return pack(run), run.visited
 
     runs, touched = jax.lax.map(one, jnp.arange(len(programs) * episodes, dtype=jnp.int32))
     return runs.reshape(-1, episodes, 4), touched.reshape(-1, episodes, 2)
@@ -475,15 +529,15 @@ def test_the_nodes_that_a_run_comes_to():
         calls = np.isin(nodes & 15, (encode.ACTION, encode.PERCEPTION))
         for seed, (units, count, actions, end), marks in zip(seeds, its_runs, its_touched, strict=True):
             came_to = []
-            environment = host.WorldEnvironment(task, task.layout(seed))
-            outcome = host.run(program, environment, lambda call: came_to.append((call.kind, call.name.node)))  # noqa: B023
+            environment = WorldEnvironment(task, task.layout(seed))
+            outcome = plain.run(program, environment, lambda call: came_to.append((call.kind, call.name.node)))  # noqa: B023
             assert (outcome.reward, outcome.calls, outcome.actions) == (units, count, actions)
-            assert outcome.end == END_NAMES[end]
+            assert outcome.end == end
             found = set(np.flatnonzero(marks & calls).tolist())
             expected = {node for _, node in came_to}
             if found != expected:  # an action that ends the run brings the rest of its instruction along
                 assert came_to[-1][0] == "action"
-                assert outcome.end != "E"
+                assert outcome.end != End.FINISHED
                 assert expected <= found
                 assert len(found - expected) <= CHAIN
                 behind += 1
@@ -498,7 +552,7 @@ def test_what_a_run_does_not_come_to_does_not_change_it():
     parents = parents[~np.asarray(jax.vmap(has_idle_repeat)(parents))]
     question = questions.mutated(np.random.default_rng(6), LANGUAGE, parents, 24, **SMALL)
     runs, touched = trace(task, parents, layouts)
-    others = np.moveaxis(evaluate(task, question.programs.reshape(-1, WIDTH), layouts), 0, -1)
+    others = pack(evaluate(task, question.programs.reshape(-1, WIDTH), layouts))
     others = np.reshape(others, (len(parents), 24, 6, 4))
     place = np.arange(WIDTH)
     first, size = question.changed[..., 0, None], question.changed[..., 1, None]
@@ -534,11 +588,11 @@ def events_of(task, layouts, answer, seeds, budget, ahead):
 
 
 def check_searches(name, engine, workers, ahead, seeds=(0, 1, 2), budget=300):
-    task = registry.make(name)
+    task = make(name)
     layouts = task.layouts(range(8))
 
     def ours(question):
-        return Answer(*first_better(task, Neighbourhoods(*question), layouts, engine=engine, workers=workers))
+        return Improvements(*first_better(task, Neighbourhoods(*question), layouts, engine=engine, workers=workers))
 
     truth = functools.partial(questions.answered, task, layouts)
     expected = events_of(task, layouts, truth, seeds, budget, 64)
@@ -575,7 +629,7 @@ def test_an_unknown_engine_is_named():
 
 
 def test_what_is_tested_here_are_whole_loops(monkeypatch):
-    assert loops.has_whole_loops()
+    assert xla.has_whole_loops()
     task, layouts, question, _ = mixed()
 
     def refuse(*_, **__):
@@ -592,9 +646,9 @@ def test_what_is_tested_here_are_whole_loops(monkeypatch):
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        (None, loops._FLAG),
-        ("", loops._FLAG),
-        ("--xla_dump_to=x", f"--xla_dump_to=x {loops._FLAG}"),
+        (None, xla._FLAG),
+        ("", xla._FLAG),
+        ("--xla_dump_to=x", f"--xla_dump_to=x {xla._FLAG}"),
         ("--xla_backend_extra_options=", "--xla_backend_extra_options="),
         ("--a=1 --xla_backend_extra_options=b=2", "--a=1 --xla_backend_extra_options=b=2"),
     ],
@@ -602,29 +656,37 @@ def test_what_is_tested_here_are_whole_loops(monkeypatch):
 def test_flags_of_the_user_are_kept(monkeypatch, before, after):
     monkeypatch.delenv("XLA_FLAGS") if before is None else monkeypatch.setenv("XLA_FLAGS", before)
     for _ in range(2):
-        loops.prefer_whole_loops()
+        xla.prefer_whole_loops()
         assert os.environ["XLA_FLAGS"] == after
 
 
 WITHOUT = """
-import json, sys
+import json, sys, warnings
 import numpy as np
-from jaxprl.loops import has_whole_loops
+from jaxprl.search.protocol import Neighbourhoods
 from jaxprl.vm import evaluate as door
-from jaxprl.vm.runs import Neighbourhoods
-from jaxprl.worlds import registry
+from jaxprl.worlds.make import make
+from jaxprl.xla import has_whole_loops
 assert not has_whole_loops()
 door.ENGINES["sequential"] = None
-task = registry.make("DoorKey")
+task = make("DoorKey")
 layouts = task.layouts(range(8))
 question = Neighbourhoods(*(np.array(leaf, np.int32) for leaf in json.load(sys.stdin)))
-runs = door.evaluate(task, question.parents, layouts)
-print(json.dumps([leaf.tolist() for leaf in (*runs, *door.first_better(task, question, layouts))]))
+with warnings.catch_warnings(record=True) as warned:
+    warnings.simplefilter("always")
+    door.evaluate(task, question.parents, layouts, engine="lanes")
+    assert not warned
+    for _ in range(2):
+        runs = door.evaluate(task, question.parents, layouts)
+    better = door.first_better(task, question, layouts)
+[warning] = warned
+assert warning.filename == "<string>", warning.filename
+print(json.dumps([str(warning.message), *(leaf.tolist() for leaf in (*runs.columns, *better))]))
 """
 
 
 def test_without_whole_loops_lanes_give_the_same():
-    task = registry.make("DoorKey")
+    task = make("DoorKey")
     layouts = task.layouts(range(8))
     question = questions.sampled(task.language, golden_parents("DoorKey", task.language, 4), 10)
     runs = evaluate(task, question.parents, layouts, engine="sequential")
@@ -632,13 +694,14 @@ def test_without_whole_loops_lanes_give_the_same():
     assert (found.first >= 0).any()
     found = found._replace(better=np.where(found.first >= 0, found.better, 0))
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT], input=json.dumps([leaf.tolist() for leaf in question]), text=True,
+        [sys.executable, "-c", WITHOUT], input=json.dumps([leaf.tolist() for leaf in question[:4]]), text=True,
         capture_output=True, env={**os.environ, "XLA_FLAGS": ""}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    *columns, first, better = json.loads(done.stdout)
+    warning, *columns, first, better = json.loads(done.stdout)
+    assert "jaxprl.prefer_whole_loops() before JAX compiles anything" in warning
     better = [score if index >= 0 else 0 for index, score in zip(first, better, strict=True)]
-    assert [*columns, first, better] == [leaf.tolist() for leaf in (*runs, *found)]
+    assert [*columns, first, better] == [leaf.tolist() for leaf in (*runs.columns, *found)]
 
 
 def compiled(task):
@@ -684,20 +747,20 @@ def check_loops(text):
 
 @pytest.mark.parametrize("name", ["DoorKey", "LavaGap", "MiniGrid-UnlockPickup-v0"])
 def test_compiled_loops_are_whole(name):
-    for text in compiled(registry.make(name)).values():
+    for text in compiled(make(name)).values():
         check_loops(text)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", SOME_TASKS + OTHER_TASKS)
 def test_compiled_loops_of_all_worlds_are_whole(name):
-    for text in compiled(registry.make(name)).values():
+    for text in compiled(make(name)).values():
         check_loops(text)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_programs_that_no_instruction_can_address(engine):
-    task = registry.make("DoorKey")
+    task = make("DoorKey")
     largest = Program((Action("turnLeft"),) * 255)
     assert np.count_nonzero(encode.encode(largest, task.language)) == 510
     layouts = task.layouts(range(2))

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from jaxprl.dsl import ast
 from jaxprl.dsl.language import PROGRAM_TOKENS
-from jaxprl.dsl.python import PythonError, from_python, to_python
-from jaxprl.dsl.text import parse, to_text, token_count
+from jaxprl.dsl.python import PythonError, from_python
+from jaxprl.dsl.text import from_text, token_count
 from jaxprl.errors import UserError
 from jaxprl.llm.answers import recorded
 from jaxprl.llm.extract import MOST_CHARACTERS, REASONS, Rejection, choose, extract, normalise
@@ -118,7 +118,7 @@ REJECTED = {
 
 def shown(outcome):
     """Return a program's text, or the reason why there is none."""
-    return outcome.reason if isinstance(outcome, Rejection) else to_text(outcome)
+    return outcome.reason if isinstance(outcome, Rejection) else str(outcome)
 
 
 def program(body):
@@ -201,7 +201,7 @@ def test_recorded_answers(task):
             assert rejection.reason in REASONS
             assert rejection.message
         for found in extraction.programs:
-            assert parse(to_text(found), language) == found
+            assert from_text(str(found), language) == found
     assert sum(bool(extraction.programs) for extraction in extractions) >= 32
 
 
@@ -213,7 +213,7 @@ def test_tasks_without_answers():
 
 def test_choice():
     both = extract("```python\ndef run():\n    move()\n```\nDEF run m( turnLeft m)", KAREL)
-    assert [to_text(choose(both, draw)) for draw in range(3)] == [program(w) for w in ("move", "turnLeft", "move")]
+    assert [str(choose(both, draw)) for draw in range(3)] == [program(w) for w in ("move", "turnLeft", "move")]
     one = extract("DEF run m( move m)", KAREL)
     assert [choose(one, draw) for draw in (0, 1, 2**40 + 1)] == [one.dsl] * 3
     assert choose(extract("", KAREL), 7) is None
@@ -223,7 +223,7 @@ def test_choice():
 
 def test_normalisation():
     def normal(body, language=KAREL):
-        return to_text(normalise(parse(program(body), language), language))
+        return str(normalise(from_text(program(body), language), language))
 
     assert normal("WHILE c( not c( False c) c) w( move w)") == program("REPEAT R=19 r( move r)")
     assert normal("WHILE c( and c( True c) c( False c) c) w( move w)") == program("REPEAT R=0 r( move r)")
@@ -411,7 +411,7 @@ def test_reading_python_raises_only_its_own_error():
 
 def recorded_programs():
     found = {(found, language.name) for answer, language in ANSWERS for found in extract(answer, language).programs}
-    return sorted(((to_text(found), name) for found, name in found), key=lambda pair: (len(pair[0]), pair))
+    return sorted(((str(found), name) for found, name in found), key=lambda pair: (len(pair[0]), pair))
 
 
 def slips(tokens):
@@ -443,8 +443,8 @@ def check(text, language):
         else:
             assert isinstance(outcome, ast.Program)
             assert token_count(outcome) <= PROGRAM_TOKENS
-            assert parse(to_text(outcome), language) == outcome == normalise(outcome, language)
-            assert extract(to_python(outcome), language).python == outcome
+            assert from_text(str(outcome), language) == outcome == normalise(outcome, language)
+            assert extract(outcome.to_python(), language).python == outcome
 
 
 @given(st.text(), st.sampled_from(list(LANGUAGES.values())))

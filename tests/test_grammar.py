@@ -37,7 +37,7 @@ def _sampled(grammar: Grammar, keys: jax.Array) -> jax.Array:
 
 def _tokens(grammar: Grammar, program: ast.Program) -> list[str]:
     """The sequence of a program, from its text."""
-    words = text.to_text(program).split()[1:]
+    words = str(program).split()[1:]
     return (
         words
         if grammar.every_token
@@ -60,7 +60,7 @@ def test_what_is_drawn_under_the_mask_is_a_program_that_fits(grammar):
         if fits:
             program = encode.decode(program_nodes, grammar.language)
             assert _tokens(grammar, program) == words
-            assert text.parse(text.to_text(program), grammar.language) == program
+            assert text.from_text(str(program), grammar.language) == program
             assert text.token_count(program) <= 45
             lengths.add(text.token_count(program))
         else:  # more nodes than there is room for: only long runs of actions
@@ -76,7 +76,7 @@ def test_every_program_that_fits_is_allowed_token_by_token(grammar, data):
     growth = Growth(lambda n: data.draw(st.integers(0, n - 1)), grammar.language, counts=range(20), depth=3)
     program = growth.program()
     words = _tokens(grammar, program)
-    known = all(word in grammar.id_of for word in text.to_text(program).split())
+    known = all(word in grammar.id_of for word in str(program).split())
     automaton = _start(grammar)
     for word in words:
         if word not in grammar.id_of or not _mask(grammar, automaton)[grammar.id_of[word]]:
@@ -119,13 +119,13 @@ def test_sequences_and_nodes_are_inverses_and_say_what_the_text_says(grammar):
     ],
 )
 def test_programs_that_have_no_sequence_are_told(program):
-    nodes = encode.encode(text.parse(program, KAREL), KAREL, 128)
+    nodes = encode.encode(text.from_text(program, KAREL), KAREL, 128)
     _, _, fine = from_nodes(GRAMMARS[0], nodes[None])
     assert not fine[0]
 
 
 def test_long_programs_that_fit_have_a_sequence():
-    nodes = encode.encode(text.parse("DEF run m( " + "move " * 41 + "m)", KAREL), KAREL, 128)
+    nodes = encode.encode(text.from_text("DEF run m( " + "move " * 41 + "m)", KAREL), KAREL, 128)
     drawn, length, fine = from_nodes(GRAMMARS[0], nodes[None])
     assert fine[0]
     assert length[0] == 42

@@ -16,23 +16,27 @@ import pytest
 import questions
 import strategies
 
-from jaxprl import experiment, ledger
-from jaxprl.cli import trace
+from jaxprl.cli.main import dispatch
 from jaxprl.dsl import encode
 from jaxprl.dsl.language import Language
-from jaxprl.dsl.text import parse
+from jaxprl.dsl.text import from_text
 from jaxprl.errors import UserError
+from jaxprl.experiment import ledger
+from jaxprl.experiment.config import Config
+from jaxprl.experiment.run import run
 from jaxprl.search.driver import drive
 from jaxprl.search.hill_climbing import hill_climbing
+from jaxprl.search.program_space import mutations, random_starts
+from jaxprl.search.protocol import UNKNOWN, Neighbourhoods, search_keys
 from jaxprl.search.schedule import Constant
-from jaxprl.search.types import UNKNOWN, search_keys
-from jaxprl.starts import mutations, random_starts
-from jaxprl.vm import host
+from jaxprl.vm import plain
 from jaxprl.vm.evaluate import evaluate, first_better
-from jaxprl.vm.runs import Neighbourhoods, Scale
+from jaxprl.vm.outcomes import Scale
+from jaxprl.vm.trace import trace
 from jaxprl.worlds import registry
-from jaxprl.worlds.gym_environment import GymEnvironment, Interface, gym_task, observed
-from jaxprl.worlds.task import HostTask
+from jaxprl.worlds.from_gym import GymEnvironment, Interface, gym_task, observed
+from jaxprl.worlds.make import make
+from jaxprl.worlds.task import PythonTask
 
 ROOT = Path(__file__).parent.parent
 PUBLISHED = ("LavaGap", "PutNear", "RedBlueDoor")
@@ -45,11 +49,11 @@ OBSTACLES = "MiniGrid-Dynamic-Obstacles-5x5-v0"
 
 
 def farama(name):
-    return registry.make(f"farama:{name}")
+    return make(f"farama:{name}")
 
 
 def programs_of(rows, task):
-    return [parse(row.program, task.language) for row in rows]
+    return [from_text(row.program, task.language) for row in rows]
 
 
 def some_or_all(values):
@@ -60,25 +64,25 @@ def some_or_all(values):
 
 @pytest.mark.parametrize(("name", "whole"), some_or_all(PUBLISHED))
 def test_the_real_environments_give_the_golden_results_and_ours(name, whole):
-    task, ours, rows = farama(name), registry.make(name), golden.returns(name)
+    task, ours, rows = farama(name), make(name), golden.returns(name)
     rows = rows if whole else golden.on_first(rows[::8], 8)
     layouts, programs = task.layouts(rows[0].seeds), programs_of(rows, task)
     runs = evaluate(task, programs, layouts)
-    assert golden.differences(rows, golden.batched(runs, layouts.units)) == []
+    assert golden.differences(rows, golden.batched(runs)) == []
 
     our_layouts = ours.layouts(rows[0].seeds)
     our_runs = evaluate(ours, programs, our_layouts)
     assert (runs.units / layouts.units[0]).tolist() == (our_runs.units / our_layouts.units[0]).tolist()
-    for field, our_field in zip(runs[1:], our_runs[1:], strict=True):
+    for field, our_field in zip(runs.columns[1:], our_runs.columns[1:], strict=True):
         assert field.tolist() == our_field.tolist()
 
 
 @pytest.mark.parametrize(("name", "whole"), some_or_all(name for name in PUBLISHED if golden.edge_cases(name)))
 def test_edge_cases_on_the_real_environments(name, whole):
-    task, ours = farama(name), registry.make(name)
+    task, ours = farama(name), make(name)
     for row in golden.edge_cases(name) if whole else golden.on_first(golden.edge_cases(name), 2):
         [program], layouts = programs_of([row], task), task.layouts(row.seeds)
-        found = golden.batched(evaluate(task, [program], layouts), layouts.units)
+        found = golden.batched(evaluate(task, [program], layouts))
         same = golden.plain(ours, [program], [ours.layout(seed) for seed in row.seeds])
         assert [field.tolist() for field in found] == [field.tolist() for field in same], row.label
         assert "spelling" in row.label or golden.differences([row], found) == []
@@ -86,12 +90,12 @@ def test_edge_cases_on_the_real_environments(name, whole):
 
 def compare_traces(name, seeds, count):
     """Every call of random programs gives the same on the real environment and on ours, pose and reward included."""
-    task, ours = farama(name), registry.make(name)
+    task, ours = farama(name), make(name)
     rng = np.random.default_rng(len(name))
     for seed in seeds:
         for _ in range(count):
             program = strategies.random_program(rng, task.language, counts=range(20), depth=3, sequence=5)
-            assert trace(task, seed, program) == trace(ours, seed, program), (name, seed, program)
+            assert trace(task, program, seed).rows() == trace(ours, program, seed).rows(), (name, seed, program)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -112,7 +116,7 @@ def test_every_registered_environment_call_by_call(name):
 
 def records(config, folder):
     """Return what a run leaves, without times and the task's name."""
-    results = experiment.run(config, folder)
+    results = run(config, folder)
     lines = (folder / "programs.jsonl").read_text().splitlines()
     kept = [{key: value for key, value in result.items() if key not in ("task", "seconds")} for result in results]
     return kept, list(map(json.loads, lines))
@@ -124,7 +128,7 @@ def records(config, folder):
 )
 def test_a_search_on_the_real_environment_is_the_same_search(tmp_path, monkeypatch, name, seeds, budget, bests):
     monkeypatch.setattr(ledger, "UNSEEN", range(1_000_000, 1_000_032))
-    config = experiment.Config(name, "hc", seeds, budget)
+    config = Config(name, "hc", seeds, budget)
     ours = records(config, tmp_path / "ours")
     assert records(dataclasses.replace(config, task=f"farama:{name}"), tmp_path / "real") == ours
     assert len(ours[1]) >= bests
@@ -165,13 +169,13 @@ def search(task, layouts, first_better, seeds=(1,), budget=320):
 def ran(monkeypatch):
     """The layouts of the runs in plain Python so far, by program, in order."""
     found = []
-    outcome = host._outcome
+    outcome = plain._outcome
 
     def counted(task, program, seed, bound):
         found.append((program, seed))
         return outcome(task, program, seed, bound)
 
-    monkeypatch.setattr(host, "_outcome", counted)
+    monkeypatch.setattr(plain, "_outcome", counted)
     return found
 
 
@@ -220,8 +224,8 @@ def test_what_does_not_matter_is_not_run(ran):
 
 def test_dynamic_obstacles_run():
     task, seeds = farama(OBSTACLES), range(20)
-    go = parse("DEF run m( REPEAT R=2 r( WHILE c( front_is_clear c) w( forward w) right r) m)", task.language)
-    bump = parse("DEF run m( WHILE c( True c) w( forward w) m)", task.language)
+    go = from_text("DEF run m( REPEAT R=2 r( WHILE c( front_is_clear c) w( forward w) right r) m)", task.language)
+    bump = from_text("DEF run m( WHILE c( True c) w( forward w) m)", task.language)
     runs = evaluate(task, [go, bump], task.layouts(seeds))
     assert set(runs.units.ravel()) <= {-1, 0, 1}
     assert (runs.units[1] == -1).all()  # into the wall, or a ball on the way
@@ -229,7 +233,7 @@ def test_dynamic_obstacles_run():
     for seed in seeds:
         env = gymnasium.make(OBSTACLES, disable_env_checker=True)  # with its observations and its time limit
         env.reset(seed=seed)
-        for call in trace(task, seed, go):
+        for call in trace(task, go, seed).rows():
             if call["kind"] == "action":
                 _, reward, terminated, _, _ = env.step(getattr(env.unwrapped.actions, call["name"]))
                 assert (call["reward"], call["terminated"]) == (np.sign(reward), terminated)
@@ -270,8 +274,8 @@ def own_tasks(monkeypatch):
 @pytest.mark.usefixtures("own_tasks")
 def test_another_environment_is_searched(tmp_path):
     registry.register(lake())
-    config = experiment.Config("FrozenLake", "hc", seeds=(0, 1), budget=10_000, layouts=(0,))
-    for result in experiment.run(config, tmp_path / "out"):
+    config = Config("FrozenLake", "hc", seeds=(0, 1), budget=10_000, layouts=(0,))
+    for result in run(config, tmp_path / "out"):
         assert (result["return"], result["unseen_return"], result["stop"]) == (1, 1, "solved")
         assert result["evaluated"] > 1
 
@@ -280,9 +284,9 @@ def test_a_time_limit_ends_no_run():
     limited = gym_task(
         "short", lambda: gymnasium.make("FrozenLake-v1", is_slippery=False, max_episode_steps=2), LAKE, ON_LAKE
     )
-    program = parse("DEF run m( south south east south east east m)", LAKE)
+    program = from_text("DEF run m( south south east south east east m)", LAKE)
     runs = evaluate(limited, [program], limited.layouts([0]))
-    assert [field.item() for field in runs] == [1_000_000, 6, 6, 1]
+    assert [field.item() for field in runs.columns] == [1_000_000, 6, 6, 1]
 
 
 class Counting(gymnasium.Env):
@@ -311,7 +315,7 @@ def counting(reward, **options):
 @pytest.mark.parametrize(("reward", "units"), [(1 / 3, 1_000_000), (-0.7, -2_100_000), (0.1234567, 370_370)])
 def test_returns_are_taken_to_the_nearest_unit(reward, units):
     task = counting(reward)
-    runs = evaluate(task, [parse("DEF run m( step step step m)", STEP)], task.layouts([0, 1]))
+    runs = evaluate(task, [from_text("DEF run m( step step step m)", STEP)], task.layouts([0, 1]))
     assert runs.units.tolist() == [[units] * 2]
 
 
@@ -326,7 +330,7 @@ def test_returns_are_taken_to_the_nearest_unit(reward, units):
 )
 def test_returns_that_do_not_fit_are_refused(reward, units, message):
     task = counting(reward, units=units)
-    nodes = encode.encode_all([parse("DEF run m( step step step m)", STEP)], STEP)
+    nodes = encode.encode_all([from_text("DEF run m( step step step m)", STEP)], STEP)
     question = Neighbourhoods(nodes, nodes[None], np.zeros((1, 1, 2), np.int32), np.array([1], np.int32))
     with pytest.raises(UserError, match=message):
         first_better(task, question, task.layouts([7, 8]))
@@ -368,17 +372,15 @@ def test_a_state_seen_twice_crashes():
     env.act("step", at_limit=False)
     assert env.key() != first == GymEnvironment(Counting(0.0), STEPS, seed=0).key()
     assert env.pose() is None
-    task = HostTask("stuck", STEP, lambda seed: GymEnvironment(Counting(0.0), blind, seed=seed))
+    task = PythonTask("stuck", STEP, lambda seed: GymEnvironment(Counting(0.0), blind, seed=seed))
     blind = Interface(actions=STEPS.actions, perceptions=STEPS.perceptions, key=lambda env, observation: 0)
-    runs = evaluate(task, [parse("DEF run m( WHILE c( True c) w( step w) m)", STEP)], task.layouts([0]))
-    assert [field.item() for field in runs] == [0, 1, 1, 2]
+    runs = evaluate(task, [from_text("DEF run m( WHILE c( True c) w( step w) m)", STEP)], task.layouts([0]))
+    assert [field.item() for field in runs.columns] == [0, 1, 1, 2]
 
 
 @pytest.mark.usefixtures("own_tasks")
 def test_host_tasks_are_listed(capsys):
-    from jaxprl.cli import main
-
     registry.register(lake(words={"goal": "Get over the ice."}))
-    assert main(["tasks"]) == 0
+    assert dispatch(["tasks"]) == 0
     lines = [line.split(maxsplit=3) for line in capsys.readouterr().out.splitlines()]
     assert ["FrozenLake", "frozen", "lake", "-       Get over the ice."] in lines

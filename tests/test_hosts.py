@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jaxprl.errors import UserError
-from jaxprl.hosts import Host, join
+from jaxprl.experiment.cluster import Host, join
 from jaxprl.runs.record import read_lines
 
 RUN = Path(__file__).parent.parent / "experiments" / "run.py"
@@ -78,7 +78,7 @@ def test_a_host_is_stopped_and_goes_on_by_itself(tmp_path, port):
 
 def test_the_cluster_says_who_is_who(port):
     slurm = {"SLURM_JOB_ID": str(port), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
-    code = "from jaxprl.hosts import join; print(join('auto').name)"
+    code = "from jaxprl.experiment.cluster import join; print(join('auto').name)"
     hosts = [
         subprocess.Popen(
             [sys.executable, "-c", code],

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from random_worlds import NOWHERE, Limited, OnceLimited, SevenLimited, layout, random_task, reward
 
 from jaxprl.dsl import encode
-from jaxprl.dsl.text import parse, to_text
+from jaxprl.dsl.text import from_text
 from jaxprl.vm.evaluate import ENGINES, evaluate
-from jaxprl.worlds import ops, registry
-from jaxprl.worlds.karel.world import LANGUAGE, Geometry
+from jaxprl.worlds import ops
+from jaxprl.worlds.karel.world import LANGUAGE, KarelWorld
+from jaxprl.worlds.make import make
 from jaxprl.worlds.minigrid import world as minigrid
 from jaxprl.worlds.minigrid.farama import make_world
 from jaxprl.worlds.task import Layout, Task
@@ -29,7 +30,7 @@ DEEPEST = "DEF run m( " + "REPEAT R=99999999 r( " * 4 + "{action}" + " r)" * 4 +
 
 def random_programs(seed, language=LANGUAGE, **limits):
     rng = np.random.default_rng(seed)
-    deepest = parse(DEEPEST.format(action=language.action_names[0]), language)
+    deepest = from_text(DEEPEST.format(action=language.action_names[0]), language)
     return [*(strategies.random_program(rng, language, **limits) for _ in range(PROGRAMS)), deepest]
 
 
@@ -39,9 +40,9 @@ def agreed(task, programs, seeds, **options):
     plain = golden.plain(task, programs, [task.layout(seed) for seed in seeds])
     for engine in ENGINES:
         runs = evaluate(task, nodes, layouts, engine=engine, **options)
-        ours = golden.batched(runs, layouts.units)
+        ours = golden.batched(runs)
         for field, one, other in zip(ours._fields, ours, plain, strict=True):
-            differ = [(to_text(programs[i]), seeds[j]) for i, j in np.argwhere(one != other)]
+            differ = [(str(programs[i]), seeds[j]) for i, j in np.argwhere(one != other)]
             assert differ == [], (engine, field)
     return ours
 
@@ -69,7 +70,7 @@ def test_random_programs_with_the_counts_of_sampling(seed):
 @given(seed=SEEDS)
 def test_many_random_programs(domain, seed):
     if domain == "minigrid":
-        task = random_minigrid_task(minigrid.Geometry(6, 5))
+        task = random_minigrid_task(minigrid.MiniGridWorld(6, 5))
     else:
         task = random_task(Limited(7, 6), quiet=domain == "quiet karel")
     agreed(task, random_programs(seed, task.language), range(seed, seed + LAYOUTS))
@@ -83,8 +84,8 @@ def test_worlds_of_other_sizes(size):
 
 
 def test_up_to_the_real_call_limit():
-    ours = agreed(random_task(Geometry(7, 6)), random_programs(1), range(LAYOUTS))
-    assert (ours.calls == Geometry.call_limit).any()
+    ours = agreed(random_task(KarelWorld(7, 6)), random_programs(1), range(LAYOUTS))
+    assert (ours.calls == KarelWorld.call_limit).any()
 
 
 @pytest.mark.parametrize(
@@ -146,7 +147,7 @@ AT_LIMIT = {
 def test_at_the_call_limit(case):
     body, most, goal, (units, calls, actions, end) = AT_LIMIT[case]
     task = corridor(most, goal)
-    ours = agreed(task, [parse(f"DEF run m( {body} m)", LANGUAGE)], [0])
+    ours = agreed(task, [from_text(f"DEF run m( {body} m)", LANGUAGE)], [0])
     assert [field.item() for field in ours] == [units, calls, actions, end]
 
 
@@ -165,7 +166,8 @@ def test_results_do_not_depend_on_how_the_work_is_cut(options, engine):
     programs = encode.encode_all(random_programs(2), LANGUAGE, WIDTH)
     layouts = task.layouts(range(LAYOUTS))
     expected = evaluate(task, programs, layouts)
-    for one, other in zip(expected, evaluate(task, programs, layouts, engine=engine, **options), strict=True):
+    found = evaluate(task, programs, layouts, engine=engine, **options)
+    for one, other in zip(expected.columns, found.columns, strict=True):
         assert one.shape == (len(programs), LAYOUTS)
         assert one.tolist() == other.tolist()
 
@@ -179,13 +181,13 @@ ANTS = [
 
 @pytest.mark.parametrize("options", [{}, pytest.param({"slots": 1}, marks=pytest.mark.full)], ids=str)
 def test_loops_that_remember_thousands_of_states(options):
-    world = Geometry(9, 9)
+    world = KarelWorld(9, 9)
     start = layout(world, np.zeros((9, 9), bool), (4, 4, 1), np.zeros((9, 9), np.uint8), 10_000)
     task = Task("open 9 x 9", world, lambda seed: start, reward)
     ours = agreed(
-        task, [parse(f"DEF run m( WHILE c( True c) w( {body} w) m)", LANGUAGE) for body in ANTS], [0], **options
+        task, [from_text(f"DEF run m( WHILE c( True c) w( {body} w) m)", LANGUAGE) for body in ANTS], [0], **options
     )
-    assert ours.calls.ravel().tolist() == [Geometry.call_limit, 2312, 1757]
+    assert ours.calls.ravel().tolist() == [KarelWorld.call_limit, 2312, 1757]
 
 
 @pytest.mark.parametrize(
@@ -193,14 +195,15 @@ def test_loops_that_remember_thousands_of_states(options):
 )
 def test_deep_nests_of_repeats(depth, count):
     text = f"DEF run m( {f'REPEAT R={count} r( ' * depth}turnLeft{' r)' * depth} putMarker m)"
-    ours = agreed(random_task(Geometry(7, 6)), [parse(text, LANGUAGE)], range(2))
-    assert (ours.calls == min(count**depth + 1, Geometry.call_limit)).any()
+    ours = agreed(random_task(KarelWorld(7, 6)), [from_text(text, LANGUAGE)], range(2))
+    assert (ours.calls == min(count**depth + 1, KarelWorld.call_limit)).any()
 
 
 def test_no_programs():
-    task = registry.make("Seeder")
+    task = make("Seeder")
     runs = evaluate(task, [], task.layouts(range(3)))
-    assert [field.shape for field in runs] == [(0, 3)] * 4
+    assert [field.shape for field in runs.columns] == [(0, 3)] * 4
+    assert runs.mean_returns.shape == (0,)
 
 
 WITHOUT_CALLS = {
@@ -219,12 +222,13 @@ WITHOUT_CALLS = {
 }
 BOTH_INTERPRETERS = """
 import json, sys
-from jaxprl.dsl.text import parse
+from jaxprl.dsl.text import from_text
 from jaxprl.vm.evaluate import evaluate
-from jaxprl.vm.host import WorldEnvironment, run
-from jaxprl.worlds import registry
-task = registry.make("Seeder")
-programs = [parse(text, task.language) for text in json.load(sys.stdin)]
+from jaxprl.vm.plain import run
+from jaxprl.worlds.make import make
+from jaxprl.worlds.plain import WorldEnvironment
+task = make("Seeder")
+programs = [from_text(text, task.language) for text in json.load(sys.stdin)]
 plain = [run(program, WorldEnvironment(task, task.layout(0))) for program in programs]
 runs = evaluate(task, programs, task.layouts([0]))
 print(json.dumps([runs.calls.ravel().tolist(), [outcome.calls for outcome in plain]]))
@@ -250,11 +254,11 @@ ENDLESS = "WHILE c( True c) w( REPEAT R=0 r( move r) w)"
     "body", [ENDLESS, f"REPEAT R=3 r( {ENDLESS} r)", f"REPEAT R=3 r( IF c( True c) i( {ENDLESS} i) r)"]
 )
 def test_an_endless_loop_without_calls_crashes(body):
-    ours = agreed(random_task(Limited(7, 6)), [parse(f"DEF run m( turnLeft {body} putMarker m)", LANGUAGE)], [0])
+    ours = agreed(random_task(Limited(7, 6)), [from_text(f"DEF run m( turnLeft {body} putMarker m)", LANGUAGE)], [0])
     assert [field.item() for field in ours] == [0, 1, 1, "C"]
 
 
-class SevenLimitedMiniGrid(minigrid.Geometry):
+class SevenLimitedMiniGrid(minigrid.MiniGridWorld):
     call_limit = 7
 
 
@@ -303,14 +307,14 @@ def random_minigrid_task(world):
 @given(SEEDS)
 def test_random_minigrid_programs_in_random_worlds(seed):
     programs = random_programs(seed, minigrid.LANGUAGE)
-    agreed(random_minigrid_task(minigrid.Geometry(6, 5)), programs, range(seed, seed + LAYOUTS))
+    agreed(random_minigrid_task(minigrid.MiniGridWorld(6, 5)), programs, range(seed, seed + LAYOUTS))
 
 
 @settings(max_examples=10)
 @given(SEEDS)
 def test_random_minigrid_programs_with_the_counts_of_sampling(seed):
     programs = random_programs(seed, minigrid.LANGUAGE, counts=range(20), depth=3, sequence=5)[:PROGRAMS]
-    agreed(random_minigrid_task(minigrid.Geometry(6, 5)), programs, range(seed, seed + LAYOUTS))
+    agreed(random_minigrid_task(minigrid.MiniGridWorld(6, 5)), programs, range(seed, seed + LAYOUTS))
 
 
 def test_random_minigrid_programs_at_a_small_call_limit():

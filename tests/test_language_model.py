@@ -14,14 +14,16 @@ from types import SimpleNamespace
 import pytest
 from llm_server import HANG_UP, Reply, completion, error, serving
 
-from jaxprl import experiment, ledger
-from jaxprl.asking import Asker, Means
-from jaxprl.config import REVISIONS, Config
 from jaxprl.errors import Stopped, UserError
-from jaxprl.hosts import Host
+from jaxprl.experiment import ledger
+from jaxprl.experiment import run as experiment
+from jaxprl.experiment.cluster import Host
+from jaxprl.experiment.config import Config, resolve
+from jaxprl.experiment.language_model import LanguageModel, LLMAccess
+from jaxprl.llm.programs import FRUITLESS
+from jaxprl.llm.revision_prompts import METHODS as REVISIONS
 from jaxprl.llm.settings import Settings
 from jaxprl.runs.record import RECORDS, REQUESTS, RunDirectory, read_lines
-from jaxprl.starts import FRUITLESS
 
 ROOT = Path(__file__).parent.parent
 KEY = "sk-secret-0123456789"
@@ -58,10 +60,9 @@ def model(request, number):
 def run(folder, url, *, out="out", resume=False, stop=None, **options):
     given = {"task": "CleanHouse", "method": "llm-gs", "budget": 600, "layouts": LAYOUTS, "llm": "openai"}
     settings = Settings("m", url, deadline=10, retries=2, backoff=0.01)
-    means = Means(folder / "answers.sqlite")
-    return experiment.run(
-        Config(**{**given, "settings": settings, **options}), folder / out, resume=resume, means=means, stop=stop
-    )
+    access = LLMAccess(folder / "answers.sqlite")
+    config = Config(**{**given, "settings": settings, **options})
+    return experiment.run(config, folder / out, resume=resume, llm_access=access, stop=stop)
 
 
 def timeless(row):
@@ -125,7 +126,7 @@ def test_revision_asks_again_after_every_round(tmp_path, method):
 
 def test_answers_join_a_search_that_stalls(tmp_path):
     with serving(model) as server:
-        [result] = run(tmp_path, server.url, task="CleanHouseSparse", budget=3000, revise_every=1)
+        [result] = run(tmp_path, server.url, task="CleanHouseSparse", budget=3000, options={"revise_every": 1})
     out = tmp_path / "out"
     rounds = read_lines(out / "llm" / "rounds.jsonl")
     assert len(rounds) >= 2
@@ -200,8 +201,8 @@ def test_a_spending_limit_is_kept(tmp_path):
     with serving(one_at_a_time) as server:
         settings = Settings("m", server.url, max_tokens=4, backoff=0.01)
         config = Config("CleanHouse", budget=40, layouts=LAYOUTS, llm="openai", settings=settings)
-        means = Means(tmp_path / "answers.sqlite", prices, 60.0)
-        [result] = experiment.run(config, tmp_path / "out", means=means)
+        access = LLMAccess(tmp_path / "answers.sqlite", prices, 60.0)
+        [result] = experiment.run(config, tmp_path / "out", llm_access=access)
     usage = json.loads((tmp_path / "out" / "llm" / "usage.json").read_text())
     assert usage["requests"]["spending limit"] >= 1
     assert 40 < usage["cost"] <= 60
@@ -215,15 +216,15 @@ def test_a_spending_limit_is_kept(tmp_path):
         ({"llm": "none", "settings": Settings("m")}, "asks no model"),
         ({"method": "hc", "settings": Settings("m")}, "hc asks no language model"),
         ({"method": "regeneration"}, "asks a language model again and again"),
-        ({"revise_every": 0, "settings": Settings("m")}, "from 1 on"),
-        ({"revise_every": 3}, "goes with --method llm-gs and a language model"),
+        ({"options": {"revise_every": 0}, "settings": Settings("m")}, "it takes 1 climb or more"),
+        ({"options": {"revise_every": 3}}, "asks a language model again: name it with --model"),
         ({"style": "haiku"}, "unknown prompt style"),
         ({"settings": Settings("m"), "task": "farama:MiniGrid-Dynamic-Obstacles-5x5-v0"}, "lacks words"),
     ],
 )
 def test_what_cannot_be_asked(options, message):
     with pytest.raises(UserError, match=message):
-        Config(**options).check()
+        resolve(Config(**options))
 
 
 def test_a_run_that_goes_on_does_not_ask_again_what_brought_nothing(tmp_path):
@@ -253,7 +254,7 @@ def test_a_run_that_goes_on_does_not_ask_again_what_brought_nothing(tmp_path):
 def test_a_request_that_was_cut_off_counts_with_what_it_can_have_cost(tmp_path):
     prices = tmp_path / "prices.json"
     prices.write_text('{"m": {"input": 0, "output": 1000000}}')
-    means = Means(tmp_path / "answers.sqlite", prices, 60.0)
+    access = LLMAccess(tmp_path / "answers.sqlite", prices, 60.0)
     directory = RunDirectory(tmp_path / "out", {})
     for row in (
         {"name": "a", "begun": "1", "reserved": 4.0},
@@ -263,7 +264,7 @@ def test_a_request_that_was_cut_off_counts_with_what_it_can_have_cost(tmp_path):
     ):
         directory.append(REQUESTS, row)
     for _ in range(2):
-        asker = Asker(Settings("m", max_tokens=4), means, directory, replay=False, should_stop=lambda: False)
+        asker = LanguageModel(Settings("m", max_tokens=4), access, directory, replay=False, should_stop=lambda: False)
         assert asker.client.budget.spent == 12.0
         assert asker.usage()["requests"] == {"answered": 1, "lost": 1}
         assert asker.usage()["cost"] == 12.0
@@ -271,7 +272,7 @@ def test_a_request_that_was_cut_off_counts_with_what_it_can_have_cost(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("means", "message"),
+    ("access", "message"),
     [
         ({"prices": "none.json"}, "No such file"),
         ({"limit": 3.0}, "needs the model's price"),
@@ -279,14 +280,14 @@ def test_a_request_that_was_cut_off_counts_with_what_it_can_have_cost(tmp_path):
         ({"cache": "prices.json"}, "no cache of answers"),
     ],
 )
-def test_mistakes_are_found_before_the_run_directory_is_taken(tmp_path, means, message):
+def test_mistakes_are_found_before_the_run_directory_is_taken(tmp_path, access, message):
     (tmp_path / "prices.json").write_text('{"m": {"input": 0, "output": 1}}')
-    paths = {name: value if name == "limit" else tmp_path / value for name, value in means.items()}
+    paths = {name: value if name == "limit" else tmp_path / value for name, value in access.items()}
     with pytest.raises(UserError, match=message):
         experiment.run(
             Config("CleanHouse", llm="openai", settings=Settings("m", "http://127.0.0.1:9/v1")),
             tmp_path / "out",
-            means=Means(**{"cache": tmp_path / "answers.sqlite", **paths}),
+            llm_access=LLMAccess(**{"cache": tmp_path / "answers.sqlite", **paths}),
         )
     assert not (tmp_path / "out").exists()
 
@@ -294,11 +295,11 @@ def test_mistakes_are_found_before_the_run_directory_is_taken(tmp_path, means, m
 def test_hosts_share_the_spending_limit(tmp_path, command, monkeypatch):
     limits = []
 
-    def run(config, out, *, means, **options):
-        limits.append(means.limit)
+    def execute(request, out, *, llm_access, **options):
+        limits.append(llm_access.limit)
         raise UserError("far enough")
 
-    monkeypatch.setattr(command, "run", run)
+    monkeypatch.setattr(command, "execute", execute)
     monkeypatch.setattr(command, "join", lambda text: Host(1, 4))
     for hosts in ([], ["--hosts", "auto"]):
         with pytest.raises(UserError, match="far enough"):
@@ -316,7 +317,7 @@ def test_options_of_a_model_need_one(command, words):
 
 def test_a_price_that_is_missing_is_named(tmp_path, capsys):
     (tmp_path / "prices.json").write_text("{}")
-    Means(tmp_path / "answers.sqlite", tmp_path / "prices.json").check(Settings("m"), replay=False)
+    LLMAccess(tmp_path / "answers.sqlite", tmp_path / "prices.json").check(Settings("m"), replay=False)
     assert "lack model 'm'" in capsys.readouterr().err
 
 

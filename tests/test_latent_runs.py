@@ -7,9 +7,10 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxprl import experiment, ledger
-from jaxprl.config import Config
 from jaxprl.errors import Stopped, UserError
+from jaxprl.experiment import ledger
+from jaxprl.experiment.config import Config, identity, resolve
+from jaxprl.experiment.run import run
 from jaxprl.latent import vae
 from jaxprl.latent.grammar import Grammar
 from jaxprl.latent.space import SHIPPED, LatentSpace
@@ -60,21 +61,22 @@ class StopsAfter:
 def test_a_run_leaves_the_same_alone_among_others_and_after_a_stop(tmp_path, options):
     whole, alone, stopped = (tmp_path / name for name in ("whole", "alone", "stopped"))
     config = Config("Seeder", seeds=(3, 0), **LIMITS, **options)
-    results = experiment.run(config, whole)
+    results = run(config, whole)
     assert all(result["evaluated"] == 250 or result["return"] == 1 for result in results)
-    assert {row["source"] for row in read_lines(whole / "programs.jsonl")} <= {config.start_source, "mutation"}
-    experiment.run(Config("Seeder", seeds=(3,), **LIMITS, **options), alone)
+    start = "llm" if "llm" in options else "random"
+    assert {row["source"] for row in read_lines(whole / "programs.jsonl")} <= {start, "mutation"}
+    run(Config("Seeder", seeds=(3,), **LIMITS, **options), alone)
     assert left_by(alone, 3) == left_by(whole, 3)
     with pytest.raises(Stopped):
-        experiment.run(config, stopped, stop=StopsAfter(4))
+        run(config, stopped, stop=StopsAfter(4))
     assert 0 < read_lines(stopped / "metrics.jsonl")[-1]["evaluated"] < 250
-    experiment.run(config, stopped, resume=True)
+    run(config, stopped, resume=True)
     assert left_by(stopped, 3, 0) == left_by(whole, 3, 0)
 
 
 def test_programs_of_a_language_model_are_starts_if_they_are_in_the_space(tmp_path):
     config = Config("Seeder", "latent-hc", budget=60, layouts=(0, 1), llm="recorded")
-    (result,) = experiment.run(config, tmp_path / "out")
+    (result,) = run(config, tmp_path / "out")
     counts = result["llm"]["space"]
     assert counts["encoded"] + len(counts["outside"]) == result["llm"]["accepted"] == 32
     assert 0 < counts["unchanged"] <= counts["encoded"]
@@ -91,7 +93,7 @@ def test_programs_of_a_language_model_are_starts_if_they_are_in_the_space(tmp_pa
 
 
 def test_a_task_of_ones_own_in_karels_world(tmp_path):
-    (result,) = experiment.run(Config(f"{EXAMPLES}:Fence", "cem", budget=70, layouts=(0, 1)), tmp_path / "out")
+    (result,) = run(Config(f"{EXAMPLES}:Fence", "cem", budget=70, layouts=(0, 1)), tmp_path / "out")
     assert result["evaluated"] == 70 or result["return"] == 1
 
 
@@ -99,33 +101,36 @@ def test_another_model_is_another_run(tmp_path):
     grammar, file = Grammar.of(LANGUAGE), tmp_path / "small.npz"
     params = vae.init(grammar, jax.random.key(0), vae.Sizes(16, 16, 16, 8))
     LatentSpace(grammar, params).save(file)
-    config = Config("Seeder", "cem", budget=40, layouts=(0, 1), space=file)
-    experiment.run(config, tmp_path / "out")
-    experiment.run(config, tmp_path / "out", resume=True)
+    config = Config("Seeder", "cem", budget=40, layouts=(0, 1), options={"space": file})
+    run(config, tmp_path / "out")
+    run(config, tmp_path / "out", resume=True)
     with pytest.raises(UserError, match=r"space was '[0-9a-f]{16}', is '[0-9a-f]{16}'"):
-        experiment.run(Config("Seeder", "cem", budget=40, layouts=(0, 1)), tmp_path / "out", resume=True)
+        run(Config("Seeder", "cem", budget=40, layouts=(0, 1)), tmp_path / "out", resume=True)
     with pytest.raises(UserError, match=r"sigma was 0\.25, is 0\.5"):
-        experiment.run(Config("Seeder", "cem", budget=40, layouts=(0, 1), space=file, sigma=0.5), tmp_path / "out",
-                       resume=True)  # fmt: skip
+        run(
+            Config("Seeder", "cem", budget=40, layouts=(0, 1), options={"space": file, "sigma": 0.5}),
+            tmp_path / "out",
+            resume=True,
+        )
 
 
 def test_published_parameters_are_part_of_the_configuration_of_latent_searches_alone():
-    leaps = Config("TopOffSparse", "leaps").identity()
+    leaps = identity(resolve(Config("TopOffSparse", "leaps")))
     assert [leaps[name] for name in ("k", "elite", "sigma", "llm")] == [64, 3, 0.25, "none"]
-    assert leaps == Config("TopOffSparse", "leaps", space=SHIPPED).identity()
-    assert not {"k", "elite", "sigma", "space"} & set(Config("Seeder", "hc").identity())
+    assert leaps == identity(resolve(Config("TopOffSparse", "leaps", options={"space": SHIPPED})))
+    assert not {"elite", "sigma", "space"} & set(identity(resolve(Config("Seeder", "hc"))))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"method": "hc", "k": 3, "sigma": 0.1},
-            "--k, --sigma: of the latent searches .leaps, cem, cebs, latent-hc., not of hc",
-        ),
-        ({"method": "llm-gs", "space": SHIPPED}, "--space: of the latent searches"),
-        ({"method": "leaps", "elite": 3}, "leaps has the published elite of the task"),
-        ({"method": "latent-hc", "elite": 3}, "latent-hc has no elite"),
+        ({"method": "hc", "space": SHIPPED, "sigma": 0.1}, "--space, --sigma: not of method hc, whose options are --k"),
+        ({"method": "llm-gs", "space": SHIPPED}, "--space: not of method llm-gs, whose options are --revise-every"),
+        ({"method": "leaps", "elite": 3}, "--elite: not of method leaps, whose options are --space"),
+        ({"method": "latent-hc", "elite": 3}, "--elite: not of method latent-hc, whose options are --k, --sigma, --sp"),
+        ({"method": "regeneration", "k": 3}, "--k: not of method regeneration, which has no options"),
+        ({"method": "hc", "k": 2.5}, "--k 2.5: expected a number"),
+        ({"method": "hc", "k": 0}, "--k 0: a neighbourhood has 1 to"),
         ({"method": "cebs", "k": 20}, "k is a multiple of it"),
         ({"method": "cem", "k": 2}, "the elite goes from 1 to k"),
         ({"method": "cem", "k": 10**6}, "k 1000000: it goes from 1 to"),
@@ -138,9 +143,12 @@ def test_published_parameters_are_part_of_the_configuration_of_latent_searches_a
         ),
         ({"method": "leaps", "task": "Maze", "llm": "recorded"}, "no recorded answers for Maze"),
         ({"method": "leaps", "llm": "openai"}, "needs the --model"),
-        ({"method": "leaps", "revise_every": 3}, "--revise-every goes with"),
+        ({"method": "leaps", "revise_every": 3}, "--revise-every: not of method leaps"),
     ],
 )
 def test_what_cannot_be_done_is_said(options, message):
+    own = {name: value for name, value in options.items() if name not in ("task", "method", "llm")}
+    shared = {name: value for name, value in options.items() if name not in own}
+    config = Config(**{"task": "Seeder", **shared}, options=own)
     with pytest.raises(UserError, match=message):
-        Config(**{"task": "Seeder", **options}).check()
+        resolve(config)

@@ -11,17 +11,19 @@ import questions
 
 from jaxprl.dsl import sample
 from jaxprl.errors import UserError
+from jaxprl.experiment.config import Config, resolve
+from jaxprl.methods import latent as methods
+from jaxprl.methods.latent import encoded, parameters
 from jaxprl.runs import checkpoint
 from jaxprl.search.cem import Parameters, State, around_each, around_mean, cross_entropy
 from jaxprl.search.driver import drive
 from jaxprl.search.latent import neighbours, perturbed, random_starts
-from jaxprl.search.published import METHODS, encoded, latent_search, parameters
-from jaxprl.search.types import UNKNOWN, Answer, Asked, Candidates, Point, Question, search_keys
-from jaxprl.starts import Pool, pooled_starts
+from jaxprl.search.pool import Pool, pooled_starts
+from jaxprl.search.protocol import UNKNOWN, Asked, Candidates, Improvements, Point, search_keys
 from jaxprl.vm.evaluate import evaluate, first_better, scores
-from jaxprl.vm.runs import Neighbourhoods, Scale
-from jaxprl.worlds import registry
+from jaxprl.vm.outcomes import Scale
 from jaxprl.worlds.karel.world import LANGUAGE
+from jaxprl.worlds.make import make
 
 SIZE, LEVELS = 4, 8
 GOAL = 10_000
@@ -30,6 +32,13 @@ SETTINGS = {
     "cebs": Parameters(12, 4, 0.5),
     "latent-hc": Parameters(20, 0, 0.5),
 }
+
+
+SEARCHES = {"cem": methods.cem, "cebs": methods.cebs, "latent-hc": methods.latent_hc}
+
+
+def latent_search(method, chosen, space, *, start=None, **limits):
+    return SEARCHES[method](space, chosen, start=start or methods.random_latents(space), **limits)
 
 
 class Toy:
@@ -77,7 +86,7 @@ def answer(question):
     wanted = np.arange(question.programs.shape[1]) < question.counts[:, None]
     beats = wanted & (score(question.programs) > score(question.parents)[:, None])
     first = np.where(beats.any(axis=1), beats.argmax(axis=1), -1).astype(np.int32)
-    return Answer(score(question.parents), first, score(question.programs)[np.arange(len(first)), first])
+    return Improvements(score(question.parents), first, score(question.programs)[np.arange(len(first)), first])
 
 
 def begin(search, seeds, *pool):
@@ -422,7 +431,7 @@ def test_a_search_goes_on_from_its_saved_state(method):
     drive(search, begin(search, [3, 4, 5]), answer, record=record, progress=save, interval=50)
     arrays, count = saved[len(saved) // 2]
     del rows[count:]
-    state = checkpoint.like(begin(search, [3, 4, 5]), "state", arrays)
+    state = checkpoint.rebuilt(search.template, "state", arrays)
     drive(search, state, answer, record=record, interval=50)
     for index, seed in enumerate([3, 4, 5]):
         mine = [(row.evaluated, row.score) for row in rows if row.search == index]
@@ -432,7 +441,7 @@ def test_a_search_goes_on_from_its_saved_state(method):
 @functools.cache
 def real():
     """A space of real programs, DoorKey and some layouts."""
-    task = registry.make("DoorKey")
+    task = make("DoorKey")
     keys = jax.random.split(jax.random.key(0), LEVELS**3)
     return Toy(np.asarray(sample.random_programs(LANGUAGE, keys))), task, task.layouts(range(4))
 
@@ -451,35 +460,33 @@ def test_latent_neighbours_are_answered_as_if_everything_were_evaluated():
     state, better = begin(search, [0, 1]), 0
     for _ in range(6):
         asked = search.ask(state, 16)
-        question = Question(*map(np.asarray, asked.question))
-        found = first_better(task, Neighbourhoods(*question), layouts)
+        question = jax.tree.map(np.asarray, asked.question)
+        found = first_better(task, question, layouts)
         questions.check(found, questions.answered(task, layouts, question), question)
         better += int((found.first >= 0).sum())
-        state, _ = search.tell(state, asked, Answer(*found))
+        state, _ = search.tell(state, asked, Improvements(*found))
     assert better
     assert (space.decode(state.current.latents)[0] == state.current.programs).all()
 
 
 def test_published_parameters():
-    assert parameters("leaps", "FourCornersSparse") == parameters("leaps", "FourCorners") == Parameters(64, 13, 0.5)
-    assert parameters("leaps", "PathFollow") == parameters("leaps", "DoorKey") == Parameters(32, 3, 0.25)
-    assert parameters("cebs", "Maze") == Parameters(64, 16, 0.25)
-    assert parameters("cem", "Maze", k=16, sigma=0.1) == Parameters(16, 3, 0.1)
-    assert parameters("latent-hc", "Maze").k == 250
-    for method in METHODS:
-        latent_search(method, parameters(method, "Maze"), Toy(), budget=10, goal=10)
+    def of(method, task, **options):
+        return parameters(resolve(Config(task, method, options=options)))
+
+    assert of("leaps", "FourCornersSparse") == of("leaps", "FourCorners") == Parameters(64, 13, 0.5)
+    assert of("leaps", "PathFollow") == of("leaps", "DoorKey") == Parameters(32, 3, 0.25)
+    assert of("cebs", "Maze") == Parameters(64, 16, 0.25)
+    assert of("cem", "Maze", k=16, sigma=0.1) == Parameters(16, 3, 0.1)
+    assert of("latent-hc", "Maze").k == 250
 
 
 @pytest.mark.parametrize(
     ("attempt", "message"),
     [
-        (lambda: parameters("leap", "Maze"), "unknown latent search 'leap'"),
-        (lambda: parameters("leaps", "Maze", k=3), "leaps has the published k of the task"),
-        (lambda: parameters("latent-hc", "Maze", e=3), "latent-hc has no elite"),
-        (lambda: latent_search("cebs", Parameters(10, 4, 0.1), Toy(), budget=9, goal=9), "k is a multiple of it"),
-        (lambda: latent_search("cem", Parameters(3, 4, 0.1), Toy(), budget=9, goal=9), "elite goes from 1 to k"),
-        (lambda: latent_search("cem", Parameters(4, 4, 0.0), Toy(), budget=9, goal=9), "above 0"),
-        (lambda: latent_search("latent-hc", Parameters(0, 0, 0.1), Toy(), budget=9, goal=9), "k 0: it goes from 1"),
+        (lambda: resolve(Config("Maze", "cebs", options={"k": 10, "elite": 4})), "k is a multiple of it"),
+        (lambda: resolve(Config("Maze", "cem", options={"k": 3, "elite": 4})), "elite goes from 1 to k"),
+        (lambda: resolve(Config("Maze", "cem", options={"k": 4, "sigma": 0.0})), "above 0"),
+        (lambda: resolve(Config("Maze", "latent-hc", options={"k": 0})), "k 0: it goes from 1"),
         (lambda: searching("cem", Toy(limit=-99.0), 9), "none of 64 random latents decodes"),
     ],
 )

@@ -5,20 +5,21 @@ import jax
 import numpy as np
 import pytest
 
-from jaxprl.worlds import ops, registry
+from jaxprl.worlds import ops
 from jaxprl.worlds.karel.tasks.snake import STREAM
 from jaxprl.worlds.karel.world import BODY, COUNT, GATE, TARGET, WALL
+from jaxprl.worlds.make import make
 
 
 def records(name):
     """Return the golden layouts with ours: (record, layout) by seed."""
-    task = registry.make(name)
+    task = make(name)
     return [(record, task.layout(record["seed"])) for record in golden.load("layouts_karel")["tasks"][name]]
 
 
 def grid(name, layout):
     """Return the inner cells [H, W] of a layout, having checked the ring around them."""
-    world = registry.make(name).world
+    world = make(name).world
     cells = layout.state.cells.reshape(world.height + 2, world.stride)
     inner = cells[1:-1, 1:-1].copy()
     cells = cells.copy()
@@ -37,7 +38,7 @@ def pairs(cells):
 
 @pytest.mark.parametrize("name", golden.KAREL_TASKS)
 def test_grid_and_robot(name):
-    world = registry.make(name).world
+    world = make(name).world
     found = records(name)
     assert [record["seed"] for record, _ in found] == list(range(64))
     for record, layout in found:
@@ -116,7 +117,7 @@ REMEMBERED = {
 
 @pytest.mark.parametrize("name", golden.KAREL_TASKS)
 def test_units_and_what_the_task_remembers(name):
-    world = registry.make(name).world
+    world = make(name).world
     for record, layout in records(name):
         private = record["private"]
         units, progress = REMEMBERED[name.removesuffix("Sparse")](world, private, record, name.endswith("Sparse"))
@@ -167,7 +168,7 @@ def test_snake_has_enough_respawns():
 
 @pytest.mark.parametrize("name", golden.KAREL_TASKS)
 def test_layouts_are_stacked_leaf_by_leaf(name):
-    task = registry.make(name)
+    task = make(name)
     stacked, *single = (jax.tree.leaves(layout) for layout in (task.layouts([5, 3]), task.layout(5), task.layout(3)))
     for leaf, first, second in zip(stacked, *single, strict=True):
         assert leaf.dtype == first.dtype == second.dtype

@@ -15,7 +15,7 @@ from minigrid.core.world_object import Ball, Box, Door, Goal, Key, WorldObj
 from minigrid.minigrid_env import MiniGridEnv
 
 from jaxprl.errors import UserError
-from jaxprl.worlds import registry
+from jaxprl.worlds.make import make
 from jaxprl.worlds.minigrid import act, from_farama, to_farama
 from jaxprl.worlds.minigrid.world import BOX, COLORS, TYPES
 
@@ -201,7 +201,7 @@ def test_an_environment_that_is_not_reset_or_too_large_is_refused():
 
 @pytest.mark.parametrize("name", ["LavaGap", "PutNear", "RedBlueDoor"])
 def test_layouts_of_every_seed(name):
-    task = registry.make(name)
+    task = make(name)
     for row in load("layouts_minigrid")["tasks"][name]:
         layout = task.layout(row["seed"])
         cells = layout.state.cells.reshape(task.world.width + 2, task.world.stride)[1:-1, 1:-1]

@@ -10,18 +10,28 @@ import minigrid  # noqa: F401  (registers the environments)
 import numpy as np
 import pytest
 
-from jaxprl.config import UNSEEN
 from jaxprl.dsl import ast, encode
 from jaxprl.dsl.sample import neighbours, random_programs
-from jaxprl.dsl.text import ParseError, parse, to_text, token_count
+from jaxprl.dsl.text import ParseError, from_text, token_count
 from jaxprl.errors import UserError
+from jaxprl.experiment.config import UNSEEN
 from jaxprl.vm.evaluate import evaluate
-from jaxprl.vm.host import WorldEnvironment, run
-from jaxprl.vm.interpreter import END_NAMES
+from jaxprl.vm.plain import run
 from jaxprl.worlds import registry
+from jaxprl.worlds.make import make
 from jaxprl.worlds.minigrid import layouts
 from jaxprl.worlds.minigrid.tasks import memory
-from jaxprl.worlds.minigrid.world import COLORS, EXTENDED, LANGUAGE, OBJECT_BITS, TYPES, Geometry, item, kind_and_color
+from jaxprl.worlds.minigrid.world import (
+    COLORS,
+    EXTENDED,
+    LANGUAGE,
+    OBJECT_BITS,
+    TYPES,
+    MiniGridWorld,
+    item,
+    kind_and_color,
+)
+from jaxprl.worlds.plain import WorldEnvironment
 
 ACTIONS = EXTENDED.action_names
 """In the order of Farama's numbers."""
@@ -61,7 +71,7 @@ def package_environment(name):
 
 def both(name, seed):
     """Return the package's environment and ours at the start of the same layout."""
-    env, task = package_environment(name), registry.make(name)
+    env, task = package_environment(name), make(name)
     env.reset(seed=seed)
     return env, WorldEnvironment(task, task.layout(seed))
 
@@ -92,12 +102,12 @@ def families(words, names):
 def test_every_environment_is_a_task():
     assert len(IDS) == 69
     assert {name for name in registry.tasks() if name.startswith("MiniGrid-")} == set(IDS)
-    assert all(registry.make(name).language is EXTENDED for name in IDS)
+    assert all(make(name).language is EXTENDED for name in IDS)
 
 
 @pytest.mark.parametrize("name", IDS)
 def test_the_size_is_the_packages(name):
-    env, task = package_environment(name), registry.make(name)
+    env, task = package_environment(name), make(name)
     env.reset(seed=0)
     assert (task.world.width, task.world.height) == (env.grid.width, env.grid.height)
     assert task.words["map"].startswith(f"{env.grid.height} rows x {env.grid.width} columns. ")
@@ -105,7 +115,7 @@ def test_the_size_is_the_packages(name):
 
 @pytest.mark.parametrize("name", IDS)
 def test_a_layout_does_not_depend_on_those_made_before(name):
-    task, env = registry.make(name), gymnasium.make(gymnasium.spec(name)).unwrapped
+    task, env = make(name), gymnasium.make(gymnasium.spec(name)).unwrapped
     task.layouts(range(4))
     layout = task.layout(3)
     fresh = layouts.world_of(env, 3)
@@ -122,7 +132,7 @@ def codes(state):
 
 def check_named_objects(name, seeds):
     for seed in seeds:
-        state = registry.make(name).layout(seed).state
+        state = make(name).layout(seed).state
         found = collections.Counter(codes(state).tolist())
         env = package_environment(name)
         env.reset(seed=seed)
@@ -166,7 +176,7 @@ def search(name, seed, units, most=400_000):
     Breadth first in our plain-Python world. Where objects are put down is not told apart, only whether the cells that
     held one at the start have changed, so what is found is a way, and not always the shortest one.
     """
-    task = registry.make(name)
+    task = make(name)
     start = WorldEnvironment(task, task.layout(seed))
     held = [cell for cell, code in enumerate(start.state.cells) if code and code & 15 != TYPES["wall"]]
 
@@ -229,7 +239,7 @@ def test_random_actions_on_the_way_to_success(name):
 
 
 def test_random_actions_where_objects_are_alike():
-    task = registry.make("MiniGrid-PutNear-6x6-N2-v0")
+    task = make("MiniGrid-PutNear-6x6-N2-v0")
     alike = [seed for seed in range(64) if len({code & 15 for code in task.layout(seed).state.mission}) == 1]
     assert len(alike) > 4
     ends = check_leaving_the_way(task.name, alike[:12], 40)
@@ -304,7 +314,7 @@ def drawn():
 
 def check_interpreters(name):
     """Compare the batched interpreter with the plain one on random programs and on ways to success and failure."""
-    task, seeds = registry.make(name), range(3)
+    task, seeds = make(name), range(3)
     wanted = (1, 0) if families(FAILING, [name]) else (1,)
     ways = [search(name, seed, units) for seed in seeds for units in wanted]
     ways = [ast.Program(tuple(ast.Action(ACTIONS[action]) for action in way)) for way in ways]
@@ -313,8 +323,8 @@ def check_interpreters(name):
     plain = [[run(program, WorldEnvironment(task, task.layout(seed))) for seed in seeds] for program in programs]
     for field, ours in (("reward", runs.units), ("calls", runs.calls), ("actions", runs.actions)):
         assert ours.tolist() == [[getattr(outcome, field) for outcome in row] for row in plain]
-    ends = np.vectorize(END_NAMES.get)(runs.end)
-    assert ends.tolist() == [[outcome.end for outcome in row] for row in plain]
+    ends = runs.ends
+    assert ends.tolist() == [[outcome.end.letters for outcome in row] for row in plain]
     assert np.count_nonzero((ends == "T") & (runs.units == 1)) >= len(seeds)
     assert ((ends == "T") & (runs.units == 0)).any() == bool(families(FAILING, [name]))
 
@@ -333,11 +343,11 @@ def test_both_interpreters_agree_on_every_family(name):
 def test_sampled_programs_are_within_the_limits_and_use_every_word():
     words = collections.Counter()
     for program in drawn():
-        assert parse(to_text(program), EXTENDED) == program
+        assert from_text(str(program), EXTENDED) == program
         assert token_count(program) <= EXTENDED.max_tokens
         assert ast.height(program.body) <= EXTENDED.max_height
         assert ast.longest_sequence(program.body) <= EXTENDED.max_sequence
-        text = to_text(program)
+        text = str(program)
         words.update(word for word in (*EXTENDED.actions, *EXTENDED.perceptions) if word in text)
     likely = {**EXTENDED.actions, **EXTENDED.perceptions}
     assert set(words) == {word for word, probability in likely.items() if probability}
@@ -359,10 +369,10 @@ def test_the_published_language_is_as_it_was():
     assert LANGUAGE.name == "minigrid"
     assert LANGUAGE.not_probability == 0.5
     for name in ("LavaGap", "PutNear", "RedBlueDoor"):
-        task = registry.make(name)
+        task = make(name)
         assert task.language is LANGUAGE
         assert task.layout(0).state.mission is None
-        assert task.world == Geometry(task.world.width, task.world.height, see_through=name == "PutNear")
+        assert task.world == MiniGridWorld(task.world.width, task.world.height, see_through=name == "PutNear")
 
 
 def test_the_extended_language_begins_with_the_published_words():
@@ -374,22 +384,23 @@ def test_the_extended_language_begins_with_the_published_words():
 
 
 def test_worlds_that_differ_in_language_or_rules_differ():
-    worlds = {Geometry(7, 7), Geometry(7, 7, EXTENDED), Geometry(7, 7, see_through=True), memory.World(7, 7, EXTENDED)}
+    others = MiniGridWorld(7, 7, see_through=True), memory.World(7, 7, EXTENDED)
+    worlds = {MiniGridWorld(7, 7), MiniGridWorld(7, 7, EXTENDED), *others}
     assert len(worlds) == 4
-    assert Geometry(7, 7, EXTENDED) in worlds
+    assert MiniGridWorld(7, 7, EXTENDED) in worlds
 
 
 @pytest.mark.parametrize("word", ["done", "IF c( front_is_target c) i( left i)", "IF c( left_is_clear c) i( left i)"])
 def test_the_published_language_does_not_know_the_new_words(word):
-    assert parse(f"DEF run m( {word} m)", EXTENDED)
+    assert from_text(f"DEF run m( {word} m)", EXTENDED)
     with pytest.raises(ParseError, match="expected"):
-        parse(f"DEF run m( {word} m)", LANGUAGE)
+        from_text(f"DEF run m( {word} m)", LANGUAGE)
 
 
 def test_mistakes_are_named():
     with pytest.raises(UserError, match="similar ones: MiniGrid-DoorKey-8x8-v0"):
-        registry.make("MiniGrid-DoorKey-7x7-v0")
+        make("MiniGrid-DoorKey-7x7-v0")
     with pytest.raises(UserError, match="found 'unicorn'"):
-        parse("DEF run m( IF c( front_object_type h( unicorn h) c) i( left i) m)", EXTENDED)
+        from_text("DEF run m( IF c( front_object_type h( unicorn h) c) i( left i) m)", EXTENDED)
     with pytest.raises(UserError, match=r"minigrid .* has no MiniGrid-Lost-v0: install a newer one"):
         layouts.registered("MiniGrid-Lost-v0")

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from jaxprl.dsl import encode, text
-from jaxprl.dsl.compile import counter_bits, instructions
+from jaxprl.vm.compile import counter_bits, instructions
 from jaxprl.vm.evaluate import evaluate
-from jaxprl.worlds import registry
+from jaxprl.vm.outcomes import pack
+from jaxprl.worlds.make import make
 
 pytest.importorskip("numba")
 
@@ -22,9 +23,9 @@ def test_native_interpreter_agrees_with_evaluate(name):
     spec = importlib.util.spec_from_file_location("native", FILE)
     native = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(native)
-    task = registry.make(name)
+    task = make(name)
     layouts = task.layouts(range(4))
     rows = [*golden.returns(name), *golden.edge_cases(name)]
-    nodes = encode.encode_all([text.parse(row.program, task.language) for row in rows], task.language)
+    nodes = encode.encode_all([text.from_text(row.program, task.language) for row in rows], task.language)
     code = np.asarray(instructions(nodes, bits=counter_bits(nodes)))
-    assert np.array_equal(native.run_programs(name, code, layouts), np.stack(evaluate(task, nodes, layouts), axis=-1))
+    assert np.array_equal(native.run_programs(name, code, layouts), pack(evaluate(task, nodes, layouts)))

@@ -11,27 +11,30 @@ import jax
 import numpy as np
 import pytest
 
-from jaxprl import cli, render
+from jaxprl import render
+from jaxprl.cli.main import dispatch
 from jaxprl.dsl import text
 from jaxprl.errors import UserError
 from jaxprl.render import page
-from jaxprl.render.files import encode_gif, frames_of, strip_of
+from jaxprl.render.gif import encode_gif, frames_of, strip_of
 from jaxprl.render.page import FramePage
-from jaxprl.render.rollout import Moment, follow, thinned
+from jaxprl.render.rollout import follow, thinned
 from jaxprl.render.tile import Tile, number
-from jaxprl.vm.host import WorldEnvironment
-from jaxprl.worlds import registry
+from jaxprl.vm.outcomes import End
+from jaxprl.vm.trace import Moment
+from jaxprl.worlds.make import make
 from jaxprl.worlds.minigrid.world import item
+from jaxprl.worlds.plain import WorldEnvironment
 
-DOOR_KEY = registry.make("DoorKey")
-LAVA = registry.make("LavaGap")
+DOOR_KEY = make("DoorKey")
+LAVA = make("LavaGap")
 WALK = "DEF run m( WHILE c( frontIsClear c) w( move w) turnLeft move m)"
 CLEAN = "DEF run m( REPEAT R=9 r( pickMarker move r) m)"
 CIRCLE = "DEF run m( REPEAT R=9 r( move turnLeft r) m)"
 
 
 def parse(program, task=DOOR_KEY):
-    return text.parse(program, task.language)
+    return text.from_text(program, task.language)
 
 
 def tile_of(task, state, place, cell):
@@ -111,7 +114,7 @@ def test_every_object_of_minigrid_looks_different(cell):
 
 @pytest.mark.parametrize("name", ["DoorKey", "CleanHouse", "RedBlueDoor", "MiniGrid-KeyCorridorS3R1-v0"])
 def test_plain_numpy_and_jax_states_give_the_same_picture(name):
-    task = registry.make(name)
+    task = make(name)
     layout = task.layout(3)
     pictures = [
         render.draw(task.world, WorldEnvironment(task, layout).state, cell=8),
@@ -130,11 +133,14 @@ def test_what_cannot_be_drawn_is_named():
     with pytest.raises(UserError, match="object cannot be drawn"):
         render.draw(object(), None)
     with pytest.raises(UserError, match="farama:LavaGap cannot be drawn"):
-        render.frames(registry.make("farama:LavaGap"), 0, parse("DEF run m( forward m)", LAVA))
+        render.frames(make("farama:LavaGap"), 0, parse("DEF run m( forward m)", LAVA))
 
 
 def moments(rewarded, number):
-    return [Moment(None, call, 1, "", None, float(call in rewarded), 0.0) for call in range(number)]
+    return [
+        Moment(call, "action", "move", 1, None, float(call in rewarded), False, 0.0, None, None, None)
+        for call in range(number)
+    ]
 
 
 def test_thinning_keeps_the_first_the_last_and_the_rewarded_moments():
@@ -156,14 +162,14 @@ def test_thinning_keeps_the_first_the_last_and_the_rewarded_moments():
 
 
 def test_a_rollout_has_a_moment_for_every_call():
-    harvester = registry.make("Harvester")
-    rollout = follow(harvester, 0, parse(CLEAN, harvester))
-    assert [moment.call for moment in rollout.moments] == list(range(19))
-    assert rollout.end == "E"
-    assert {moment.line for moment in rollout.moments} == {0, 3, 4}
-    assert rollout.moments[1].reward == pytest.approx(1 / 36)
-    assert rollout.moments[1].text == "pickMarker()"
-    assert rollout.moments[-1].total == pytest.approx(sum(moment.reward for moment in rollout.moments))
+    harvester = make("Harvester")
+    trace = follow(harvester, 0, parse(CLEAN, harvester)).trace
+    assert [moment.call for moment in trace.moments] == list(range(19))
+    assert trace.end == End.FINISHED
+    assert {moment.line for moment in trace.moments} == {0, 3, 4}
+    assert trace.moments[1].reward == pytest.approx(1 / 36)
+    assert trace.moments[1].name == "pickMarker"
+    assert trace.moments[-1].total == pytest.approx(sum(moment.reward or 0 for moment in trace.moments))
 
 
 def test_frames_show_the_current_line_and_the_world():
@@ -205,7 +211,7 @@ def test_a_gif_has_its_frames(cell):
 
 
 def test_memory_holds_few_frames():
-    frames = render.frames(registry.make("Harvester"), 0, parse(CLEAN, registry.make("Harvester")), cell=96)
+    frames = render.frames(make("Harvester"), 0, parse(CLEAN, make("Harvester")), cell=96)
     height, width, _ = frames[0].image.shape
     tracemalloc.start()
     try:
@@ -219,7 +225,7 @@ def test_memory_holds_few_frames():
 @pytest.mark.parametrize("cell", [4, 32])
 def test_a_long_title_is_whole(cell):
     rollout = follow(DOOR_KEY, 0, parse("DEF run m( move m)"))
-    rollout = dataclasses.replace(rollout, task=dataclasses.replace(DOOR_KEY, name="Door" * 50))
+    rollout = rollout._replace(task=dataclasses.replace(DOOR_KEY, name="Door" * 50))
     frame, strip = FramePage(rollout, cell), strip_of(rollout, cell=cell, most_frames=2)
     assert frame.title_width <= min(frame.width, strip.shape[1])
     band = np.s_[: frame.margin + frame.line, : frame.title_width]
@@ -247,7 +253,7 @@ def test_the_command_writes_pictures(name, tmp_path, capsys):
 
     path = tmp_path / name
     words = ["render", "--task", "DoorKey", "--layout-seed", "3", "--program", WALK, "--out", str(path)]
-    assert cli.main([*words, "--cell", "8", "--most-frames", "4"]) == 0
+    assert dispatch([*words, "--cell", "8", "--most-frames", "4"]) == 0
     with Image.open(path) as image:
         size = f"{image.width}x{image.height} pixels"
         assert getattr(image, "n_frames", 1) == (4 if name.endswith("gif") else 1)
@@ -255,11 +261,11 @@ def test_the_command_writes_pictures(name, tmp_path, capsys):
     assert size in printed
     assert "4 " in printed
     assert "return 0.0000" in printed
-    assert cli.main([*words[:-3], "DEF run m( move m)", "--out", str(path)]) == 0
+    assert dispatch([*words[:-3], "DEF run m( move m)", "--out", str(path)]) == 0
     assert re.search(
         "gif: 2 frames of 1 calls" if name.endswith("gif") else "png: 2 moments of 1 calls", capsys.readouterr().out
     )
-    assert cli.main(["trace", "--task", "DoorKey", "--layout-seed", "3", "--program", WALK]) == 0
+    assert dispatch(["trace", "--task", "DoorKey", "--layout-seed", "3", "--program", WALK]) == 0
     assert f"of {len([json.loads(line) for line in capsys.readouterr().out.splitlines()])} calls" in printed
 
 
@@ -277,7 +283,7 @@ def test_mistakes_are_said(changed, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = {"--task": "DoorKey", "--program": "DEF run m( move m)", "--out": "run.gif", **changed}
     with pytest.raises(UserError, match=message):
-        cli.main(["render", *(part for pair in words.items() for part in pair)])
+        dispatch(["render", *(part for pair in words.items() for part in pair)])
     assert not list(tmp_path.iterdir())
 
 
@@ -293,7 +299,7 @@ def test_without_the_extra_the_message_names_it(missing, monkeypatch):
     page._pillow.cache_clear()
     page.font.cache_clear()
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(UserError, match=rf"{missing} is missing; pip install -e '\.\[plots\]'"):
+    with pytest.raises(UserError, match=rf"{missing} is missing; pip install 'jaxprl\[plots\]'"):
         render.frames(DOOR_KEY, 0, parse(WALK))
     assert render.draw(DOOR_KEY, DOOR_KEY.layout(0).state, cell=8).shape == (64, 64, 3)
 
@@ -306,8 +312,8 @@ def test_a_strip_shows_the_chosen_moments():
     assert wide.shape[0] > few.shape[0]
     assert wide.shape[1] < few.shape[1]
     rollout = follow(DOOR_KEY, 0, parse(WALK))
-    for index in (0, len(rollout.moments) - 1):
-        world = render.draw(DOOR_KEY, rollout.moments[index].state, cell=16)
+    for moment in (rollout.moments[0], rollout.moments[-1]):
+        world = render.draw(DOOR_KEY, moment.state, cell=16)
         views = np.lib.stride_tricks.sliding_window_view(few, world.shape)
         corner = (views[:, :, 0, ::31, ::31] == world[::31, ::31]).all(axis=(2, 3, 4))
         found = [np.array_equal(few[y : y + 128, x : x + 128], world) for y, x in np.argwhere(corner)]

@@ -1,8 +1,7 @@
-"""Reports: their statistics, what they say of damaged runs, and the page in a real browser."""
+"""Reports: what they say of damaged runs, what they write, and the page in a real browser."""
 
 import base64
 import csv
-import importlib
 import io
 import json
 import os
@@ -18,16 +17,19 @@ import pytest
 import scipy.stats
 
 from jaxprl import render
+from jaxprl.cli import report as report_command
 from jaxprl.dsl import text
 from jaxprl.errors import UserError
-from jaxprl.experiment import Config, run
-from jaxprl.runs import figures, report, sections, statistics
-from jaxprl.runs.groups import Group, curves, group, summary
-from jaxprl.runs.llm_use import llm_use
+from jaxprl.experiment.run import Config, run
+from jaxprl.report import figures, sections
+from jaxprl.report import page as reports
+from jaxprl.report.groups import group
+from jaxprl.report.llm_use import llm_use
+from jaxprl.report.published_results import LEAPS
+from jaxprl.report.reading import read_all
 from jaxprl.runs.mirror import Mirror, opener
-from jaxprl.runs.published import LEAPS
-from jaxprl.runs.reading import Search, in_ranges, read_all
-from jaxprl.worlds import files, registry
+from jaxprl.worlds import task_files
+from jaxprl.worlds.make import make
 
 ROOT = Path(__file__).parent.parent
 TASK = "DoorKey"
@@ -61,9 +63,9 @@ def copied(runs, tmp_path):
 
 @pytest.fixture
 def script(monkeypatch):
-    """experiments/report.py as a module."""
-    monkeypatch.syspath_prepend(ROOT / "experiments")
-    return importlib.import_module("report")
+    """The command `jaxprl report` as a module that leaves JAX's configuration alone."""
+    monkeypatch.setattr(report_command, "prepare_jax", lambda: None)
+    return report_command
 
 
 def change(file, **entries):
@@ -74,105 +76,6 @@ def change(file, **entries):
 def table_rows(file):
     with file.open(newline="") as lines:
         return list(csv.DictReader(lines))
-
-
-def search(seed, steps, *, finished=True, solved=False):
-    """A search with the given (evaluated, best) steps, a second for each program."""
-    rows = [{"seed": seed, "evaluated": n, "best": best, "seconds": float(n)} for n, best in steps]
-    evaluated, best = steps[-1]
-    result = {"seed": seed, "return": best, "evaluated": evaluated, "found_at": evaluated, "seconds": float(evaluated),
-              "stop": "solved" if solved else "budget", "program": "p", "python": "p"}  # fmt: skip
-    return Search(seed, rows, result if finished else None)
-
-
-# Statistics
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 8, 31, 32])
-def test_the_interquartile_mean_is_a_trimmed_mean(count):
-    values = np.random.default_rng(count).normal(size=(6, count))
-    want = scipy.stats.trim_mean(values, 0.25, axis=-1)
-    np.testing.assert_allclose(statistics.interquartile_mean(values), want, rtol=1e-12)
-
-
-def test_bands_are_those_of_scipy():
-    values = np.random.default_rng(1).normal(size=(1, 32))
-    found = statistics.band(values, resamples=20_000)
-    want = scipy.stats.bootstrap(
-        (values[0],), lambda x, axis: scipy.stats.trim_mean(x, 0.25, axis=axis), n_resamples=20_000,
-        method="percentile", rng=np.random.default_rng(2),
-    ).confidence_interval  # fmt: skip
-    assert found.low[0] == pytest.approx(want.low, abs=0.02)
-    assert found.high[0] == pytest.approx(want.high, abs=0.02)
-
-
-def test_bands_are_deterministic_and_hold_their_middle():
-    values = np.random.default_rng(3).uniform(size=(5, 9))
-    first, again = statistics.band(values), statistics.band(values)
-    for one, other in zip(first, again, strict=True):
-        np.testing.assert_array_equal(one, other)
-    assert (first.low <= first.middle).all()
-    assert (first.middle <= first.high).all()
-    alone = statistics.band(values[:, :1])
-    np.testing.assert_array_equal(alone.low, alone.high)
-
-
-def test_a_step_holds_until_the_next():
-    held = statistics.held([(2, 0.5), (10, 0.75)], np.array([1.0, 2.0, 9.0, 10.0, 99.0]))
-    np.testing.assert_array_equal(held, [np.nan, 0.5, 0.5, 0.75, 0.75])
-
-
-def test_programs_to_solve_count_those_that_never_did():
-    programs = [100, 300, 200, float("inf")]
-    assert [statistics.to_solve(programs, share) for share in (0.25, 0.5, 0.75, 1)] == [100, 200, 300, float("inf")]
-
-
-def test_a_summary_by_hand():
-    searches = [search(0, [(1, 0.0), (40, 1.0)], solved=True), search(1, [(1, 0.5)]), search(2, [(1, 0.0), (9, 0.6)])]
-    found = summary(Group("T", "m", [], searches))
-    assert (found.searches, found.finished, found.solved, found.programs) == (3, 3, 1, 50)
-    assert found.mean == pytest.approx(0.7)
-    assert found.deviation == pytest.approx(np.std([1, 0.5, 0.6], ddof=1))
-    assert found.quartiles == (40, float("inf"), float("inf"))
-
-
-def test_searches_that_run_are_no_failures():
-    going = [search(seed, [(1, 0.0)], finished=False) for seed in range(2, 5)]
-    group = Group("T", "m", [], [search(0, [(1, 1.0)], solved=True), search(1, [(9, 0.5)]), *going, Search(5)])
-    found = summary(group)
-    assert (found.searches, found.begun, found.finished, found.solved) == (6, 5, 2, 1)
-    row = sections.results([group], {"m": 0})
-    assert ">5/6<" in row
-    assert "50% <span class='dim'>of 2</span>" in row
-    assert "2 of 6 finished" in row
-
-
-def test_curves_end_where_the_first_unsolved_search_does_and_leave_out_those_without_rows():
-    bare = Search(2, [], search(2, [(30, 1.0)], solved=True).result)
-    short = Group(
-        "T", "short", [], [search(0, [(1, 0.0), (40, 0.5)]), search(1, [(1, 0.5), (9, 1.0)], solved=True), bare]
-    )
-    long = Group("T", "long", [], [search(0, [(1, 0.0), (100, 0.5)])])
-    for place in ("evaluated", "seconds"):
-        (_, first), (_, second) = curves([short, long], place)
-        assert (first.at[0], first.at[-1], first.searches) == (1, 40, 2)
-        assert first.band.middle[-1] == 0.75  # the solved one holds its return
-        assert second.at[-1] == 100
-    assert curves([Group("T", "m", [], [bare])], "evaluated") == []
-
-
-def test_curves_hold_last_values_and_stop_where_an_unfinished_search_is():
-    ended = Group("T", "ended", [], [search(0, [(1, 0.0), (10, 1.0)], solved=True)])
-    running = Group(
-        "T", "running", [], [search(0, [(1, 0.0), (100, 0.5)]), search(1, [(1, 0.0), (50, 0.25)], finished=False)]
-    )
-    (_, first), (_, second) = curves([ended, running], "evaluated")
-    assert (first.at[0], first.at[-1], first.band.middle[-1]) == (1, 100, 1.0)
-    assert (second.at[-1], second.band.middle[-1]) == (50, 0.125)
-
-
-def test_numbers_in_words():
-    assert in_ranges([5, 0, 1, 2, 9]) == "0-2,5,9"
 
 
 # What is read
@@ -235,15 +138,15 @@ def test_language_models_are_told_apart_by_what_differs(copied):
 
 HUGE = 10**400
 ODD = {
-    "no seeds": ("config.json", {"seeds": 3}, "config.json: the seeds are no list"),
+    "no seeds": ("config.json", {"seeds": 3}, "config.json: the seeds are not a list"),
     "null": ("seed-0/result.json", {"unseen_return": "x"}, "seed-0/result.json: not a search's result"),
     "huge result": ("seed-0/result.json", {"evaluated": HUGE}, "seed-0/result.json: not a search's result"),
     "huge return": ("seed-0/result.json", {"return": 1e308}, "seed-0/result.json: not a search's result"),
     "no row": ("metrics.jsonl", b'{"seed": 0, "evaluated": 1%s, "best": 0, "seconds": 1}\n' % (400 * b"0"), "left out"),
     "no metrics": ("metrics.jsonl", b"", "no rows, so no curve, of seeds 0-1"),
     "answers": ("llm/answers.jsonl", b'{"seed": 0, "rejected": [1]}\n{"seed": [1], "rejected": []}\n', "lines 1-2"),
-    "layout -1": ("config.json", {"layouts": [-1]}, "layouts are no layout seeds"),
-    "layout 2^33": ("config.json", {"layouts": [2**33]}, "layouts are no layout seeds"),
+    "layout -1": ("config.json", {"layouts": [-1]}, "layouts are not layout seeds"),
+    "layout 2^33": ("config.json", {"layouts": [2**33]}, "layouts are not layout seeds"),
     "surrogate": ("config.json", {"method": "\ud800 $x_$ _{"}, ""),
     "mathtext": ("config.json", {"task": "a$^b$_c", "method": "_hidden"}, ""),
 }  # fmt: skip
@@ -259,7 +162,7 @@ def test_odd_files_do_not_end_the_report(copied, name):
             (copied / "llm-gs" / "seed-0" / "result.json").unlink()
     else:
         change(copied / "llm-gs" / file, **content)
-    page, *_ = report.write([copied / "llm-gs"], copied / "report.html", rollout=gif)
+    page, *_ = reports.write([copied / "llm-gs"], copied / "report.html", rollout=gif)
     assert message in page.read_text().replace("&#x27;", "'")
     if not message:
         assert figures.write([copied / "llm-gs"], copied / "report.html", ["svg"])[0].stat().st_size > 10_000
@@ -271,10 +174,10 @@ def test_names_that_are_no_text_are_written(runs, tmp_path):
         shutil.copytree(runs / "hc", tmp_path / name)
     except OSError:
         pytest.skip("the file system has UTF-8 names alone")
-    page, *_ = report.write([tmp_path / name], tmp_path / "report.html")
+    page, *_ = reports.write([tmp_path / name], tmp_path / "report.html")
     assert "run-\\udcff" in page.read_text()
     assert not list(tmp_path.glob("*.new"))
-    done = subprocess.run([sys.executable, "experiments/report.py", tmp_path / name, "--no-rollouts"], cwd=ROOT,
+    done = subprocess.run([sys.executable, "-m", "jaxprl", "report", tmp_path / name, "--no-rollouts"], cwd=ROOT,
                           capture_output=True, text=True, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
 
@@ -287,7 +190,7 @@ def test_damage_is_named_and_the_rest_is_shown(copied):
     (out / "env.json").unlink()
     (copied / "hc" / "host-0-of-2" / "seed-0" / "result.json").write_text('{"seed": 0}')
     (copied / "hc" / "host-1-of-2" / "config.json").write_text("[]")
-    files = report.write([copied], copied / "report.html", rollout=gif)
+    files = reports.write([copied], copied / "report.html", rollout=gif)
     page = files[0].read_text()
     for message in ("llm-gs/seed-0/result.json: damaged", "host-0-of-2/seed-0/result.json: not a search", "lines 1-2",
                     "the last line is torn", "env.json: No such file", "no result yet of seed 0",
@@ -307,14 +210,14 @@ def test_a_run_that_has_only_begun_has_a_report(copied):
         (copied / "llm-gs" / name).unlink()
     for file in copied.glob("llm-gs/seed-*/result.json"):
         file.unlink()
-    assert "no program yet" in report.write([copied / "llm-gs"], copied / "r.html")[0].read_text()
+    assert "no program yet" in reports.write([copied / "llm-gs"], copied / "r.html")[0].read_text()
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no config\.json"):
-        report.write([tmp_path], tmp_path / "report.html")
+        reports.write([tmp_path], tmp_path / "report.html")
     with pytest.raises(UserError, match="no such folder"):
-        report.write([tmp_path / "nothing"], tmp_path / "report.html")
+        reports.write([tmp_path / "nothing"], tmp_path / "report.html")
 
 
 def test_the_use_of_a_language_model_is_added_up(copied):
@@ -339,7 +242,7 @@ def test_the_use_of_a_language_model_is_added_up(copied):
 
 
 def test_tables_hold_what_the_runs_found(runs, tmp_path):
-    page, searches, table, lines = report.write([runs], tmp_path / "report.html")
+    page, searches, table, lines = reports.write([runs], tmp_path / "report.html")
     rows = table_rows(searches)
     assert len(rows) == 4
     for row in rows:
@@ -360,7 +263,7 @@ def test_tables_hold_what_the_runs_found(runs, tmp_path):
 def test_of_searches_that_run_the_best_program_is_shown(copied):
     for file in copied.glob("llm-gs/seed-*/result.json"):
         file.unlink()
-    page, searches, *_ = report.write([copied / "llm-gs"], copied / "report.html", rollout=gif)
+    page, searches, *_ = reports.write([copied / "llm-gs"], copied / "report.html", rollout=gif)
     rows = table_rows(searches)
     best = max(rows, key=lambda row: (float(row["return"]), -len(row["program"])))
     for row in rows:
@@ -380,7 +283,7 @@ def test_what_comes_from_files_is_escaped(copied):
     file.write_text(json.dumps(json.loads(file.read_text()) | evil))
     config = copied / "llm-gs" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"method": "<script>"}))
-    page = report.write([copied], copied / "report.html")[0].read_text()
+    page = reports.write([copied], copied / "report.html")[0].read_text()
     assert "<script" not in page
     assert "<img" not in page
     assert "&lt;script&gt;" in page
@@ -394,7 +297,7 @@ def test_figures_are_written_or_the_extra_named(runs, tmp_path, monkeypatch):
     assert png.read_bytes().startswith(b"\x89PNG")
     assert pdf.read_bytes().startswith(b"%PDF")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(UserError, match=r"\.\[plots\]"):
+    with pytest.raises(UserError, match=r"pip install 'jaxprl\[plots\]'"):
         figures.write([runs], tmp_path / "report.html", ["png"])
 
 
@@ -407,7 +310,7 @@ def chromium():
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_page_opens_in_a_browser(runs, tmp_path, chromium, theme):
-    file = report.write([runs], tmp_path / "report.html", rollout=gif)[0]
+    file = reports.write([runs], tmp_path / "report.html", rollout=gif)[0]
     with browser.Page(tmp_path / "profile") as page:
         page.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
         page.ask("Emulation.setDeviceMetricsOverride", width=1100, height=900, deviceScaleFactor=1, mobile=False)
@@ -447,16 +350,16 @@ def test_the_rollout_in_the_page_is_the_best_program_at_work(runs, tmp_path, chr
     from PIL import Image
 
     (found,), _ = group(read_all([runs / "hc"]))
-    task, program = registry.make(TASK), found.best.result["program"]
+    task, program = make(TASK), found.best.result["program"]
     frames = render.frames(
-        task, 0, text.parse(program, task.language), cell=script.CELL, most_frames=script.MOST_FRAMES
+        task, 0, text.from_text(program, task.language), cell=script.CELL, most_frames=script.MOST_FRAMES
     )
     gif = script.rollout(found.runs[0].config, 0, program)
     with Image.open(io.BytesIO(gif)) as image:
         assert image.n_frames == len(frames)
         shown = np.asarray(image.convert("RGB")).astype(int)
         assert np.abs(shown - frames[0].image).mean() < 1
-    file = report.write([runs / "hc"], tmp_path / "report.html", rollout=script.rollout)[0]
+    file = reports.write([runs / "hc"], tmp_path / "report.html", rollout=script.rollout)[0]
     with browser.Page(tmp_path / "profile") as page:
         page.open(file)
         sizes = page.value("[...document.images].map(i => [i.complete, i.naturalHeight, i.naturalWidth])")
@@ -468,7 +371,7 @@ def test_the_rollout_in_the_page_is_the_best_program_at_work(runs, tmp_path, chr
 def test_a_task_file_that_has_changed_is_not_run(tmp_path, script):
     file = tmp_path / "mine.py"
     file.write_text("raise SystemExit('run')")
-    config = {"task": f"{file}:Mine", "task file": files.checksum(str(file))}
+    config = {"task": f"{file}:Mine", "task file": task_files.checksum(str(file))}
     with pytest.raises(UserError, match="run"):
         script.rollout(config, 0, "DEF run m( m)")
     file.write_text("raise SystemExit('run') # again")
@@ -492,17 +395,17 @@ def test_without_pillow_a_warning_names_the_extra(copied, script, monkeypatch, c
     render.page._pillow.cache_clear()
     render.page.font.cache_clear()
     assert script.main([str(copied / "hc")]) == 0
-    assert re.search(r"warning: no pictures .* pip install -e '\.\[plots\]'", capsys.readouterr().err)
+    assert re.search(r"warning: no pictures .* pip install 'jaxprl\[plots\]'", capsys.readouterr().err)
     assert "No rollout: PIL is missing" in (copied / "hc" / "report.html").read_text()
 
 
 def test_the_command_writes_beside_the_run(copied):
-    words = [sys.executable, "experiments/report.py", str(copied / "llm-gs"), "--no-rollouts"]
+    words = [sys.executable, "-m", "jaxprl", "report", str(copied / "llm-gs"), "--no-rollouts"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (copied / "llm-gs" / "report.html").exists()
     refused = subprocess.run(
-        [*words[:2], str(copied / "llm-gs" / "llm")], cwd=ROOT, capture_output=True, text=True, check=False
+        [*words[:4], str(copied / "llm-gs" / "llm")], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert refused.returncode == 2
     assert "no run directory" in refused.stderr
@@ -581,7 +484,7 @@ def test_a_mirror_that_fails_does_not_end_the_run(capsys):
 @pytest.mark.parametrize("kind", ["tensorboard", "wandb"])
 def test_a_missing_package_is_named_with_its_extra(kind, monkeypatch):
     monkeypatch.setitem(sys.modules, {"tensorboard": "tensorboardX"}.get(kind, kind), None)
-    with pytest.raises(UserError, match=rf"pip install -e '\.\[{kind}\]'"):
+    with pytest.raises(UserError, match=rf"pip install 'jaxprl\[{kind}\]'"):
         opener(kind)
     with pytest.raises(UserError, match="unknown log 'paper'"):
         opener("paper")

@@ -9,26 +9,28 @@ import numpy as np
 import pytest
 import strategies
 
-from jaxprl import starts
 from jaxprl.dsl import ast, encode
+from jaxprl.dsl.ast import call_text
 from jaxprl.dsl.language import Language
-from jaxprl.dsl.python import call_text, from_python, statement_lines, to_python
-from jaxprl.dsl.text import parse, to_text
+from jaxprl.dsl.python import from_python, statement_lines
+from jaxprl.dsl.text import from_text
 from jaxprl.errors import UserError
-from jaxprl.llm import prompts, revision
+from jaxprl.llm import prompts, revision_prompts
 from jaxprl.llm.extract import normalise
-from jaxprl.llm.revision import MARK, METHODS, MOST_STEPS, TRACED
-from jaxprl.revision import NO_PROGRAM, ON_STALL, ROUNDS, Reviser, episode
-from jaxprl.starts import FRUITLESS, asked_answers, recorded_answers
-from jaxprl.vm import host
-from jaxprl.vm.runs import Runs
-from jaxprl.worlds import registry
-from jaxprl.worlds.gym_environment import Interface, gym_task
+from jaxprl.llm.programs import FRUITLESS, asked_answers, recorded_answers, total
+from jaxprl.llm.revision_prompts import MARK, METHODS, MOST_STEPS, TRACED
+from jaxprl.methods.episode import episode
+from jaxprl.methods.reviser import NO_PROGRAM, ON_STALL, ROUNDS, Reviser
+from jaxprl.vm import plain
+from jaxprl.vm.outcomes import Outcomes
+from jaxprl.worlds.from_gym import Interface, gym_task
 from jaxprl.worlds.karel.world import COUNT, GATE, WALL
+from jaxprl.worlds.make import make
 from jaxprl.worlds.minigrid import words
 from jaxprl.worlds.minigrid.farama import make_world
 from jaxprl.worlds.minigrid.world import item
 from jaxprl.worlds.picture import Picture
+from jaxprl.worlds.plain import environment_of
 from jaxprl.worlds.task import Task
 
 WORDS = {"map": "4 x 4 cells.", "agent": "In a corner.", "goal": "Get to the other one.", "returns": "1 there."}
@@ -45,11 +47,11 @@ ON_LAKE = Interface(
     perceptions={"can_go_down": lambda env, cell: cell < 12 and env.desc.flat[cell + 4] != b"H"},
     reward=lambda env, action, reward, terminated: reward / 2 - 0.01 * (action == 1),
 )
-DOOR_KEY = parse(
+DOOR_KEY = from_text(
     "DEF run m( WHILE c( noMarkersPresent c) w( move turnRight turnLeft IF c( leftIsClear c) i( turnLeft turnRight "
     "move i) IF c( frontIsClear c) i( turnLeft i) w) pickMarker WHILE c( noMarkersPresent c) w( move move turnLeft w) "
     "putMarker m)",
-    registry.make("DoorKey").language,
+    make("DoorKey").language,
 )
 """It solves DoorKey."""
 
@@ -61,24 +63,24 @@ def lake(interface=ON_LAKE):
 
 @functools.cache
 def task_of(name):
-    return lake() if name == "Lake" else registry.make(name)
+    return lake() if name == "Lake" else make(name)
 
 
 def evaluate(task, nodes, layouts):
     """Run programs one after the other in plain Python, without a compiler."""
     if not isinstance(task, Task):
-        return host.evaluate(task, nodes, layouts)
+        return plain.evaluate(task, nodes, layouts)
     rows = []
     for row in nodes:
         program = encode.decode(row, task.language)
-        starts = (host.environment(task, layouts, index)[0] for index in range(len(layouts.units)))
-        rows.append([round(host.run(program, start).reward) for start in starts])
+        starts = (environment_of(task, layouts, index)[0] for index in range(len(layouts.units)))
+        rows.append([round(plain.run(program, start).reward) for start in starts])
     units = np.array(rows, np.int32)
-    return Runs(units, units, units, units)
+    return Outcomes(units, units, units, units, np.asarray(layouts.units))
 
 
 def answer(program):
-    return f"Here it is:\n```python\n{to_python(program)}\n```\nThat is all."
+    return f"Here it is:\n```python\n{program.to_python()}\n```\nThat is all."
 
 
 class Script:
@@ -127,7 +129,7 @@ def test_every_statement_has_its_line():
     task = task_of("DoorKey")
     keywords = {ast.While: "while ", ast.If: "if ", ast.IfElse: "if ", ast.Repeat: "for i in range("}
     for program in random_programs(task, 50):
-        lines, found = to_python(program).splitlines(), statement_lines(program)
+        lines, found = program.to_python().splitlines(), statement_lines(program)
         statements = list(ast.statements(program.body))
         assert len(found) == len(statements) == len(set(found))
         for number, statement in zip(found, statements, strict=True):
@@ -137,14 +139,14 @@ def test_every_statement_has_its_line():
 
 def test_calls_come_from_their_lines():
     condition = "and c( not c( frontIsClear c) c) c( or c( leftIsClear c) c( rightIsClear c) c)"
-    program = parse(
+    program = from_text(
         f"DEF run m( move REPEAT R=3 r( IFELSE c( {condition} c) i( turnLeft i) ELSE e( move e) r) "
         "WHILE c( frontIsClear c) w( move w) turnRight m)",
         task_of("DoorKey").language,
     )
     task, calls = task_of("DoorKey"), []
-    host.run(program, host.environment(task, task.layouts([1]), 0)[0], calls.append)
-    lines, text = statement_lines(program), to_python(program).splitlines()
+    plain.run(program, environment_of(task, task.layouts([1]), 0)[0], calls.append)
+    lines, text = statement_lines(program), program.to_python().splitlines()
     found = [(lines[call.statement], call.name) for call in calls]
     assert all(call_text(name) in text[line - 1] for line, name in found)
     assert found[:3] == [(2, "move"), (4, "frontIsClear"), (4, "leftIsClear")]
@@ -171,7 +173,7 @@ def read_grid(grid):
 def test_karel_is_read_back_from_its_picture(name):
     task = task_of(name)
     for seed in range(3):
-        environment, _ = host.environment(task, task.layouts([seed]), 0)
+        environment, _ = environment_of(task, task.layouts([seed]), 0)
         rows, (row, column), arrow = read_grid(environment.picture().grid())
         walls = np.array([[word == "#" for word in line] for line in rows])
         markers = np.array([[int(word) if word.isdigit() else 0 for word in line] for line in rows], np.uint8)
@@ -185,8 +187,8 @@ def test_karel_is_read_back_from_its_picture(name):
 
 def test_a_gate_that_opens_is_seen():
     task = task_of("DoorKey")
-    environment, _ = host.environment(task, task.layouts([3]), 0)
-    host.run(DOOR_KEY, environment)
+    environment, _ = environment_of(task, task.layouts([3]), 0)
+    plain.run(DOOR_KEY, environment)
     rows, *_ = read_grid(environment.picture().grid())
     assert [row for row, line in enumerate(rows) if line[4] != "#"] == [2, 3]
 
@@ -218,8 +220,8 @@ def test_minigrid_is_read_back_and_looks_like_the_real_one(name):
     task, real, rng = task_of(name), task_of(f"farama:{name}"), np.random.default_rng(0)
     carried = set()
     for seed in range(3):
-        ours = host.environment(task, task.layouts([seed]), 0)[0]
-        theirs = host.environment(real, real.layouts([seed]), 0)[0]
+        ours = environment_of(task, task.layouts([seed]), 0)[0]
+        theirs = environment_of(real, real.layouts([seed]), 0)[0]
         for _ in range(150):
             assert ours.picture() == theirs.picture()
             world = read_world(task, ours.picture())
@@ -263,14 +265,14 @@ def test_the_prompt_is_the_usual_one_with_something_between(name, style, method)
 @pytest.mark.parametrize("method", METHODS)
 def test_who_is_asked_for_dsl_is_shown_dsl(method):
     task = task_of("LavaGap")
-    program = parse("DEF run m( IF c( not c( front_object_type h( lava h) c) c) i( forward i) m)", task.language)
-    script = Script([f"```\n{to_text(program)}\n```"])
+    program = from_text("DEF run m( IF c( not c( front_object_type h( lava h) c) c) i( forward i) m)", task.language)
+    script = Script([f"```\n{program!s}\n```"])
     list(reviser("LavaGap", script, method, style="dsl", programs=1).rounds(0, 1))
     prompt = script.prompts[1]
-    assert f"```\n{to_text(program)}\n```" in prompt
+    assert f"```\n{program!s}\n```" in prompt
     assert "python" not in prompt.lower()
     if method in TRACED:
-        assert f"```\n{to_python(program)}\n```" in prompt  # the lines that steps name
+        assert f"```\n{program.to_python()}\n```" in prompt  # the lines that steps name
         assert "line 2: front_object_type h( lava h) is " in prompt
 
 
@@ -330,7 +332,7 @@ LONG = {
 @pytest.mark.parametrize("name", LONG)
 def test_a_trace_is_of_the_best_program_where_it_does_worst(name, method):
     task = task_of(name)
-    programs = [*random_programs(task, 6, seed=2), parse(LONG[name], task.language)]
+    programs = [*random_programs(task, 6, seed=2), from_text(LONG[name], task.language)]
     search, prompt = after_best(name, method, programs)
     values = returns(task, programs, search.layouts)
     best = programs[int(values.mean(axis=1).argmax())]
@@ -341,7 +343,7 @@ def test_a_trace_is_of_the_best_program_where_it_does_worst(name, method):
     assert f"On the layout where it does worst its return is {row.min():.4f}." in flat
 
     worst = int(row.argmin())
-    start = host.environment(task, search.layouts, worst)[0]
+    start = environment_of(task, search.layouts, worst)[0]
     assert search.layouts.units[worst] == search.layouts.units[0]
     calls, looks, picture = [], [], start.picture()
 
@@ -349,11 +351,11 @@ def test_a_trace_is_of_the_best_program_where_it_does_worst(name, method):
         calls.append(call)
         looks.append(start.picture())
 
-    outcome = host.run(best, start, observe)
+    outcome = plain.run(best, start, observe)
     if name != "Lake":
         assert f"with the agent at {picture.pose}:\n{picture.grid()}\nThe arrow" in prompt
         assert all(sign in flat for sign in picture.signs)
-    lines, code = statement_lines(best), to_python(best).splitlines()
+    lines, code = statement_lines(best), best.to_python().splitlines()
     units = 1 if name in ("Lake", "farama:LavaGap") else int(search.layouts.units[worst])
     for (first, below), call, look in zip(sections(prompt), calls, looks, strict=False):
         line = lines[call.statement]
@@ -370,8 +372,8 @@ def test_a_trace_is_of_the_best_program_where_it_does_worst(name, method):
 @pytest.mark.parametrize("name", LONG)
 def test_no_more_than_the_first_fifty_steps_are_told(name):
     task = task_of(name)
-    found = episode(task, task.layouts([0]), 0, parse(LONG[name], task.language))
-    past = revision.Past([], 1, parse(LONG[name], task.language), 0.0, found)
+    found = episode(task, task.layouts([0]), 0, from_text(LONG[name], task.language))
+    past = revision_prompts.Past([], 1, from_text(LONG[name], task.language), 0.0, found)
     prompt = METHODS["execution-trace"](past)
     numbers = [int(first.split(",")[0].split()[1]) for first, _ in sections(prompt)]
     if found.calls > MOST_STEPS:
@@ -383,7 +385,7 @@ def test_no_more_than_the_first_fifty_steps_are_told(name):
 
 def test_the_marked_line_moves():
     _, prompt = after_best(
-        "DoorKey", "program-and-execution-trace", [parse(LONG["DoorKey"], task_of("DoorKey").language)]
+        "DoorKey", "program-and-execution-trace", [from_text(LONG["DoorKey"], task_of("DoorKey").language)]
     )
     marked = [[line for line in below if line.startswith(MARK)] for _, below in sections(prompt)]
     assert all(len(lines) == 1 for lines in marked)
@@ -395,20 +397,20 @@ def test_the_marked_line_moves():
 @pytest.mark.parametrize(
     ("name", "program", "end"),
     [
-        ("DoorKey", "DEF run m( WHILE c( noMarkersPresent c) w( turnLeft w) m)", revision.REPEATED),
-        ("DoorKey", "DEF run m( putMarker m)", revision.TERMINATED),
-        ("DoorKey", "DEF run m( turnLeft m)", revision.FINISHED),
-        ("DoorKey", "DEF run m( REPEAT R=11000 r( turnLeft r) m)", revision.LIMIT),
-        ("DoorKey", "DEF run m( REPEAT R=0 r( turnLeft r) m)", revision.FINISHED),
-        ("Lake", "DEF run m( REPEAT R=3 r( right r) down m)", revision.TERMINATED),
+        ("DoorKey", "DEF run m( WHILE c( noMarkersPresent c) w( turnLeft w) m)", revision_prompts.REPEATED),
+        ("DoorKey", "DEF run m( putMarker m)", revision_prompts.TERMINATED),
+        ("DoorKey", "DEF run m( turnLeft m)", revision_prompts.FINISHED),
+        ("DoorKey", "DEF run m( REPEAT R=11000 r( turnLeft r) m)", revision_prompts.LIMIT),
+        ("DoorKey", "DEF run m( REPEAT R=0 r( turnLeft r) m)", revision_prompts.FINISHED),
+        ("Lake", "DEF run m( REPEAT R=3 r( right r) down m)", revision_prompts.TERMINATED),
     ],
 )
 def test_how_an_episode_ends(name, program, end):
     task = task_of(name)
-    program = parse(program, task.language)
+    program = from_text(program, task.language)
     found = episode(task, task.layouts([0]), 0, program)
     assert found.end == end
-    prompt = METHODS["execution-trace"](revision.Past([], 1, program, 0.0, found))
+    prompt = METHODS["execution-trace"](revision_prompts.Past([], 1, program, 0.0, found))
     assert prompt.count(end) == 1
     assert ("There the program does nothing" in prompt) == (found.calls == 0)
 
@@ -446,9 +448,9 @@ class Quiet:
 def test_worlds_without_pictures_are_told_of_without():
     door_key = task_of("DoorKey")
     bare = Task("bare", Bare(door_key.world), door_key.generate, door_key.reward)
-    program = parse("DEF run m( turnLeft turnLeft IF c( frontIsClear c) i( move i) m)", door_key.language)
+    program = from_text("DEF run m( turnLeft turnLeft IF c( frontIsClear c) i( move i) m)", door_key.language)
     found = episode(bare, bare.layouts([0]), 0, program)
-    shown = METHODS["execution-trace"](revision.Past([], 1, program, 0.0, found))
+    shown = METHODS["execution-trace"](revision_prompts.Past([], 1, program, 0.0, found))
     assert sections(shown)[:2] == [
         ("Step 1, line 2: turnLeft(), reward 0.0000", []),
         ("Step 2, line 3: turnLeft(), reward 0.0000", []),
@@ -458,9 +460,9 @@ def test_worlds_without_pictures_are_told_of_without():
 
     task = task_of("Lake")
     quiet = type(task)("quiet", LAKE, lambda seed: Quiet(), words=WORDS)
-    program = parse("DEF run m( down m)", LAKE)
+    program = from_text("DEF run m( down m)", LAKE)
     found = episode(quiet, quiet.layouts([0]), 0, program)
-    shown = METHODS["execution-trace"](revision.Past([], 1, program, 0.0, found))
+    shown = METHODS["execution-trace"](revision_prompts.Past([], 1, program, 0.0, found))
     assert sections(shown) == [("Step 1, line 2: down(), reward 0.0000; agent at [3, 4]", [])]
     assert "3x3" not in shown
 
@@ -526,7 +528,7 @@ def test_the_budget_is_met_exactly(budget):
 
 def test_the_same_answers_give_the_same_search():
     def played(seed):
-        texts = [f"{answer(a)}\n```\n{to_text(b)}\n```" for a, b in zip(programs[:15], programs[15:], strict=True)]
+        texts = [f"{answer(a)}\n```\n{b!s}\n```" for a, b in zip(programs[:15], programs[15:], strict=True)]
         script = Script(texts[:5], texts[5:10], texts[10:])
         search = reviser("DoorKey", script)
         return [search.summary(found) for found in search.rounds(seed, 2)], script.asked
@@ -575,7 +577,7 @@ def test_nothing_at_all_ends_a_search():
     ):
         [found] = reviser("DoorKey", script).rounds(0)
         assert (found.stop, len(found.nodes)) == (NO_PROGRAM, 0)
-        assert found.answers.lack() == message
+        assert found.answers.without_program() == message
 
 
 def test_an_answer_has_one_reason_and_slips_are_counted_apart():
@@ -589,7 +591,7 @@ def test_an_answer_has_one_reason_and_slips_are_counted_apart():
         "rejected": {"no block": 1, "unknown name": 2},
         "slips": {"dsl: unknown name": 1},
     }
-    assert starts.total([found.counts()] * 2)["slips"] == {"dsl: unknown name": 2}
+    assert total([found.counts()] * 2)["slips"] == {"dsl: unknown name": 2}
 
 
 def test_recorded_answers_give_rows_and_programs_as_before():
@@ -617,16 +619,16 @@ def test_layouts_differ_in_units():
     task = task_of("TopOff")
     layouts = task.layouts(range(6))
     text = "DEF run m( WHILE c( noMarkersPresent c) w( move w) putMarker m)"
-    program = parse(text, task.language)
+    program = from_text(text, task.language)
     units = evaluate(task, [encode.encode(program, task.language)], layouts).units[0]
     values = units / layouts.units
     worst = int(values.argmin())
     assert int(units.argmin()) != worst
     _, prompt = after_best("TopOff", "execution-trace", [program])
     assert f"its return is {values[worst]:.4f}." in prompt
-    assert host.environment(task, layouts, worst)[0].picture().grid() in prompt
+    assert environment_of(task, layouts, worst)[0].picture().grid() in prompt
 
 
 def test_no_names_of_tasks_or_languages_in_the_code():
-    source = Path(revision.__file__).read_text().lower()
+    source = Path(revision_prompts.__file__).read_text().lower()
     assert not re.search("karel|minigrid|marker|robot|lava", source)

@@ -14,7 +14,7 @@ import scipy.stats
 from jaxprl.dsl import ast, encode
 from jaxprl.dsl.language import COUNTS, Language
 from jaxprl.dsl.sample import _neighbours, _random_programs, neighbours, random_programs
-from jaxprl.dsl.text import parse, to_text, token_count
+from jaxprl.dsl.text import from_text, token_count
 from jaxprl.worlds.karel.world import LANGUAGE as KAREL
 from jaxprl.worlds.minigrid.world import LANGUAGE as MINIGRID
 
@@ -54,7 +54,7 @@ class Domain:
     @functools.cache  # noqa: B019  (a domain lives as long as the tests)
     def changes_of(self, text, count=NEIGHBOURS):
         """Return a program as nodes int32 [N], neighbours of it int32 [count, N], and what was changed [count, 2]."""
-        nodes = encode.encode(parse(text, self.language), self.language)
+        nodes = encode.encode(from_text(text, self.language), self.language)
         found, changed = neighbours(self.language, nodes[None], keys(2, count)[None])
         return nodes, np.asarray(found)[0], np.asarray(changed)[0]
 
@@ -163,7 +163,7 @@ def test_distinct_random_programs_are_as_many_as_published(domain):
 @for_all_parents
 def test_neighbours_are_distributed_as_published(domain, parent):
     assert parent["n"] == NEIGHBOURS
-    found = collections.Counter(map(to_text, domain.programs(domain.neighbours_of(parent["program"]))))
+    found = collections.Counter(map(str, domain.programs(domain.neighbours_of(parent["program"]))))
 
     lengths = collections.Counter()
     for text, count in found.items():
@@ -283,7 +283,7 @@ def test_a_random_program_depends_on_its_key_alone(domain):
 @in_both_domains
 def test_a_neighbour_depends_on_its_parent_and_key_alone(domain):
     texts = [domain.parents[-1], domain.parents[0]]
-    parents = encode.encode_all([parse(text, domain.language) for text in texts], domain.language)
+    parents = encode.encode_all([from_text(text, domain.language) for text in texts], domain.language)
     some = keys(2, NEIGHBOURS)[np.array([[9, 100, 7], [7, 8, 9]])]
     found, changed = map(np.asarray, neighbours(domain.language, parents, some))
     assert found[0].tolist() == domain.neighbours_of(texts[0])[[9, 100, 7]].tolist()
@@ -343,7 +343,7 @@ def test_one_by_one_and_in_lockstep_the_same_programs_are_drawn(domain):
 def test_one_by_one_and_in_lockstep_the_same_neighbours_are_drawn(domain):
     large = next(text for each, text in (param.values for param in LARGE) if each is domain)
     texts = [domain.parents[0], domain.parents[-1], large]
-    parents = encode.encode_all([parse(text, domain.language) for text in texts], domain.language)
+    parents = encode.encode_all([from_text(text, domain.language) for text in texts], domain.language)
     some = jax.random.split(jax.random.key(4), (len(texts), 200))
     one_by_one, lockstep = (
         tuple(map(np.asarray, _neighbours(domain.language, parents, some, way))) for way in (True, False)

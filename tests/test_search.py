@@ -8,22 +8,15 @@ import numpy as np
 import pytest
 
 from jaxprl.dsl import encode, sample
-from jaxprl.revision import Round, joining
-from jaxprl.search.driver import Event, drive, with_intervals
+from jaxprl.llm.programs import Answers, recorded_answers
+from jaxprl.methods.joining import joining
+from jaxprl.methods.reviser import Round
+from jaxprl.search.driver import drive, with_intervals
 from jaxprl.search.hill_climbing import hill_climbing
+from jaxprl.search.pool import Pool, best_first, joined, pooled_starts, stacked
+from jaxprl.search.program_space import mutations, random_starts
+from jaxprl.search.protocol import UNKNOWN, Event, Improvements, search_keys
 from jaxprl.search.schedule import Constant, Growing
-from jaxprl.search.types import UNKNOWN, Answer, search_keys
-from jaxprl.starts import (
-    Answers,
-    Pool,
-    best_first,
-    joined,
-    mutations,
-    pooled_starts,
-    random_starts,
-    recorded_answers,
-    stacked,
-)
 from jaxprl.worlds.karel.world import LANGUAGE
 
 GOAL = 1000
@@ -59,7 +52,7 @@ def first_better(question):
     beats = wanted & (scores > parents[:, None])
     first = np.where(beats.any(axis=1), beats.argmax(axis=1), -1).astype(np.int32)
     better = np.where(beats.any(axis=1), scores[np.arange(len(scores)), first], UNKNOWN).astype(np.int32)
-    return Answer(parents, first, better)
+    return Improvements(parents, first, better)
 
 
 def play(search, seeds, **options):
@@ -259,7 +252,8 @@ def play_joined(seeds, budget, goal, proposed=proposed, **options):
         events[seeds[event.search]].append((event.evaluated, event.score, program, event.source))
 
     between = joining(search, propose, climbs=2, budget=budget, goal=goal)
-    state = drive(search, state, first_better, record=record, between=between, start_source="start", **options)
+    search = search._replace(between=between, start_source="start")
+    state = drive(search, state, first_better, record=record, **options)
     return state, events, asked
 
 

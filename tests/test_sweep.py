@@ -1,7 +1,6 @@
 """Sweeps: their files, their cells, and what is done when cells fail, are done, or are stopped."""
 
 import contextlib
-import importlib
 import json
 import os
 import signal
@@ -13,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from jaxprl.cli import sweep as sweep_command
 from jaxprl.errors import Stopped, UserError
-from jaxprl.runs.published import LEAPS
-from jaxprl.worlds import registry
+from jaxprl.report.published_results import LEAPS
+from jaxprl.worlds.make import make
 
 ROOT = Path(__file__).parent.parent
 GRID = {"tasks": ["StairClimberSparse"], "methods": ["hc"], "seeds": "3,4", "budget": 300, "layouts": "0-3"}
@@ -23,13 +23,13 @@ GRID = {"tasks": ["StairClimberSparse"], "methods": ["hc"], "seeds": "3,4", "bud
 
 @pytest.fixture
 def sweep(monkeypatch):
-    """The script as a module."""
-    monkeypatch.syspath_prepend(ROOT / "experiments")
-    return importlib.import_module("sweep")
+    """The command's module, which leaves JAX's configuration alone."""
+    monkeypatch.setattr(sweep_command, "prepare_jax", lambda: None)
+    return sweep_command
 
 
 def words(file, *more):
-    return [sys.executable, "experiments/sweep.py", str(file), *more]
+    return [sys.executable, "-m", "jaxprl", "sweep", str(file), *more]
 
 
 def call(file, *more, code=0):
@@ -85,8 +85,8 @@ def test_a_sweep_that_is_stopped_saves_and_goes_on(tmp_path):
 
 
 def test_a_run_that_did_not_stop_by_itself_is_named(tmp_path, sweep, monkeypatch):
-    (tmp_path / "run.py").write_text("import os, signal\nos.kill(os.getppid(), signal.SIGTERM)\nsignal.pause()")
-    monkeypatch.setattr(sweep, "HERE", tmp_path)
+    code = "import os, signal\nos.kill(os.getppid(), signal.SIGTERM)\nsignal.pause()"
+    monkeypatch.setattr(sweep, "RUN", (sys.executable, "-c", code))
     with pytest.raises(Stopped, match=r"stopped in a \(its run ended with exit code -15\); the same"):
         sweep.run_cell(sweep.Cell("a", []), tmp_path)
 
@@ -95,13 +95,13 @@ def test_a_run_that_did_not_stop_by_itself_is_named(tmp_path, sweep, monkeypatch
 def test_a_cell_that_slurm_stops_goes_back_into_the_queue(tmp_path, code, requeued):
     """With programs of these names in the place of Slurm's and of the search."""
     search = f"trap 'sleep 0.2; exit {code}' TERM; echo begun >{tmp_path}/begun; while :; do sleep 0.05; done"
-    for name, text in (("python", search), ("scontrol", f'echo "$@" >>{tmp_path}/queue')):
+    for name, text in (("jaxprl", search), ("scontrol", f'echo "$@" >>{tmp_path}/queue')):
         (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
         (tmp_path / name).chmod(0o755)
     (tmp_path / "queue").touch()
     env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     env |= {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}
-    script = ROOT / "experiments" / "sweep.slurm"
+    script = ROOT / "experiments" / "slurm" / "sweep.slurm"
     job = subprocess.Popen(["bash", script, "hc.toml"], env=env, start_new_session=True)
     try:
         while not (tmp_path / "begun").exists():
@@ -174,16 +174,16 @@ def test_a_folder_without_results_is_not_finished(tmp_path, sweep):
 
 @pytest.mark.parametrize(("name", "method"), [("hc", "hc"), ("llm_gs", "llm-gs")])
 def test_the_published_columns_are_whole(name, method, sweep, capsys):
-    asked = tomllib.loads((ROOT / "experiments" / f"{name}.toml").read_text())
-    seeds = {registry.make(task).language.name: each["seeds"] for each in asked["grid"] for task in each["tasks"]}
+    asked = tomllib.loads((ROOT / "experiments" / "sweeps" / f"{name}.toml").read_text())
+    seeds = {make(task).language.name: each["seeds"] for each in asked["grid"] for task in each["tasks"]}
     assert seeds == {"karel": "0-31", "minigrid": "0-7"}
-    file = str(ROOT / "experiments" / f"{name}.toml")
+    file = str(ROOT / "experiments" / "sweeps" / f"{name}.toml")
     sweep.main([file, "--list"])
     listed = capsys.readouterr().out.splitlines()
     assert len(listed) == 15
     assert set(LEAPS.means) <= {line.split("--task ")[1].split()[0] for line in listed}
     assert all(f"--method {method}" in line for line in listed)
-    budgets = {registry.make(task).budget for each in asked["grid"] for task in each["tasks"]}
+    budgets = {make(task).budget for each in asked["grid"] for task in each["tasks"]}
     assert budgets == {1_000_000, 10_000}
     sweep.main([file, "--list", "--seeds", "0-1", "--budget", "50"])
     fewer = capsys.readouterr().out

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from jaxprl.dsl import ast, encode
 from jaxprl.dsl.language import PROGRAM_TOKENS
-from jaxprl.dsl.python import from_python, to_python
-from jaxprl.dsl.text import ParseError, parse, to_text, token_count
+from jaxprl.dsl.python import from_python
+from jaxprl.dsl.text import ParseError, from_text, token_count
 from jaxprl.errors import UserError
 from jaxprl.worlds.karel.world import LANGUAGE as KAREL
 from jaxprl.worlds.minigrid.world import LANGUAGE as MINIGRID
@@ -40,9 +40,9 @@ def nested(opening, closing, times):
 def survives_every_round_trip(program, language):
     nodes = encode.encode(program, language)
     return (
-        parse(to_text(program), language) == program
-        and token_count(program) == len(to_text(program).split())
-        and from_python(to_python(program), language) == program
+        from_text(str(program), language) == program
+        and token_count(program) == len(str(program).split())
+        and from_python(program.to_python(), language) == program
         and encode.decode(nodes, language) == folded(program)
         and encode.decode(np.pad(nodes, (0, 7)), language) == folded(program)
     )
@@ -72,8 +72,8 @@ EXTREMES = [
 
 @pytest.mark.parametrize(("language", "text"), EXTREMES)
 def test_extremes_survive_every_round_trip(language, text):
-    program = parse(text, language)
-    assert to_text(program) == text
+    program = from_text(text, language)
+    assert str(program) == text
     assert survives_every_round_trip(program, language)
 
 
@@ -82,8 +82,8 @@ def test_golden_programs_survive_every_round_trip(language):
     texts = golden.programs(language.name)
     assert len(texts) > 1000
     for text in texts:
-        program = parse(text, language)
-        assert to_text(program) == text
+        program = from_text(text, language)
+        assert str(program) == text
         assert survives_every_round_trip(program, language), text
 
 
@@ -109,7 +109,7 @@ def test_programs_are_stacked_to_one_width(language, data):
 
 def test_white_space_between_tokens_does_not_matter():
     text = "\n DEF   run m(\tmove\n\n turnLeft m) "
-    assert to_text(parse(text, KAREL)) == "DEF run m( move turnLeft m)"
+    assert str(from_text(text, KAREL)) == "DEF run m( move turnLeft m)"
 
 
 WORDS = [
@@ -121,7 +121,7 @@ WORDS = [
 
 def program_or_error(text, language):
     try:
-        return parse(text, language)
+        return from_text(text, language)
     except ParseError as error:
         return error
 
@@ -129,7 +129,7 @@ def program_or_error(text, language):
 @in_both_languages
 @given(data=st.data())
 def test_a_changed_token_is_an_error_or_another_program(language, data):
-    tokens = to_text(data.draw(strategies.programs(language))).split()
+    tokens = str(data.draw(strategies.programs(language))).split()
     at = data.draw(st.integers(0, len(tokens) - 1))
     kept = data.draw(st.integers(at, at + 1))
     changed = [*tokens[:at], *data.draw(st.lists(st.sampled_from(WORDS), max_size=2)), *tokens[kept:]]
@@ -137,7 +137,7 @@ def test_a_changed_token_is_an_error_or_another_program(language, data):
     if isinstance(outcome, ParseError):
         assert 0 <= outcome.position <= len(changed)
     else:
-        assert to_text(outcome) == " ".join(changed)
+        assert str(outcome) == " ".join(changed)
 
 
 BAD_KAREL = {
@@ -228,7 +228,7 @@ BAD = [
 @pytest.mark.parametrize(("language", "text", "position", "fragment"), BAD)
 def test_bad_text_is_rejected_at_its_token(language, text, position, fragment):
     with pytest.raises(ParseError) as caught:
-        parse(text, language)
+        from_text(text, language)
     assert caught.value.position == position
     assert str(caught.value).startswith(f"token {position}: ")
     assert fragment in str(caught.value)

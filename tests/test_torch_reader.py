@@ -49,7 +49,7 @@ def weights() -> dict[str, np.ndarray]:
 
 
 def ids(program) -> list[int]:
-    return [TOKENS.index(word) for word in text.to_text(program).split()]
+    return [TOKENS.index(word) for word in str(program).split()]
 
 
 def numpy_cell(part: dict, x: np.ndarray, h: np.ndarray) -> np.ndarray:
@@ -165,7 +165,7 @@ def _continuations(prefix: list[int]) -> list[int]:
 def _can_end(words: list[str]) -> bool:
     for _ in range(46 - len(words)):
         try:
-            text.parse(" ".join(words), KAREL)
+            text.from_text(" ".join(words), KAREL)
         except text.ParseError as error:
             if error.position < len(words):
                 return False

@@ -5,7 +5,6 @@ import functools
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -18,15 +17,15 @@ from jaxprl.errors import UserError
 from jaxprl.latent import data, sequences, train, vae
 from jaxprl.latent.grammar import Grammar, masks
 from jaxprl.latent.space import SHIPPED, LatentSpace, Origin
-from jaxprl.runs.checkpoint import flat, like
-from jaxprl.vm import host
+from jaxprl.runs.checkpoint import flat, rebuilt
+from jaxprl.vm import plain
 from jaxprl.worlds.karel.world import LANGUAGE as KAREL
+from jaxprl.worlds.plain import WorldEnvironment
 from jaxprl.worlds.task import Layout
 
 TASK = data.RANDOM_STATES
 GRAMMAR = Grammar.of(KAREL)
 RECIPE = train.Recipe(batch=32, draws=128, sizes=vae.Sizes(24, 16, 16, 8), warm_up=5, runs=2, run_steps=12)
-SCRIPT = Path(__file__).parents[1] / "experiments" / "train_vae.py"
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +77,7 @@ def test_a_training_goes_on_bit_for_bit():
     state, _ = train.advance(RECIPE, GRAMMAR, TASK, train.start(RECIPE, GRAMMAR), 4)
     kept = flat(state, "")
     whole, _ = train.advance(RECIPE, GRAMMAR, TASK, state, 4)
-    resumed = like(train.start(RECIPE, GRAMMAR), "", kept)
+    resumed = rebuilt(train.start(RECIPE, GRAMMAR), "", kept)
     resumed, _ = train.advance(RECIPE, GRAMMAR, TASK, resumed, 4)
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)
 
@@ -138,7 +137,7 @@ def test_data_is_what_the_programs_do(drawn):
 
 def _behaviour(program, start) -> tuple[list[tuple[int, int]], bool]:
     """Actions of a program, in plain Python, up to 100, each with the perceptions before it; and whether it ended."""
-    environment = host.WorldEnvironment(TASK, Layout(start, (), np.int32(1)))
+    environment = WorldEnvironment(TASK, Layout(start, (), np.int32(1)))
     rows: list[tuple[int, int]] = []
 
     class Enough(Exception):
@@ -156,7 +155,7 @@ def _behaviour(program, start) -> tuple[list[tuple[int, int]], bool]:
             return environment.act(action, at_limit=at_limit)
 
     try:
-        host.run(program, Watched())
+        plain.run(program, Watched())
     except Enough:
         return rows, False
     return rows, len(rows) < data.MOST_ACTIONS
@@ -197,7 +196,7 @@ def test_programs_whose_branches_are_not_all_exercised_are_left_out():
         "DEF run m( WHILE c( frontIsClear c) w( turnLeft turnRight w) move m)",
         "DEF run m( IF c( markersPresent c) i( IF c( noMarkersPresent c) i( move i) i) m)",
     ]
-    nodes = encode.encode_all([text.parse(program, KAREL) for program in programs], KAREL)
+    nodes = encode.encode_all([text.from_text(program, KAREL) for program in programs], KAREL)
     states = data.random_states(TASK.world, jax.random.key(0), 64)
     which = jnp.arange(len(programs) * 10, dtype=jnp.int32).reshape(-1, 10)
     run = jax.jit(functools.partial(data.execute, TASK, runs=1, steps=4))
@@ -270,7 +269,7 @@ def test_free_running_says_what_teacher_forcing_says(space):
 
 def test_a_space_names_what_it_does_not_hold(space):
     def nodes(program):
-        return encode.encode(text.parse(program, KAREL), KAREL, 128)
+        return encode.encode(text.from_text(program, KAREL), KAREL, 128)
 
     assert space.encode(nodes("DEF run m( move m)")).shape == (24,)
     with pytest.raises(UserError, match="more than 45 tokens: DEF run"):
@@ -317,7 +316,7 @@ def test_the_shipped_model_gives_programs_back():
 @pytest.mark.full
 def test_the_script_trains_resumes_and_exports(tmp_path):
     def script(*words):
-        command = [sys.executable, SCRIPT, "--out", tmp_path / "run", *words]
+        command = [sys.executable, "-m", "jaxprl", "train", "--out", tmp_path / "run", *words]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert script("--steps", "4", "--no-report").returncode == 0

@@ -1,12 +1,12 @@
-"""Programs as trees: what text is parsed into and printed from.
+"""The syntax tree of programs, which text is parsed into and printed from.
 
     Program    DEF run m( S m)
     Statement  WHILE c( B c) w( S w) | IF c( B c) i( S i) | IFELSE c( B c) i( S i) ELSE e( S e)
                | REPEAT R=n r( S r) | S S | action
     Condition  perception | not c( B c) | and c( B c) c( B c) | or c( B c) c( B c) | True | False
 
-A sequence of statements is a tuple here; the array form (`encode.py`) has it as right-nested Concat nodes.
-Sampling makes neither `and`, `or`, True, False nor counts outside 0..19; text may hold them and they run.
+A sequence of statements is a tuple here and a chain of right-nested Concat nodes in the array form (`encode.py`).
+`and`, `or`, True, False and counts outside 0..19 may occur in text and can be run, but sampling never produces them.
 """
 
 from __future__ import annotations
@@ -15,55 +15,74 @@ import dataclasses
 from collections.abc import Iterator
 
 Body = tuple["Statement", ...]
+"""A sequence of one or more statements."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Action:
+    """A statement that performs one action of the language."""
+
     name: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Perception:
+    """A condition that asks the world one question."""
+
     name: str
-    """Whole text, argument included: `frontIsClear`, `front_object_type h( lava h)`."""
+    """The whole text, argument included: `frontIsClear`, `front_object_type h( lava h)`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Constant:
+    """A condition that is always True or always False."""
+
     value: bool
 
 
 @dataclasses.dataclass(frozen=True)
 class Not:
+    """The negation of a condition."""
+
     condition: Condition
 
 
 @dataclasses.dataclass(frozen=True)
 class And:
+    """The conjunction of two conditions. `right` is evaluated only if `left` holds."""
+
     left: Condition
     right: Condition
 
 
 @dataclasses.dataclass(frozen=True)
 class Or:
+    """The disjunction of two conditions. `right` is evaluated only if `left` does not hold."""
+
     left: Condition
     right: Condition
 
 
 @dataclasses.dataclass(frozen=True)
 class While:
+    """A loop that runs its body for as long as its condition holds."""
+
     condition: Condition
     body: Body
 
 
 @dataclasses.dataclass(frozen=True)
 class If:
+    """A branch that runs its body if its condition holds."""
+
     condition: Condition
     body: Body
 
 
 @dataclasses.dataclass(frozen=True)
 class IfElse:
+    """A branch that runs `body` if its condition holds and `otherwise` if it does not."""
+
     condition: Condition
     body: Body
     otherwise: Body
@@ -71,13 +90,46 @@ class IfElse:
 
 @dataclasses.dataclass(frozen=True)
 class Repeat:
+    """A loop that runs its body `count` times: not at all if `count` is 0 or negative."""
+
     count: int
     body: Body
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
+    """A whole program.
+
+    `str(program)` is its token text, which `text.from_text` parses back to an equal program.
+
+    Args:
+      body: the statements of the program, at least one.
+
+    Example:
+      >>> program = Program((While(Not(Perception("markersPresent")), (Action("move"),)), Action("pickMarker")))
+      >>> print(program)
+      DEF run m( WHILE c( not c( markersPresent c) c) w( move w) pickMarker m)
+      >>> print(program.to_python())
+      def run():
+          while not markersPresent():
+              move()
+          pickMarker()
+    """
+
     body: Body
+
+    def __str__(self) -> str:
+        return f"DEF run m( {_body_text(self.body)} m)"
+
+    def to_python(self) -> str:
+        """Return the program as the text of a Python function `run()`.
+
+        `python.from_python` parses it back to an equal program.
+
+        Returns:
+          The text, indented by four spaces per level and without a final newline.
+        """
+        return "\n".join(["def run():", *_python_lines(self.body, "    ")])
 
 
 Condition = Perception | Constant | Not | And | Or
@@ -86,7 +138,7 @@ Node = Program | Statement | Condition
 
 
 def statements(body: Body) -> Iterator[Statement]:
-    """Yield every statement of `body`, nested ones included, in program order."""
+    """Yield every statement of a body, nested ones included, in program order."""
     for statement in body:
         yield statement
         match statement:
@@ -98,7 +150,15 @@ def statements(body: Body) -> Iterator[Statement]:
 
 
 def height(body: Body, base: int = 1) -> int:
-    """Return the height of a program's body: Program, While, Repeat, If, IfElse count 1, others 0."""
+    """Return the height of a program's body: the largest number of counting nodes on a path from the root.
+
+    Args:
+      body: the statements.
+      base: the height of the node that they belong to, itself included; 1 for a Program.
+
+    Returns:
+      The height. Program, While, Repeat, If and IfElse count 1, all other nodes 0.
+    """
     heights = [base]
     for statement in body:
         match statement:
@@ -110,7 +170,7 @@ def height(body: Body, base: int = 1) -> int:
 
 
 def longest_sequence(body: Body) -> int:
-    """Return the largest number of statements in one chain of the body."""
+    """Return the largest number of statements in one sequence of the body, nested sequences included."""
     lengths = [len(body)]
     for statement in statements(body):
         match statement:
@@ -122,7 +182,11 @@ def longest_sequence(body: Body) -> int:
 
 
 def fold(condition: Condition) -> Condition:
-    """Return the condition with constants folded where no call is lost: the left operand always runs first."""
+    """Return the condition with its constants folded, wherever that removes no call.
+
+    The left operand of `and` and `or` is evaluated first. So a constant on the left is folded, while one on the right
+    has to stay: in `and c( frontIsClear c) c( False c)`, frontIsClear is still a call.
+    """
     match condition:
         case Not(inner):
             folded = fold(inner)
@@ -133,3 +197,79 @@ def fold(condition: Condition) -> Condition:
                 return right if left.value == isinstance(condition, And) else left
             return type(condition)(left, right)
     return condition
+
+
+def _body_text(body: Body) -> str:
+    """Return the token text of a sequence of statements."""
+    return " ".join(map(_statement_text, body))
+
+
+def _statement_text(statement: Statement) -> str:
+    """Return the token text of a statement."""
+    match statement:
+        case Action(name):
+            return name
+        case While(condition, body):
+            return f"WHILE c( {condition_text(condition)} c) w( {_body_text(body)} w)"
+        case If(condition, body):
+            return f"IF c( {condition_text(condition)} c) i( {_body_text(body)} i)"
+        case IfElse(condition, body, other):
+            return f"IFELSE c( {condition_text(condition)} c) i( {_body_text(body)} i) ELSE e( {_body_text(other)} e)"
+        case Repeat(count, body):
+            return f"REPEAT R={count} r( {_body_text(body)} r)"
+
+
+def condition_text(condition: Condition) -> str:
+    """Return the token text of a condition, without the surrounding `c( c)`."""
+    match condition:
+        case Perception(name):
+            return name
+        case Constant(value):
+            return str(value)
+        case Not(inner):
+            return f"not c( {condition_text(inner)} c)"
+        case And(left, right):
+            return f"and c( {condition_text(left)} c) c( {condition_text(right)} c)"
+        case Or(left, right):
+            return f"or c( {condition_text(left)} c) c( {condition_text(right)} c)"
+
+
+def call_text(word: str) -> str:
+    """Return an action or a perception as a Python call, such as `move()` or `front_object_type("lava")`."""
+    name, *argument = word.split()
+    return f'{name}("{argument[1]}")' if argument else f"{name}()"
+
+
+def _python_lines(body: Body, indent: str) -> list[str]:
+    """Return a sequence of statements as lines of Python, each with this indentation or a deeper one."""
+    lines: list[str] = []
+    for statement in body:
+        match statement:
+            case Action(name):
+                lines.append(f"{indent}{call_text(name)}")
+            case While(condition, inner):
+                lines += [f"{indent}while {_python_condition(condition)}:", *_python_lines(inner, indent + "    ")]
+            case Repeat(count, inner):
+                lines += [f"{indent}for i in range({count}):", *_python_lines(inner, indent + "    ")]
+            case If(condition, inner):
+                lines += [f"{indent}if {_python_condition(condition)}:", *_python_lines(inner, indent + "    ")]
+            case IfElse(condition, inner, other):
+                lines += [f"{indent}if {_python_condition(condition)}:", *_python_lines(inner, indent + "    ")]
+                lines += [f"{indent}else:", *_python_lines(other, indent + "    ")]
+    return lines
+
+
+def _python_condition(condition: Condition) -> str:
+    """Return a condition as Python text. Every operand of `and` and `or` is in brackets."""
+    match condition:
+        case Perception(name):
+            return call_text(name)
+        case Constant(value):
+            return str(value)
+        case Not(inner):
+            text = _python_condition(inner)
+            return f"not {text}" if isinstance(inner, Perception) else f"not ({text})"
+        case And(left, right):
+            return f"({_python_condition(left)}) and ({_python_condition(right)})"
+        case Or(left, right):
+            return f"({_python_condition(left)}) or ({_python_condition(right)})"

@@ -1,4 +1,4 @@
-"""The part of the DSL that a domain decides: its words, how likely each is, and how large a program may grow."""
+"""The part of the DSL that depends on the domain: its words, their probabilities, and the size limits of programs."""
 
 from __future__ import annotations
 
@@ -14,42 +14,58 @@ from jaxprl.errors import UserError
 STATEMENT_PROBABILITIES: Mapping[str, float] = {
     "While": 0.15, "Repeat": 0.03, "Concat": 0.50, "If": 0.08, "IfElse": 0.04, "Action": 0.20,
 }  # fmt: skip
+"""Probabilities of statement types in both published domains (LLM-GS; LEAPS for Karel)."""
 COUNTS = range(20)
-"""REPEAT counts that sampling draws, uniformly; text may hold any integer."""
+"""The REPEAT counts that sampling draws from, uniformly. Text may hold any integer."""
 
 STRUCTURE = ("DEF", "WHILE", "IF", "IFELSE", "ELSE", "REPEAT", "run", "range")
-"""Words that have a meaning in every language, besides Python's own."""
+"""Words that no language can use for an action or a perception, besides Python's keywords."""
 
 SHORTEST = 5
-"""Tokens of a program of one action."""
+"""Number of tokens of a program that is a single action."""
 PROGRAM_TOKENS = 256
-"""Longest program that runs, in tokens. Longer ones are rejected by name."""
+"""Number of tokens of the longest program that can be run. Longer programs are rejected with an error that says so."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Language:
-    """Words and grammar probabilities of one domain (LLM-GS, appendix on the DSLs; LEAPS for Karel's numbers).
+    """The words and grammar probabilities of one domain (LLM-GS, appendix on the DSLs; LEAPS for Karel's numbers).
 
-    A perception is named by its whole text, argument included (`front_object_type h( lava h)`), so an argument
-    costs the rest of the system nothing. Probabilities need not sum to one: they are renormalised over what is
-    allowed at a spot. A word with probability 0 is understood in text and never sampled.
+    A perception is named by its whole text, argument included (`front_object_type h( lava h)`), so the rest of the
+    package does not have to know about arguments. Probabilities need not sum to one: they are renormalised over what
+    the grammar allows at a place. A word with probability 0 is understood in text but never sampled.
+
+    Raises:
+      UserError: a word, a probability or a limit is not valid; the message says which.
+
+    Example:
+      >>> language = Language("lift", {"go_up": 0.6, "go_down": 0.4}, {"is_called": 1.0}, not_probability=0.1)
+      >>> language.action_names
+      ('go_up', 'go_down')
     """
 
     name: str
+    """The name of the language, by which it is hashed."""
     actions: Mapping[str, float]
+    """The probability of each action. Their order gives the codes 1, 2, ... of the actions; 0 is no action."""
     perceptions: Mapping[str, float]
+    """The probability of each perception. Their order gives the codes 0, 1, ... of the perceptions."""
     not_probability: float
-    """Probability that a condition is a negation, where one is allowed."""
+    """The probability that a condition is a negation, where the grammar allows one."""
     complements: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Perceptions whose negation is a perception of its own."""
+    """For each perception whose negation is itself a perception: that perception."""
     statements: Mapping[str, float] = dataclasses.field(default_factory=lambda: STATEMENT_PROBABILITIES)
+    """The probability of each statement type, with the keys of `STATEMENT_PROBABILITIES`."""
     max_tokens: int = 45
+    """The largest number of tokens of a sampled program."""
     max_height: int = 4
+    """The largest height of a sampled program (`ast.height`)."""
     max_sequence: int = 6
+    """The largest number of statements in one sequence of a sampled program."""
     world: tuple[str, ...] = dataclasses.field(default=(), compare=False)
-    """The world in words, for prompts: a few sentences each."""
+    """A description of the world for prompts, as sentences."""
     meanings: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
-    """What actions and perceptions do, in words, for prompts; it may explain words that the language does not have."""
+    """What each action and perception does, for prompts. It may also explain words that the language does not have."""
 
     def __post_init__(self):
         if mistake := _mistake(self):
@@ -57,28 +73,30 @@ class Language:
 
     @functools.cached_property
     def action_names(self) -> tuple[str, ...]:
+        """The actions in the order of their codes; the code of the first one is 1."""
         return tuple(self.actions)
 
     @functools.cached_property
     def perception_names(self) -> tuple[str, ...]:
+        """The perceptions in the order of their codes; the code of the first one is 0."""
         return tuple(self.perceptions)
 
     @functools.cached_property
     def arguments(self) -> Mapping[str, tuple[str, ...]]:
-        """For every perception that takes an argument: the arguments it understands."""
-        found: dict[str, tuple[str, ...]] = {}
+        """The arguments that each perception with an argument understands."""
+        arguments: dict[str, tuple[str, ...]] = {}
         for text in self.perceptions:
             name, *rest = text.split()
             if rest:
-                found[name] = (*found.get(name, ()), rest[1])
-        return found
+                arguments[name] = (*arguments.get(name, ()), rest[1])
+        return arguments
 
     def __hash__(self) -> int:
         return hash(self.name)
 
 
 def _mistake(language: Language) -> str | None:
-    """Return what is wrong with a language, in words."""
+    """Return a description of the first mistake in a language, or None if there is none."""
     actions, perceptions = language.actions, language.perceptions
     if not 1 <= len(actions) <= 14 or not 1 <= len(perceptions) <= 32:
         return f"{len(actions)} actions and {len(perceptions)} perceptions; 1 to 14 and 1 to 32 fit an instruction"

@@ -1,17 +1,19 @@
-"""Python text of programs, both ways: what language models write and what people read.
+"""Parse the Python text of programs, which language models write and people read.
 
     def run():
         while not markersPresent():
             move()
         putMarker()
 
-Reading goes through Python's own `ast` and never evaluates anything. Printing and reading are inverses.
+The text is parsed by Python's own `ast` module and never evaluated. `Program.to_python` prints it; printing and parsing
+are inverses.
 """
 
 from __future__ import annotations
 
 import ast as python_ast
 import warnings
+from collections.abc import Sequence
 
 from jaxprl.dsl import ast
 from jaxprl.dsl.language import Language
@@ -19,70 +21,51 @@ from jaxprl.errors import UserError
 
 
 class PythonError(UserError):
-    """Python text that is not a program: `reason` is a short name to count by, the message has the line."""
+    """The Python text is not a program. The message names the line.
+
+    Attributes:
+      reason: a short name of what is wrong, by which such texts can be counted.
+    """
 
     def __init__(self, reason: str, message: str, line: int | None = None):
         super().__init__(f"line {line}: {message}" if line else message)
         self.reason = reason
 
 
-def to_python(program: ast.Program) -> str:
-    """Return the program as a Python function `run()`, four spaces an indent, no final newline."""
-    return "\n".join(["def run():", *_lines(program.body, "    ")])
-
-
 def statement_lines(program: ast.Program) -> list[int]:
-    """Return the line of `to_python`, counted from 1, on which each statement begins, in the order of
-    `ast.statements`. Its condition is on the same line."""
-    lines = to_python(program).splitlines()
+    """Return the line of `program.to_python()` on which each statement begins.
+
+    The condition of a statement is on the same line as its beginning.
+
+    Returns:
+      One line number per statement, counted from 1, in the order of `ast.statements`.
+    """
+    lines = program.to_python().splitlines()
     return [number for number, line in enumerate(lines, 1) if number > 1 and line.strip() != "else:"]
 
 
-def call_text(word: str) -> str:
-    """Return the Python text of an action or a perception: `move()`, `front_object_type("lava")`."""
-    name, *argument = word.split()
-    return f'{name}("{argument[1]}")' if argument else f"{name}()"
-
-
-def _lines(body: ast.Body, indent: str) -> list[str]:
-    lines: list[str] = []
-    for statement in body:
-        match statement:
-            case ast.Action(name):
-                lines.append(f"{indent}{call_text(name)}")
-            case ast.While(condition, inner):
-                lines += [f"{indent}while {_condition(condition)}:", *_lines(inner, indent + "    ")]
-            case ast.Repeat(count, inner):
-                lines += [f"{indent}for i in range({count}):", *_lines(inner, indent + "    ")]
-            case ast.If(condition, inner):
-                lines += [f"{indent}if {_condition(condition)}:", *_lines(inner, indent + "    ")]
-            case ast.IfElse(condition, inner, other):
-                lines += [f"{indent}if {_condition(condition)}:", *_lines(inner, indent + "    ")]
-                lines += [f"{indent}else:", *_lines(other, indent + "    ")]
-    return lines
-
-
-def _condition(condition: ast.Condition) -> str:
-    match condition:
-        case ast.Perception(name):
-            return call_text(name)
-        case ast.Constant(value):
-            return str(value)
-        case ast.Not(inner):
-            return f"not {_condition(inner)}" if isinstance(inner, ast.Perception) else f"not ({_condition(inner)})"
-        case ast.And(left, right):
-            return f"({_condition(left)}) and ({_condition(right)})"
-        case ast.Or(left, right):
-            return f"({_condition(left)}) or ({_condition(right)})"
-
-
 def from_python(source: str, language: Language) -> ast.Program:
-    """Return the program of the one function (or of the one named `run`) in `source`.
+    """Parse the Python text of a program.
 
-    `elif`, `and`, `or`, True, False, `while`, `for ... in range(n)` and `range(0, n)` with literal n are
-    understood; comments, docstrings, imports, `pass` and a final call of the function are passed over.
-    Raises PythonError with a reason: "python syntax", "no function", "unsupported python", "unknown name",
-    "bad argument", "bad count", "empty body", "too long" (nested beyond any program that runs).
+    `elif`, `and`, `or`, True, False, `while`, `for ... in range(n)` and `range(0, n)` with a literal n are understood.
+    Comments, docstrings, imports, `pass` and a final call of the function are ignored.
+
+    Args:
+      source: Python text with exactly one function, or with exactly one that is named `run`.
+      language: the language whose actions and perceptions the text may use.
+
+    Returns:
+      The program of that function.
+
+    Raises:
+      PythonError: the text is not a program. Its `reason` is "python syntax", "no function", "unsupported python",
+        "unknown name", "bad argument", "bad count", "empty body" or "too long" (nested more deeply than any program
+        that can be run).
+
+    Example:
+      >>> from jaxprl.worlds.karel.world import LANGUAGE
+      >>> print(from_python("def run():\\n    for i in range(3):\\n        move()", LANGUAGE))
+      DEF run m( REPEAT R=3 r( move r) m)
     """
     try:
         with warnings.catch_warnings():
@@ -109,7 +92,7 @@ def from_python(source: str, language: Language) -> ast.Program:
 
 
 def _passed_over(node: python_ast.stmt, name: str, *, last: bool) -> bool:
-    """Return whether a statement outside of functions may be left out: it does nothing, or runs `name` at the end."""
+    """Return whether a statement outside of functions is ignored: it does nothing, or calls `name` at the very end."""
     match node:
         case python_ast.FunctionDef() | python_ast.Import() | python_ast.ImportFrom() | python_ast.Pass():
             return True
@@ -123,7 +106,7 @@ def _passed_over(node: python_ast.stmt, name: str, *, last: bool) -> bool:
 
 
 def _without_return(body: list[python_ast.stmt]) -> list[python_ast.stmt]:
-    """Return a function's statements without a bare `return` at their end."""
+    """Return the statements of a function without a bare `return` at their end."""
     match body[-1]:
         case python_ast.Return(value=None):
             return body[:-1]
@@ -131,7 +114,7 @@ def _without_return(body: list[python_ast.stmt]) -> list[python_ast.stmt]:
 
 
 def _source(node: python_ast.AST) -> str:
-    """Return the node as Python text for a message, cut off where it is long."""
+    """Return a node as Python text for a message, shortened to at most 60 characters."""
     try:
         text = python_ast.unparse(node)
     except (ValueError, RecursionError):  # some f-strings and very long integers have no text
@@ -140,19 +123,24 @@ def _source(node: python_ast.AST) -> str:
 
 
 class _Reader:
+    """Translates Python's syntax tree into ours."""
+
     def __init__(self, language: Language):
         self.language = language
 
     def body(self, nodes: list[python_ast.stmt], owner: python_ast.stmt) -> ast.Body:
+        """Return the statements of a block, which must not be empty; `owner` is the statement that the block is in."""
         body = self.optional_body(nodes)
         if not body:
             raise PythonError("empty body", "a block without a statement", owner.lineno)
         return body
 
     def optional_body(self, nodes: list[python_ast.stmt]) -> ast.Body:
+        """Return the statements of a block, which may be empty."""
         return tuple(statement for node in nodes for statement in self.statement(node))
 
     def statement(self, node: python_ast.stmt) -> ast.Body:
+        """Return a statement of Python as zero or one statements of the DSL."""
         match node:
             case python_ast.Pass():
                 return ()
@@ -169,7 +157,10 @@ class _Reader:
         raise PythonError("unsupported python", f"{type(node).__name__} has no counterpart in the DSL", node.lineno)
 
     def branch(self, condition: ast.Condition, body: ast.Body, otherwise: ast.Body) -> ast.Body:
-        """A branch of `pass` alone is left out, since the DSL has no empty blocks."""
+        """Return an `if` statement as zero or one statements of the DSL, which has no empty blocks.
+
+        A branch that is empty, or consists of `pass`, is left out: `if a: pass` with an `else` becomes `if not a`.
+        """
         if body and otherwise:
             return (ast.IfElse(condition, body, otherwise),)
         if body:
@@ -177,6 +168,7 @@ class _Reader:
         return (ast.If(negation(condition), otherwise),) if otherwise else ()
 
     def condition(self, node: python_ast.expr) -> ast.Condition:
+        """Return an expression as a condition. `a and b and c` is read as `a and (b and c)`."""
         match node:
             case python_ast.Constant(value=bool(value)):
                 return ast.Constant(value)
@@ -200,6 +192,7 @@ class _Reader:
         raise PythonError("unsupported python", f"{_source(node)!r} is not a condition", node.lineno)
 
     def perception(self, node: python_ast.Call | python_ast.Name) -> str:
+        """Return the name of a perception, argument included, from a call of it or from its bare name."""
         function = node.func if isinstance(node, python_ast.Call) else node
         name = function.id if isinstance(function, python_ast.Name) else ""
         if name not in self.language.arguments:
@@ -214,7 +207,8 @@ class _Reader:
                 return f"{name} h( {argument} h)"
         raise PythonError("bad argument", f"{name} takes one of {', '.join(allowed)}", node.lineno)
 
-    def word(self, node: python_ast.Call | python_ast.Name, known, what: str) -> str:
+    def word(self, node: python_ast.Call | python_ast.Name, known: Sequence[str], what: str) -> str:
+        """Return the name that is called, which has to be one of `known` and to take no argument."""
         function = node.func if isinstance(node, python_ast.Call) else node
         name = function.id if isinstance(function, python_ast.Name) else _source(function)
         if name not in known:
@@ -225,6 +219,7 @@ class _Reader:
         return name
 
     def count(self, call: python_ast.Call) -> int:
+        """Return n of `range(n)` or `range(0, n)`, which has to be a literal with an absolute value below 10^8."""
         if isinstance(call.func, python_ast.Name) and call.func.id == "range" and not call.keywords:
             try:
                 bounds = [python_ast.literal_eval(argument) for argument in call.args]
@@ -237,5 +232,5 @@ class _Reader:
 
 
 def negation(condition: ast.Condition) -> ast.Condition:
-    """Return the condition's negation without doubling a `not`."""
+    """Return the negation of a condition, which is the inner condition if it is a negation itself."""
     return condition.condition if isinstance(condition, ast.Not) else ast.Not(condition)

@@ -1,6 +1,7 @@
-"""Token text of programs, both ways: `DEF run m( WHILE c( not c( markersPresent c) c) w( move w) putMarker m)`.
+"""Parse the token text of programs: `DEF run m( WHILE c( not c( markersPresent c) c) w( move w) putMarker m)`.
 
-Printing and parsing are exact inverses: `to_text(parse(text)) == " ".join(text.split())`.
+`str(program)` prints it. Printing and parsing are exact inverses: `str(from_text(text, language))` is `text` with
+single spaces between its tokens.
 """
 
 from __future__ import annotations
@@ -11,61 +12,46 @@ from jaxprl.errors import UserError
 
 
 class ParseError(UserError):
-    """Text that is not a program: what was expected, what was found, and at which token (counted from 0)."""
+    """The text is not a program. The message says what was expected, what was found instead, and at which token.
+
+    Attributes:
+      position: the index of that token, counted from 0.
+    """
 
     def __init__(self, message: str, position: int):
         super().__init__(f"token {position}: {message}")
         self.position = position
 
 
-def to_text(program: ast.Program) -> str:
-    """Return the token text of a program, tokens separated by single spaces."""
-    return f"DEF run m( {_body(program.body)} m)"
-
-
 def token_count(program: ast.Program) -> int:
-    """Return the number of space-separated words of the program's text, `DEF run m( m)` included."""
-    return len(to_text(program).split())
+    """Return the number of tokens of a program: the space-separated words of its text, `DEF run m( m)` included.
+
+    Example:
+      >>> token_count(ast.Program((ast.Action("move"), ast.Action("turnLeft"))))
+      6
+    """
+    return len(str(program).split())
 
 
-def _body(body: ast.Body) -> str:
-    return " ".join(map(_statement, body))
+def from_text(text: str, language: Language) -> ast.Program:
+    """Parse the token text of a program.
 
+    Args:
+      text: the tokens, separated by any white space.
+      language: the language whose actions and perceptions the text may use.
 
-def _statement(statement: ast.Statement) -> str:
-    match statement:
-        case ast.Action(name):
-            return name
-        case ast.While(condition, body):
-            return f"WHILE c( {condition_text(condition)} c) w( {_body(body)} w)"
-        case ast.If(condition, body):
-            return f"IF c( {condition_text(condition)} c) i( {_body(body)} i)"
-        case ast.IfElse(condition, body, other):
-            return f"IFELSE c( {condition_text(condition)} c) i( {_body(body)} i) ELSE e( {_body(other)} e)"
-        case ast.Repeat(count, body):
-            return f"REPEAT R={count} r( {_body(body)} r)"
+    Returns:
+      The program.
 
+    Raises:
+      ParseError: at the first token that does not fit. It may be an unknown word (the message lists the known ones), a
+        word in the wrong place, a missing end, or anything after the end. A text of more than `PROGRAM_TOKENS` tokens
+        is rejected as a whole.
 
-def condition_text(condition: ast.Condition) -> str:
-    """Return the token text of a condition, without the `c( c)` around it."""
-    match condition:
-        case ast.Perception(name):
-            return name
-        case ast.Constant(value):
-            return str(value)
-        case ast.Not(inner):
-            return f"not c( {condition_text(inner)} c)"
-        case ast.And(left, right):
-            return f"and c( {condition_text(left)} c) c( {condition_text(right)} c)"
-        case ast.Or(left, right):
-            return f"or c( {condition_text(left)} c) c( {condition_text(right)} c)"
-
-
-def parse(text: str, language: Language) -> ast.Program:
-    """Return the program that `text` spells in `language`.
-
-    Raises ParseError with the first token that does not fit: unknown words (with those that are known), words out
-    of place, a missing end, anything after the end, and programs of more than `PROGRAM_TOKENS` tokens.
+    Example:
+      >>> from jaxprl.worlds.karel.world import LANGUAGE
+      >>> from_text("DEF run m( move turnLeft m)", LANGUAGE)
+      Program(body=(Action(name='move'), Action(name='turnLeft')))
     """
     parser = _Parser(text.split(), language)
     if len(parser.tokens) > PROGRAM_TOKENS:
@@ -74,26 +60,30 @@ def parse(text: str, language: Language) -> ast.Program:
 
 
 class _Parser:
-    """Recursive descent over a list of tokens; recursion is bounded by `PROGRAM_TOKENS`."""
+    """A recursive-descent parser over a list of tokens, whose depth of recursion `PROGRAM_TOKENS` bounds."""
 
     def __init__(self, tokens: list[str], language: Language):
         self.tokens, self.language, self.at = tokens, language, 0
 
     @property
     def token(self) -> str:
+        """The next token, or an empty text at the end."""
         return self.tokens[self.at] if self.at < len(self.tokens) else ""
 
     def fail(self, expected: str) -> ParseError:
+        """Return the error that something else than the next token was expected."""
         found = repr(self.token) if self.token else "the end of the text"
         return ParseError(f"expected {expected}, found {found}", self.at)
 
     def take(self, *expected: str) -> None:
+        """Skip the next tokens, which have to be these."""
         for word in expected:
             if self.token != word:
                 raise self.fail(repr(word))
             self.at += 1
 
     def program(self) -> ast.Program:
+        """Parse the whole text."""
         self.take("DEF", "run")
         program = ast.Program(self.block("m"))
         if self.token:
@@ -101,6 +91,7 @@ class _Parser:
         return program
 
     def block(self, letter: str) -> ast.Body:
+        """Parse the statements between `w(` and `w)`, where `letter` takes the place of w."""
         self.take(f"{letter}(")
         body = [self.statement("a statement")]
         while self.token != f"{letter})":
@@ -109,6 +100,7 @@ class _Parser:
         return tuple(body)
 
     def statement(self, expected: str) -> ast.Statement:
+        """Parse one statement; `expected` is what an error says about the place where it should be."""
         word = self.token
         if word in self.language.actions:
             self.at += 1
@@ -129,6 +121,7 @@ class _Parser:
         return ast.IfElse(condition, body, self.block("e"))
 
     def count(self) -> int:
+        """Parse the count of a REPEAT, such as `R=3`, which has at most eight digits and no leading zeros."""
         digits = self.token.removeprefix("R=")
         if digits == self.token or not digits.removeprefix("-").isdecimal() or not digits.isascii():
             raise self.fail("a count like R=3")
@@ -140,12 +133,14 @@ class _Parser:
         return int(digits)
 
     def bracketed_condition(self) -> ast.Condition:
+        """Parse a condition between `c(` and `c)`."""
         self.take("c(")
         condition = self.condition()
         self.take("c)")
         return condition
 
     def condition(self) -> ast.Condition:
+        """Parse a condition without the brackets around it."""
         word = self.token
         if word in ("True", "False"):
             self.at += 1
@@ -167,6 +162,7 @@ class _Parser:
         raise self.fail(f"a condition ({', '.join((*names, 'not', 'and', 'or', 'True', 'False'))})")
 
     def argument(self, name: str) -> str:
+        """Parse the argument of a perception between `h(` and `h)`."""
         self.take("h(")
         word = self.token
         if word not in self.language.arguments[name]:

@@ -1,55 +1,75 @@
-"""Training data, made as it is used: random programs and what they do on random Karel states.
+"""Training data, generated as it is used: random programs and what they do on random Karel states.
 
-Programs come from the grammar (`dsl/sample.py`). Each is run on `EXECUTIONS` random 8x8 states, up to 100 actions a
-run. Kept are programs whose branches are all exercised: every action of the text is done in at least one of the runs.
-Of equal programs of one draw only one is kept, otherwise a third of the data would be the five programs of one action.
+Programs are drawn from the grammar (`dsl/sample.py`). Each is run on `EXECUTIONS` random 8x8 states, for up to 100
+actions per run. Only programs whose branches are all exercised are kept: every action of the text has to be done in at
+least one of the runs. Of equal programs in a draw only one is kept; otherwise a third of the data would consist of the
+five programs with one action.
 
-Which programs are held out is a property of the program: a hash of its nodes. So none of them is ever trained on,
-however long the training, and nothing has to be stored.
+Whether a program is held out depends on a hash of its nodes. So no held-out program is ever trained on, however long
+the training, and nothing has to be stored.
+
+Axis letters: D drawn programs, P programs, N nodes, R runs per program, T actions per run.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxprl.dsl import encode
-from jaxprl.dsl.compile import COUNT_BITS, instructions_of
 from jaxprl.dsl.encode import ACTION
 from jaxprl.dsl.sample import random_programs
+from jaxprl.types import PyTree
 from jaxprl.vm import interpreter
-from jaxprl.vm.interpreter import RUNNING, Instruction, Run, take
+from jaxprl.vm.compile import COUNT_BITS, instructions_of
+from jaxprl.vm.instruction import Instruction, next_action
+from jaxprl.vm.interpreter import Run, take
 from jaxprl.vm.memory import Direct
+from jaxprl.vm.outcomes import RUNNING
 from jaxprl.worlds import ops
-from jaxprl.worlds.karel.world import WALL, Geometry, Karel
+from jaxprl.worlds.karel.world import WALL, KarelState, KarelWorld
 from jaxprl.worlds.task import Layout, Task
 
 EXECUTIONS = 10
+"""Runs of each program."""
 MOST_ACTIONS = 100
+"""The most actions of a run."""
 MOST_STEPS = 400
-"""Instructions of a run, at most: nested REPEATs can look around for long without an action."""
+"""The most instructions of a run: nested REPEATs can perceive for a long time without an action."""
 WALL_PROBABILITY = MARKER_PROBABILITY = 0.1
 HELD_OUT = 64
-"""One program in so many is held out."""
+"""One program in this many is held out."""
 _SLOTS = 1024
+"""Slots of the memory of WHILE."""
 
 
 class Executions(NamedTuple):
-    """What programs did; P programs, R runs each, the first T actions of a run."""
+    """The runs of programs: P programs, R runs of each, the first T actions of every run."""
 
-    action: jax.Array  # int32 [P, R, T]: index of the action, behind the last one the number of actions
-    seen: jax.Array  # uint32 [P, R, T]: the perceptions before it, one bit each
-    length: jax.Array  # int32 [P, R]: actions done, and one for the end if the program came to it
-    exercised: jax.Array  # bool [P]
+    action: jax.Array  # int32 [P, R, T]: index of the action; behind the last one the number of actions
+    seen: jax.Array  # uint32 [P, R, T]: the perceptions before the action, one bit each
+    length: jax.Array  # int32 [P, R]: actions taken, plus one for the end if the program reached it
+    exercised: jax.Array  # bool [P]: whether every action of the text was taken in one of the runs
 
 
-def random_states(world: Any, key: jax.Array, count: int) -> Karel:
-    """Return random Karel states [count]: a border of walls, walls and single markers inside with probability .1, the
-    robot on an open cell, in any direction (LEAPS, appendix on the dataset)."""
+def random_states(world: KarelWorld, key: jax.Array, count: int) -> KarelState:
+    """Draw random Karel states (LEAPS, appendix on the dataset).
+
+    The border consists of walls. Every other cell is a wall with probability 0.1, and an open cell has a single marker
+    with probability 0.1. The robot stands on an open cell and faces any direction.
+
+    Args:
+      world: the size of the states.
+      key: a JAX random key.
+      count: number of states.
+
+    Returns:
+      The states, with a leading axis [count].
+    """
     wall_key, marker_key, cell_key, direction_key = jax.random.split(key, 4)
     shape = count, world.height, world.width
     row, column = jnp.arange(world.height), jnp.arange(world.width)
@@ -60,7 +80,7 @@ def random_states(world: Any, key: jax.Array, count: int) -> Karel:
     place = jnp.argmax(lottery.reshape(count, -1), axis=1).astype(jnp.int32)
     cells = jnp.full((count, world.height + 2, world.stride), WALL, jnp.uint8)
     cells = cells.at[:, 1:-1, 1:-1].set(jnp.where(walls, WALL, markers.astype(jnp.int32)).astype(jnp.uint8))
-    return Karel(
+    return KarelState(
         cell=(place // world.width + 1) * world.stride + place % world.width + 1,
         direction=jax.random.randint(direction_key, (count,), 0, 4),
         opened=jnp.zeros(count, bool),
@@ -69,47 +89,56 @@ def random_states(world: Any, key: jax.Array, count: int) -> Karel:
     )
 
 
-def _nothing(world: Any, progress: Any, state: Any, event: Any):
+def _nothing(world: PyTree, progress: PyTree, state: PyTree, event: PyTree) -> tuple[PyTree, PyTree, int, bool]:
+    """Reward nothing and never end."""
     return state, progress, 0, False
 
 
 def _no_layout(seed: int) -> Layout:
+    """Refuse: layouts of this task do not come from seeds."""
     raise NotImplementedError("random states are drawn by `random_states`")
 
 
-RANDOM_STATES = Task("RandomStates", Geometry(8, 8), _no_layout, _nothing)
-"""Karel without a goal."""
+RANDOM_STATES = Task("RandomStates", KarelWorld(8, 8), _no_layout, _nothing)
+"""Karel's world without a goal."""
 
 
-def execute(task: Task, programs: jax.Array, states: Any, which: jax.Array, *, runs: int, steps: int) -> Executions:
-    """Return what programs int32 [P, N] do on the states `which`, int32 [P, EXECUTIONS].
+def execute(task: Task, programs: jax.Array, states: PyTree, which: jax.Array, *, runs: int, steps: int) -> Executions:
+    """Run programs and record their actions and perceptions.
 
     Args:
-      task: its rewards are not looked at.
-      programs: nodes; at most 64.
-      states: world states, stacked.
-      which: state of each run.
-      runs: how many of the runs are returned.
-      steps: how many of their actions.
+      task: the task; its rewards are ignored.
+      programs: int32 [P, N], nodes; N is at most 64.
+      states: world states with a leading axis.
+      which: int32 [P, EXECUTIONS], index of the state that each run starts from.
+      runs: R, how many of the runs are returned.
+      steps: T, how many of their actions are returned.
+
+    Returns:
+      The runs. `exercised` refers to all `EXECUTIONS` runs.
     """
     layouts = Layout(states, (), jnp.zeros(0, jnp.int32))
     actions = len(task.language.actions)
 
-    def run_on(code: jax.Array, marks: jax.Array, state: jax.Array, memory: Direct):
+    def run_on(
+        code: jax.Array, marks: jax.Array, state: jax.Array, memory: Direct
+    ) -> tuple[_Log, jax.Array, PyTree, Direct]:
+        """Run a program on one state; return its log, its length, the nodes it visited, as bits, and the memory."""
         fetch = functools.partial(_fetch, code, marks)
         run = interpreter.start(layouts, state, fetch(jnp.int32(0)), memory.next_run(), words=1)
         empty = jnp.full(steps, actions, jnp.int32), jnp.zeros(steps, jnp.uint32)
 
-        def goes_on(carry):
+        def goes_on(carry: tuple[Run[Direct], _Log, jax.Array]) -> jax.Array:
             run, _, taken = carry
             return (run.end == RUNNING) & ~run.memory.is_full & (taken < MOST_STEPS) & (run.actions < MOST_ACTIONS)
 
-        def advance(carry):
+        def advance(carry: tuple[Run[Direct], _Log, jax.Array]) -> tuple[Run[Direct], _Log, jax.Array]:
             run, log, taken = carry
-            action = interpreter.next_action(run.chain)
+            action = next_action(run.chain)
             acts, place = action > 0, jnp.where(run.actions < steps, run.actions, steps - 1)
             logged = acts & (run.actions < steps)
-            # The conditional is a fence, as in `ops.read`.
+            # The conditional is a fence for XLA, as in `ops.read`: the perceptions are computed once, before the action
+            # changes the state. Otherwise the old state would be copied at every step.
             seen = jax.lax.cond(logged, lambda: _perceptions(task, run), lambda: jnp.uint32(0))
             row = action - 1, seen
             log = tuple(
@@ -124,11 +153,11 @@ def execute(task: Task, programs: jax.Array, states: Any, which: jax.Array, *, r
         ended = run.end != RUNNING
         return log, jnp.minimum(run.actions + ended.astype(jnp.int32), steps), run.visited, run.memory
 
-    def run_program(memory: Direct, inputs):
+    def run_program(memory: Direct, inputs: tuple[jax.Array, jax.Array]) -> tuple[Direct, PyTree]:
         nodes, layouts_of = inputs
         code, marks = instructions_of(nodes, encode.length(nodes), bits=COUNT_BITS, longest=1)
 
-        def run_one(carry, layout):
+        def run_one(carry: tuple[jax.Array, Direct], layout: jax.Array) -> tuple[tuple[jax.Array, Direct], PyTree]:
             done, memory = carry
             log, length, new, memory = run_on(code, marks, layout, memory)
             return (done | new, memory), (*log, length)
@@ -144,8 +173,12 @@ def execute(task: Task, programs: jax.Array, states: Any, which: jax.Array, *, r
     return Executions(action, seen, length, exercised)
 
 
-def _perceptions(task: Task, run: Run) -> jax.Array:
-    """Return all perceptions as bits of a uint32."""
+_Log = tuple[jax.Array, jax.Array]
+"""The columns `action` and `seen` of one run, [T] each."""
+
+
+def _perceptions(task: Task, run: Run[Direct]) -> jax.Array:
+    """Return all perceptions as the bits of a uint32."""
     bits = [
         task.world.perceive(run.state, jnp.int32(code)).astype(jnp.uint32) << code
         for code in range(len(task.language.perceptions))
@@ -154,34 +187,55 @@ def _perceptions(task: Task, run: Run) -> jax.Array:
 
 
 def _fetch(code: jax.Array, marks: jax.Array, address: jax.Array) -> Instruction:
+    """Return the instruction at an address, with the nodes that it was compiled from."""
     words = take(code, address)
     return Instruction(words[0], words[1], words[2], nodes=take(marks, address))
 
 
 def marks(programs: jax.Array) -> jax.Array:
-    """Return a hash of each program int32 [P, N], uint32 [P]."""
+    """Return a hash of each program.
+
+    Args:
+      programs: int32 [P, N], nodes.
+
+    Returns:
+      uint32 [P].
+    """
     salts = ops.mixed(jnp.arange(programs.shape[1], dtype=jnp.int32), 0x9E3779B1)
     mixed = ops.mixed(programs + 977 * jnp.arange(programs.shape[1], dtype=jnp.int32)[None, :], 0x85EBCA6B)
     return jnp.sum(salts[None, :] * mixed, axis=1, dtype=jnp.uint32)
 
 
 def is_held_out(programs: jax.Array) -> jax.Array:
-    """Return which programs int32 [P, N] are kept from training, bool [P]."""
+    """Return which programs int32 [P, N] are held out from training, bool [P]."""
     return (marks(programs) >> 7) % HELD_OUT == 0
 
 
 class Draw(NamedTuple):
-    """Programs and what they do; D programs."""
+    """D random programs and their runs."""
 
-    programs: jax.Array  # int32 [D, N]
+    programs: jax.Array  # int32 [D, N]: nodes
     executions: Executions
-    wanted: jax.Array  # bool [D]: exercised, the first of its kind in this draw, and on the wanted side
+    wanted: jax.Array  # bool [D]: whether a program is exercised, the first of its kind, and held out or not as asked
 
 
 def draw(task: Task, key: jax.Array, count: int, *, held_out: bool = False, runs: int, steps: int) -> Draw:
-    """Return `count` programs drawn from the grammar with their executions on random states (see `execute`)."""
+    """Draw programs from the grammar and run them on random states.
+
+    Args:
+      task: the task whose world and language are used.
+      key: a JAX random key.
+      count: D, number of programs.
+      held_out: whether held-out programs are wanted, instead of those for training.
+      runs: as in `execute`.
+      steps: as in `execute`.
+
+    Returns:
+      The programs and their runs.
+    """
     program_key, state_key, which_key = jax.random.split(key, 3)
     programs = random_programs(task.language, jax.random.split(program_key, count))
+    assert isinstance(task.world, KarelWorld)
     states = random_states(task.world, state_key, count)
     which = jax.random.randint(which_key, (count, EXECUTIONS), 0, count)
     hashes = marks(programs)
@@ -189,21 +243,30 @@ def draw(task: Task, key: jax.Array, count: int, *, held_out: bool = False, runs
     again = jnp.append(jnp.zeros(1, bool), hashes[order][1:] == hashes[order][:-1])
     first = jnp.zeros(count, bool).at[order].set(~again)
     wanted = first & (is_held_out(programs) == held_out)
-    # Programs that nobody wants are not run: an empty program ends at once.
+    # Unwanted programs are replaced by empty ones, which end at once.
     executions = execute(task, jnp.where(wanted[:, None], programs, 0), states, which, runs=runs, steps=steps)
     return Draw(programs, executions, wanted & executions.exercised)
 
 
 def held_out_programs(task: Task, seed: int, count: int) -> np.ndarray:
-    """Return `count` distinct programs of the held-out set, int32 [count, N], the same for the same seed."""
-    found: dict[bytes, np.ndarray] = {}
+    """Return distinct held-out programs.
+
+    Args:
+      task: the task whose world and language are used.
+      seed: determines the programs.
+      count: number of programs.
+
+    Returns:
+      int32 [count, N], nodes.
+    """
+    distinct: dict[bytes, np.ndarray] = {}
     for number in range(10**6):
         part = _draw_held_out(task, jax.random.fold_in(jax.random.key(seed), number))
         for program in np.asarray(part.programs)[np.asarray(part.wanted)]:
-            found.setdefault(program.tobytes(), program)
-        if len(found) >= count:
+            distinct.setdefault(program.tobytes(), program)
+        if len(distinct) >= count:
             break
-    return np.stack(list(found.values())[:count])
+    return np.stack(list(distinct.values())[:count])
 
 
 @functools.partial(jax.jit, static_argnums=0)

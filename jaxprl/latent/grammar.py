@@ -1,12 +1,19 @@
-"""The grammar of token text as array code: a pushdown automaton that says which token can come next.
+"""The grammar of token text as array code: a pushdown automaton that computes which tokens can come next.
 
-The grammar is LL(1): what may come next follows from the symbol on top of a stack, and a token replaces that symbol by
-what it leaves to be said. A *choice* is a token where the grammar leaves a choice; the others (`DEF run m( c( c) w(`
-and the like) follow by themselves. The network of this package sees choices only, which halves its sequences; the
-published one sees every token (`every_token`). The automaton is the same, with other tables.
+The grammar is LL(1): the tokens that can come next depend only on the symbol on top of a stack, and a token replaces
+this symbol by the symbols that have to follow it. For example, `WHILE` replaces `<statement>` by
 
-A token is allowed only if the program can still be ended within the language's `max_tokens`. So whatever is drawn
-under the mask ends in time and is a valid program.
+    c( <condition> c) w( <statement> <rest of w>
+
+A *choice* is a token where the grammar allows more than one; the other tokens (`DEF run m( c( c) w(` and the like) are
+*forced*. The networks of this package read and write choices only, which halves the length of their sequences, and the
+stack leaves out the forced symbols. The published network sees every token (`every_token`). Both use the same
+automaton, with different tables.
+
+A token is allowed only if the program can still end within the language's `max_tokens`. So whatever is drawn under the
+mask ends in time and is a valid program.
+
+Axis letters: B sequences, T steps, V tokens of the vocabulary.
 """
 
 from __future__ import annotations
@@ -22,30 +29,50 @@ from jaxprl.dsl.language import COUNTS, Language
 
 STATEMENT, CONDITION, COUNT = "<statement>", "<condition>", "<count>"
 PADDING = "<pad>"
-"""The token behind the end."""
+"""The token that follows the end of a program."""
 _BOTTOM = 0
+"""The symbol at the bottom of the stack."""
 _BLOCKS = "mwire"
+"""The letters of the brackets around blocks."""
+
+_Rules = dict[str, dict[str, tuple[str, ...]]]
+"""The grammar: symbol -> token that it can begin with -> symbols and tokens that have to follow this token."""
 
 
 class Automaton(NamedTuple):
-    """Where a program is, one per lane."""
+    """The state of the automaton for one sequence."""
 
-    stack: jax.Array  # int32 [depth]: symbols to come, the next one on top; the bottom is never taken
-    size: jax.Array  # int32: symbols on the stack
-    least: jax.Array  # int32: tokens of the shortest program that it can become
+    stack: jax.Array  # int32 [depth]: symbols that have to follow, the next one on top; the bottom stays
+    size: jax.Array  # int32: number of symbols on the stack
+    least: jax.Array  # int32: tokens of the shortest program that the sequence can become
 
     @property
     def ended(self) -> jax.Array:
+        """Whether the sequence is complete, bool."""
         return self.size == 1
 
 
 class Grammar:
-    """Tables of the automaton of one language; equal arguments give the same object, so it can be a static argument."""
+    """The tables of the automaton of one language. They have a row per symbol and a column per token.
+
+    `Grammar.of` returns the same object for equal arguments, so a grammar can be a static argument of jitted functions.
+    """
 
     @staticmethod
     @functools.cache
     def of(language: Language, *, every_token: bool = False) -> Grammar:
-        """Return the grammar of a language; `every_token`: also tokens that follow by themselves are steps."""
+        """Return the grammar of a language.
+
+        Args:
+          language: the language.
+          every_token: whether forced tokens are steps of the sequences, too.
+
+        Example:
+          >>> import jaxprl
+          >>> grammar = Grammar.of(jaxprl.make("DoorKey").language)
+          >>> len(grammar.words), grammar.steps
+          (51, 42)
+        """
         return Grammar(language, every_token)
 
     def __init__(self, language: Language, every_token: bool):
@@ -55,22 +82,30 @@ class Grammar:
         self.padding = self.id_of[PADDING]
         self.first = self.id_of["DEF"]
         self.steps = language.max_tokens - (0 if every_token else 3)
-        """Steps of the longest sequence: tokens behind `DEF` and the padding that follows, or behind `DEF run m(`."""
+        """Steps of the longest sequence. With every token it begins behind `DEF` and ends with one token of padding;
+        otherwise it begins behind `DEF run m(`."""
         self.depth = language.max_tokens + 2
+        """Room on the stack."""
         rules = _rules(language)
         least = _least(rules)
         self.forced = np.array([word not in {w for rule in rules.values() for w in rule} for word in self.words])
-        """Tokens that follow by themselves wherever they come, bool [V]."""
+        """Which tokens are forced wherever they occur, bool [V]."""
         symbols = ["<bottom>", *rules, *(w for w, forced in zip(self.words, self.forced, strict=True) if forced)]
         number = {symbol: index for index, symbol in enumerate(symbols)}
         longest = max(len(rest) for rule in rules.values() for rest in rule.values())
         shape = len(symbols), len(self.words)
         self.allowed = np.zeros(shape, bool)
+        """Whether a symbol can begin with a token."""
         self.pushed = np.zeros((*shape, longest), np.int32)
+        """The symbols that the token pushes onto the stack, the deepest one first."""
         self.count = np.zeros(shape, np.int32)
+        """How many symbols it pushes."""
         self.longer = np.zeros(shape, np.int32)
+        """By how many tokens it makes the shortest program longer. A <statement> takes at least one token: `move` takes
+        one, so the program grows by 0; the shortest WHILE takes 7, so it grows by 6."""
 
         def enter(symbol: str, word: str, rest: tuple[str, ...], longer: int) -> None:
+            """Fill in the tables for a token that replaces a symbol by `rest`."""
             kept = [number[each] for each in rest if every_token or each in rules]
             place = number[symbol], self.id_of[word]
             self.allowed[place], self.count[place], self.longer[place] = True, len(kept), longer
@@ -88,21 +123,39 @@ class Grammar:
         self._least = 1 + sum(least.get(each, 1) for each in rest)
 
     def start(self) -> Automaton:
-        """Return the automaton behind `DEF`, or behind `DEF run m(`, for one lane."""
+        """Return the automaton before the first step of a sequence."""
         stack = np.zeros(self.depth, np.int32)
         stack[: len(self._start)] = self._start
         return Automaton(jnp.asarray(stack), jnp.int32(len(self._start)), jnp.int32(self._least))
 
     def mask(self, automaton: Automaton) -> jax.Array:
-        """Return which tokens can come next, bool [V], for one lane; behind the end the padding."""
+        """Return which tokens can come next in a sequence.
+
+        For example, if `least` is two below `max_tokens`, a block can continue with `move`, which makes the program one
+        token longer, but not with WHILE, which makes it at least seven tokens longer. A closing bracket is counted
+        already, so it is always allowed after a statement.
+
+        Args:
+          automaton: the state for one sequence.
+
+        Returns:
+          bool [V]. After the end of the program it is the padding alone.
+        """
         top = automaton.stack[automaton.size - 1]
         fits = automaton.least + jnp.asarray(self.longer)[top] <= self.language.max_tokens
         return jnp.asarray(self.allowed)[top] & fits
 
     def advance(self, automaton: Automaton, token: jax.Array) -> Automaton:
-        """Return the automaton behind a token that is allowed, for one lane."""
+        """Return the automaton after a token.
+
+        Args:
+          automaton: the state for one sequence.
+          token: int32, a token that is allowed.
+        """
         top = automaton.stack[automaton.size - 1]
         pushed, count = jnp.asarray(self.pushed)[top, token], jnp.asarray(self.count)[top, token]
+        # `place` is the place of each stack entry among the new symbols, which begin where the top was. If 2 symbols
+        # replace the top of 3, it is -2, -1, 0, 1, 2, ...: two entries stay, and the new size is 4.
         place = jnp.arange(self.depth, dtype=jnp.int32) - (automaton.size - 1)
         new = pushed[jnp.clip(place, 0, pushed.shape[0] - 1)]
         return Automaton(
@@ -113,7 +166,15 @@ class Grammar:
 
 
 def masks(grammar: Grammar, tokens: jax.Array) -> jax.Array:
-    """Return what was allowed at each step of sequences int32 [B, T], bool [T, B, V]."""
+    """Return the tokens that were allowed at each step of complete sequences.
+
+    Args:
+      grammar: the grammar.
+      tokens: int32 [B, T].
+
+    Returns:
+      bool [T, B, V].
+    """
     start = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(tokens), *leaf.shape)), grammar.start())
 
     def step(automaton: Automaton, token: jax.Array):
@@ -123,11 +184,12 @@ def masks(grammar: Grammar, tokens: jax.Array) -> jax.Array:
 
 
 def _rest(letter: str) -> str:
+    """Return the symbol for what can follow a statement in a block: another statement, or the closing bracket."""
     return f"<rest of {letter}>"
 
 
 def _words(language: Language) -> tuple[str, ...]:
-    """Return the tokens of a language, in the order of the published vocabulary, padding last."""
+    """Return the tokens of a language in the order of the published vocabulary, which ends with the padding."""
     counts = [f"R={count}" for count in COUNTS]
     names = dict.fromkeys(text.split()[0] for text in language.perceptions)
     arguments = dict.fromkeys(word for words in language.arguments.values() for word in words)
@@ -138,8 +200,8 @@ def _words(language: Language) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _rules(language: Language) -> dict[str, dict[str, tuple[str, ...]]]:
-    """Return, for every symbol with a choice, the tokens that it can begin with and what each leaves to be said."""
+def _rules(language: Language) -> _Rules:
+    """Return the rules of a language, for every symbol that is not a token itself."""
     test = ("c(", CONDITION, "c)")
     statement: dict[str, tuple[str, ...]] = dict.fromkeys(language.actions, ())
     statement |= {
@@ -163,10 +225,10 @@ def _rules(language: Language) -> dict[str, dict[str, tuple[str, ...]]]:
     return rules
 
 
-def _least(rules: dict[str, dict[str, tuple[str, ...]]]) -> dict[str, int]:
+def _least(rules: _Rules) -> dict[str, int]:
     """Return the fewest tokens that each symbol can become."""
     least = dict.fromkeys(rules, 10**6)
-    for _ in rules:
+    for _ in rules:  # each round gets at least one more symbol right
         for symbol, rule in rules.items():
             shortest = min(1 + sum(least.get(each, 1) for each in rest) for rest in rule.values())
             least[symbol] = min(least[symbol], shortest)

@@ -1,7 +1,9 @@
-"""Programs as the sequences that the network reads and writes, both ways, as array code.
+"""Converts programs between nodes (`dsl/encode.py`) and the sequences that the networks read and write, as array code.
 
-A sequence holds the choices of a program's text (`grammar.py`): `DEF run m( WHILE c( frontIsClear c) w( move w) m)` is
-`WHILE frontIsClear move w) m)`. The published model's sequences hold every token behind `DEF`.
+A sequence holds the choices of a program's text (`grammar.py`). For `DEF run m( WHILE c( frontIsClear c) w( move w) m)`
+these are `WHILE frontIsClear move w) m)`. The sequences of the published model hold every token behind `DEF`.
+
+Axis letters: N nodes of a program, T steps of a sequence, V tokens of the vocabulary.
 """
 
 from __future__ import annotations
@@ -20,22 +22,23 @@ from jaxprl.latent.grammar import Automaton, Grammar
 
 _STRUCTURES = {"WHILE": WHILE, "IF": IF, "IFELSE": IFELSE, "REPEAT": REPEAT}
 _LARGEST = 64 << KIND_BITS
+"""Exclusive bound of the nodes that have tokens."""
 
 
 class Tables(NamedTuple):
-    """What each token is as a node and each node as tokens."""
+    """Tables from tokens to nodes and back."""
 
-    node: np.ndarray  # int32 [V, V]: of a token behind another; 0: none
-    opens: np.ndarray  # int32 [V]: blocks that a token opens
-    closes: np.ndarray  # bool [V]
-    statement: np.ndarray  # bool [V]
-    tokens: np.ndarray  # int32 [nodes, 2]: of a node, -1: none
-    unknown: np.ndarray  # bool [nodes]: nodes that have no token
+    node: np.ndarray  # int32 [V, V]: the node for a token (2nd axis) that follows another (1st axis); 0 for none
+    opens: np.ndarray  # int32 [V]: how many blocks a token opens
+    closes: np.ndarray  # bool [V]: whether a token closes a block
+    statement: np.ndarray  # bool [V]: whether a token begins a statement
+    tokens: np.ndarray  # int32 [nodes, 2]: the tokens for a node; -1 for none
+    unknown: np.ndarray  # bool [nodes]: whether a node cannot be written with the vocabulary
 
     @staticmethod
     @functools.cache
     def of(grammar: Grammar) -> Tables:
-        """Return the tables of a language."""
+        """Return the tables of a grammar."""
         language, id_of, size = grammar.language, grammar.id_of, len(grammar.words)
         node = np.zeros((size, size), np.int32)
         tokens = np.full((_LARGEST, 2), -1, np.int32)
@@ -67,13 +70,33 @@ class Tables(NamedTuple):
 
 
 def to_nodes(grammar: Grammar, sequence: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the nodes int32 [WIDTH] of one whole sequence int32 [T], and whether there was room for them, bool."""
+    """Convert a complete sequence to nodes.
+
+    In a block with more than one statement, a Concat node stands before every statement but the last. So for each
+    statement it has to be known whether another one follows in the same block. One scan from the end to the beginning
+    finds out, with one bit per block: it is set when a statement of the block has been met. In
+    `WHILE frontIsClear move turnLeft w) pickMarker m)` the scan meets, with the innermost block as the lowest bit:
+
+        m)          0     opens the program's block from behind
+        pickMarker  1     no bit was set: the last statement
+        w)          10
+        turnLeft    11    the last statement of the loop
+        move        11    followed by another one: Concat
+        WHILE       1     leaves the loop, and is itself followed by pickMarker: Concat
+
+    Args:
+      grammar: the grammar.
+      sequence: int32 [T].
+
+    Returns:
+      The nodes, int32 [WIDTH], and whether they fit, bool.
+    """
     tables = Tables.of(grammar)
     choices = _choices(grammar, sequence) if grammar.every_token else sequence
     statement = jnp.asarray(tables.statement)[choices]
     opens, closes = jnp.asarray(tables.opens)[choices], jnp.asarray(tables.closes)[choices]
 
-    def back(later: jax.Array, i):  # bit 0: whether a statement of this block comes later; further bits: outer blocks
+    def back(later: jax.Array, i: jax.Array) -> tuple[jax.Array, jax.Array]:
         later = jnp.where(closes[i], later << 1, later >> opens[i].astype(jnp.uint32))
         return jnp.where(statement[i], later | 1, later), statement[i] & ((later & 1) == 1)
 
@@ -81,7 +104,7 @@ def to_nodes(grammar: Grammar, sequence: jax.Array) -> tuple[jax.Array, jax.Arra
     _, chained = jax.lax.scan(back, jnp.uint32(0), index, reverse=True)
     node = jnp.asarray(tables.node)[jnp.roll(choices, 1), choices]
     many = chained.astype(jnp.int32) + (node != 0).astype(jnp.int32)
-    place = jnp.cumsum(many, dtype=jnp.int32)  # of the last node of each choice: the Program node is at 0
+    place = jnp.cumsum(many, dtype=jnp.int32)  # where the last node of each choice goes, behind the Program node at 0
     last = jnp.where(many > 0, place, encode.WIDTH)
     before = jnp.where(chained, place - 1, encode.WIDTH)
     nodes = jnp.zeros(encode.WIDTH, jnp.int32).at[0].set(PROGRAM)
@@ -90,8 +113,19 @@ def to_nodes(grammar: Grammar, sequence: jax.Array) -> tuple[jax.Array, jax.Arra
 
 
 def from_nodes(grammar: Grammar, nodes: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return the sequence int32 [T] of one program int32 [N], padded, its length, int32, and whether it can be written
-    so, bool: not if it is longer than the language allows or has a word that is not in the vocabulary."""
+    """Convert a program to a sequence.
+
+    All places are computed at once. A node's tokens come behind the tokens of the nodes before it and behind the
+    closing tokens of the blocks that end before it.
+
+    Args:
+      grammar: the grammar.
+      nodes: int32 [N].
+
+    Returns:
+      The sequence, int32 [T], padded; its length, int32; and whether it stands for the program, bool. It does not if
+      the program is longer than the language allows, or if it has a word that is not in the vocabulary.
+    """
     tables = Tables.of(grammar)
     n, length = nodes.shape[0], grammar.steps
     index = jnp.arange(n, dtype=jnp.int32)
@@ -100,7 +134,9 @@ def from_nodes(grammar: Grammar, nodes: jax.Array) -> tuple[jax.Array, jax.Array
     words = jnp.asarray(tables.tokens)[jnp.clip(nodes, 0, _LARGEST - 1)]
     unknown = jnp.any((nodes >= _LARGEST) | (nodes < 0) | jnp.asarray(tables.unknown)[jnp.clip(nodes, 0, _LARGEST - 1)])
 
-    # A block is the node that a body consists of; its closing token comes where its subtree ends, inner ones first.
+    # The first node of a body stands for its block. The closing token comes where its subtree ends; of blocks that end
+    # at the same place, the inner one closes first. Bodies are the first child of Program, and every child but the
+    # first (condition or count) of WHILE, IF, IFELSE and REPEAT. `second` is the place of a parent's second child.
     over = kind[parent]
     second = end[jnp.minimum(parent + 1, n - 1)]
     is_else = (over == IFELSE) & (index > second)
@@ -112,7 +148,7 @@ def from_nodes(grammar: Grammar, nodes: jax.Array) -> tuple[jax.Array, jax.Array
         jnp.int32(grammar.id_of["i)"]),
     )
     many = jnp.sum(words >= 0, axis=1, dtype=jnp.int32)
-    before = jnp.cumsum(many, dtype=jnp.int32) - many  # tokens of nodes before each node
+    before = jnp.cumsum(many, dtype=jnp.int32) - many  # tokens of the nodes before each node
     all_before = jnp.append(before, jnp.sum(many, dtype=jnp.int32))
     closed = body[None, :] & (end[None, :] <= index[:, None])
     place = before + jnp.sum(closed, axis=1, dtype=jnp.int32)
@@ -135,18 +171,30 @@ def _any(kind: jax.Array, *kinds: int) -> jax.Array:
 
 
 def _choices(grammar: Grammar, sequence: jax.Array) -> jax.Array:
-    """Return a sequence without the tokens that follow by themselves."""
+    """Return a sequence without its forced tokens."""
     kept = ~jnp.asarray(grammar.forced)[sequence] & (sequence != grammar.padding)
     place = jnp.where(kept, jnp.cumsum(kept, dtype=jnp.int32) - 1, len(sequence))
     return jnp.full_like(sequence, grammar.padding).at[place].set(sequence, mode="drop")
 
 
+_Carry = tuple[Automaton, jax.Array, jax.Array]
+"""The state of the automaton, the number of choices taken (int32), and whether all of them were allowed (bool)."""
+
+
 def _write(grammar: Grammar, choices: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the sequence int32 [T] that consists of these choices, and whether the grammar allows it."""
-    forced = np.argmax(grammar.allowed, axis=1).astype(np.int32)  # of a symbol that leaves no choice: its token
+    """Write a sequence from its choices.
+
+    Args:
+      grammar: the grammar.
+      choices: int32, the choices and padding.
+
+    Returns:
+      The sequence, int32 [T], and whether the grammar allows it, bool.
+    """
+    forced = np.argmax(grammar.allowed, axis=1).astype(np.int32)  # the only token of a symbol without a choice
     has_choice = jnp.asarray(grammar.allowed.sum(axis=1) > 1) | ~jnp.asarray(grammar.forced)[forced]
 
-    def step(carry: tuple[Automaton, jax.Array, jax.Array], _):
+    def step(carry: _Carry, _: None) -> tuple[_Carry, jax.Array]:
         automaton, taken, fine = carry
         top = automaton.stack[automaton.size - 1]
         chooses = has_choice[top] & ~automaton.ended

@@ -1,7 +1,7 @@
-"""The learned program space as a search sees it: latents to programs and back. Its model ships with the package.
+"""The learned program space: converts latents to programs and back. Its model ships with the package.
 
-A model file is a numpy archive: the parameters of encoder and decoder, and `about`, JSON: format, language, where the
-model comes from (command, seed, steps, device, report) and the checksum of the parameters.
+A model file is a NumPy archive. It holds the parameters of encoder and decoder, and `about`, a JSON text with the
+format, the language, the origin of the model (command, seed, steps, device, report) and the checksum of the parameters.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import zipfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,56 +23,83 @@ import numpy as np
 
 from jaxprl.dsl import encode as nodes_of_programs
 from jaxprl.dsl.language import Language
-from jaxprl.dsl.text import to_text
 from jaxprl.errors import UserError
 from jaxprl.latent import sequences, vae
 from jaxprl.latent.grammar import Grammar
+from jaxprl.types import JSON
 from jaxprl.worlds.karel.world import LANGUAGE as KAREL
 
 FORMAT = 1
+"""Version of the format of model files."""
 SHIPPED = Path(__file__).parent / "karel.npz"
 """The model for Karel's language."""
 CHUNK = 512
-"""Latents that are decoded together on a CPU, by one thread, or `vae.FEWEST`: more sizes take long to compile."""
+"""Number of latents that one thread decodes together on a CPU. The rest is decoded `vae.FEWEST` at a time, since every
+further size would have to be compiled."""
 WIDE_CHUNK = 2048
-"""Latents that are decoded together elsewhere: always so many (`vae.free_run`)."""
+"""Number of latents that are decoded together on other devices. It never varies (`vae.free_run`)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Where a model comes from."""
+    """How a model was trained."""
 
     command: str = ""
+    """The command line."""
     seed: int = 0
+    """The seed of the training."""
     steps: int = 0
+    """The number of training steps."""
     seconds: int = 0
+    """The duration of the training."""
     device: str = ""
-    report: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """The device of the training, in words."""
+    report: JSON = dataclasses.field(default_factory=dict)
+    """The quality of the model (`quality.full_report`)."""
 
 
 class LatentSpace:
-    """Programs as points of R^latent; around 0, drawn from N(0, I), lie the programs of the grammar."""
+    """Programs as points of a real vector space.
+
+    Latents drawn from the normal distribution N(0, I) decode to programs like those that the grammar draws.
+
+    Args:
+      grammar: the grammar of the model's sequences.
+      params: the parameters of the model. The behaviour network is not needed.
+      origin: how the model was trained.
+    """
 
     def __init__(self, grammar: Grammar, params: vae.Params, origin: Origin | None = None):
-        """Take a trained model; the behaviour network is not needed here."""
         self.grammar, self.origin = grammar, origin or Origin()
         self.params = {part: params[part] for part in ("encoder", "decoder")}
 
     @property
     def size(self) -> int:
-        """Dimensions of a latent."""
+        """Number of dimensions of a latent."""
         return self.params["encoder"]["mean"]["w"].shape[0]
 
     @property
     def checksum(self) -> str:
-        """Checksum of the parameters as they are in a model file."""
+        """Checksum of the parameters, as in a model file: hexadecimal digits."""
         return _checksum(_halves(self.params))
 
-    def decode(self, latents: Any) -> tuple[jax.Array, jax.Array]:
-        """Return the programs, nodes int32 [..., WIDTH], of latents float32 [..., latent], and which are valid, bool
-        [...]: the others have more nodes than `WIDTH` (or, of a foreign model, no end); their nodes are no program.
+    def decode(self, latents: np.ndarray | jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Decode latents to programs.
 
-        What a latent decodes to does not depend on those beside it, nor on their number.
+        The program of a latent depends neither on the other latents nor on their number.
+
+        Args:
+          latents: float32 [..., latent].
+
+        Returns:
+          The nodes of the programs, int32 [..., WIDTH], and which of them are valid, bool [...]. A program is not valid
+          if it has more than `WIDTH` nodes or, with a foreign model, no end; its nodes do not form a program then.
+
+        Example:
+          >>> space = LatentSpace.load()
+          >>> programs, valid = space.decode(np.zeros((1, space.size), np.float32))
+          >>> valid.tolist(), str(nodes_of_programs.decode(np.asarray(programs[0]), KAREL)).split()[:3]
+          ([True], ['DEF', 'run', 'm('])
         """
         latents = np.asarray(latents)
         shape = latents.shape[:-1]
@@ -92,32 +118,48 @@ class LatentSpace:
         in_stages = jax.default_backend() == "cpu"
         return [np.asarray(leaf)[: len(rows)] for leaf in _decode(self.grammar, self.params, padded, in_stages)]
 
-    def encode(self, programs: Any) -> jax.Array:
-        """Return the mean latents float32 [..., latent] of programs, nodes int32 [..., N].
+    def encode(self, programs: np.ndarray | jax.Array) -> jax.Array:
+        """Encode programs to the means of their latents.
 
-        Raises UserError for programs that the space does not hold (`outside`).
+        Args:
+          programs: nodes, int32 [..., N].
+
+        Returns:
+          float32 [..., latent].
+
+        Raises:
+          UserError: if a program is not in the space (`outside`).
         """
         programs = jnp.asarray(programs)
         latents, fine = _encode(self.grammar, self.params, programs.reshape(-1, programs.shape[-1]))
         if not bool(jnp.all(fine)):
             row = np.asarray(programs).reshape(-1, programs.shape[-1])[int(jnp.argmin(fine))]
-            text = to_text(nodes_of_programs.decode(row, self.grammar.language))
+            text = str(nodes_of_programs.decode(row, self.grammar.language))
             raise UserError(f"not in the learned program space: {self.outside(row)}: {text}")
         return latents.reshape(*programs.shape[:-1], -1)
 
     def outside(self, program: np.ndarray) -> str | None:
-        """Return why a program, nodes int32 [N], is not in the space, None if it is: it is longer than the language's
-        `max_tokens`, or has words that were never learned (`and`, `or`, constants, counts outside 0..19)."""
+        """Return why a program is not in the space.
+
+        A program is not in the space if it is longer than the language's `max_tokens`, or if it has words that were
+        never learned (`and`, `or`, constants, counts outside 0..19).
+
+        Args:
+          program: nodes, int32 [N].
+
+        Returns:
+          The reason in words, or None if the program is in the space.
+        """
         if bool(_encode(self.grammar, self.params, jnp.asarray(program)[None])[1][0]):
             return None
-        words = to_text(nodes_of_programs.decode(program, self.grammar.language)).split()
+        words = str(nodes_of_programs.decode(program, self.grammar.language)).split()
         unknown = dict.fromkeys(word for word in words if word not in self.grammar.id_of)
         if unknown:
             return f"words it never learned ({', '.join(unknown)})"
         return f"more than {self.grammar.language.max_tokens} tokens"
 
     def save(self, file: Path) -> None:
-        """Write a model file, weights as float16."""
+        """Write a model file. The parameters are stored as float16."""
         arrays = _halves(self.params)
         about = {
             "format": FORMAT,
@@ -133,9 +175,17 @@ class LatentSpace:
 
     @classmethod
     def load(cls, file: Path = SHIPPED, language: Language = KAREL) -> LatentSpace:
-        """Return the space of a model file, the shipped one if none is named.
+        """Read a model file.
 
-        Raises UserError if the file cannot be read, is damaged, or is of another format or language.
+        Args:
+          file: the file; by default the model that ships with the package.
+          language: the language of the programs.
+
+        Returns:
+          The space.
+
+        Raises:
+          UserError: if the file cannot be read, is damaged, or has another format or language.
         """
         try:
             with open(file, "rb") as stream, np.load(stream) as archive:
@@ -158,7 +208,11 @@ class LatentSpace:
 
 
 def _chunk_sizes(count: int) -> list[int]:
-    """Return the sizes of the chunks that so many latents are decoded in; the last one may not be full."""
+    """Return the sizes of the chunks in which `count` latents are decoded; the last chunk may not be full.
+
+    On a CPU, 1,100 latents take two chunks of 512, and two of 64 for the 76 that are left. If more than 256 are left,
+    they take another chunk of 512, of which less than half is padding.
+    """
     if jax.default_backend() != "cpu":
         return [WIDE_CHUNK] * -(-count // WIDE_CHUNK)
     whole, rest = divmod(count, CHUNK)
@@ -167,7 +221,8 @@ def _chunk_sizes(count: int) -> list[int]:
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _decode(grammar: Grammar, params: vae.Params, latents: jax.Array, in_stages: bool) -> tuple[jax.Array, jax.Array]:
-    with jax.default_matmul_precision("float32"):  # accelerators round more otherwise
+    """Return the nodes of latents [B, latent], and which of them are valid."""
+    with jax.default_matmul_precision("float32"):  # by default, accelerators round the factors of products
         tokens, ended = vae.free_run(grammar, params, latents, in_stages=in_stages)
     programs, room = jax.vmap(functools.partial(sequences.to_nodes, grammar))(tokens)
     return programs, ended & room
@@ -175,6 +230,7 @@ def _decode(grammar: Grammar, params: vae.Params, latents: jax.Array, in_stages:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _encode(grammar: Grammar, params: vae.Params, programs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the mean latents of programs [P, N], and which of the programs are in the space."""
     tokens, length, fine = jax.vmap(functools.partial(sequences.from_nodes, grammar))(programs)
     if grammar.every_token:  # the published encoder reads `DEF` as well
         tokens, length = jnp.pad(tokens, ((0, 0), (1, 0)), constant_values=grammar.first), length + 1
@@ -182,28 +238,32 @@ def _encode(grammar: Grammar, params: vae.Params, programs: jax.Array) -> tuple[
 
 
 def _halves(params: vae.Params) -> dict[str, np.ndarray]:
+    """Return the parameters as they are stored: float16, by dotted names like "encoder.gru.w_i"."""
     return {name: np.asarray(leaf).astype(np.float16) for name, leaf in _flat(params).items()}
 
 
-def _flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _flat(params: vae.Params, prefix: str = "") -> dict[str, jax.Array]:
+    """Return the arrays of nested dictionaries by dotted names."""
+    arrays: dict[str, jax.Array] = {}
     for name, value in params.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found
+        arrays |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return arrays
 
 
-def _nested(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _nested(arrays: Mapping[str, jax.Array]) -> vae.Params:
+    """Return the nested dictionaries of arrays by dotted names: the inverse of `_flat`."""
+    params: vae.Params = {}
     for name, value in arrays.items():
         *path, last = name.split(".")
-        place = found
+        place = params
         for part in path:
             place = place.setdefault(part, {})
         place[last] = value
-    return found
+    return params
 
 
 def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
+    """Return the SHA-256 of arrays with their names, types and shapes, in hexadecimal digits."""
     digest = hashlib.sha256()
     for name, leaf in sorted(arrays.items()):
         digest.update(f"{name} {leaf.dtype} {leaf.shape}\n".encode())

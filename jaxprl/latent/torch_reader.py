@@ -1,6 +1,6 @@
-"""Reads the weights of the published LEAPS program VAE, and of others that are built like it.
+"""Reads the weights of the published LEAPS program VAE, and of reimplementations with the same architecture.
 
-A PyTorch state dict, names to arrays, becomes the parameters of `vae.py`. V tokens, H = latent size:
+A PyTorch state dict, which maps names to arrays, becomes the parameters of `vae.py`. With V tokens and H = latent size:
 
     ours                  shape             LEAPS (below `vae.`)            reimplementations with flat names
     encoder embedding     [V, V]            encoder.token_encoder.weight    token_encoder.weight
@@ -14,23 +14,24 @@ A PyTorch state dict, names to arrays, becomes the parameters of `vae.py`. V tok
     decoder hidden        [H, H + V + H]    decoder.token_output_layer.0    decoder_mlp.0
     decoder out           [V, H]            decoder.token_output_layer.2    decoder_mlp.2
 
-Gates are in the order r, z, n. The decoder's GRU reads (token, latent), the layer behind it (state, token, latent).
-Rows of embeddings and of the last layer are brought from the order of the published vocabulary into ours. Other names
-(the behaviour network, critics) are not read.
+Gates are in the order r, z, n. The decoder's GRU reads (token, latent), and the layer behind it reads (state, token,
+latent). The rows of embeddings and of the last layer are reordered from the published vocabulary to ours. Other names
+(the behaviour network, critics) are ignored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxprl.dsl.language import COUNTS
 from jaxprl.errors import UserError
 from jaxprl.latent.grammar import PADDING, Grammar
+from jaxprl.latent.gru import Params
 from jaxprl.latent.space import LatentSpace, Origin
 from jaxprl.worlds.karel.world import LANGUAGE as KAREL
 
@@ -42,6 +43,7 @@ TOKENS = (
 )  # fmt: skip
 """The published vocabulary, in its order."""
 
+# Where each part is in the state dicts of LEAPS, and in those of reimplementations with flat names.
 _NESTED = {
     "encoder.embedding": "encoder.token_encoder.weight",
     "encoder.gru": "encoder.gru",
@@ -67,9 +69,17 @@ _LINEAR = {"w": "weight", "b": "bias"}
 
 
 def load(file: Path, tokens: Sequence[str] = TOKENS) -> LatentSpace:
-    """Return the program space of a file that `torch.save` wrote: a state dict, or a list that begins with one.
+    """Read a file that `torch.save` wrote.
 
-    Needs PyTorch. Raises UserError if that is missing, or if the file holds something else.
+    Args:
+      file: the file, which holds a state dict or a list that begins with one.
+      tokens: the vocabulary of the model, in its order.
+
+    Returns:
+      The program space.
+
+    Raises:
+      UserError: if PyTorch is not installed, and as `from_state_dict`.
     """
     try:
         import torch
@@ -81,9 +91,17 @@ def load(file: Path, tokens: Sequence[str] = TOKENS) -> LatentSpace:
 
 
 def from_state_dict(weights: Mapping[str, np.ndarray], tokens: Sequence[str] = TOKENS) -> LatentSpace:
-    """Return the program space of a state dict; `tokens`: its vocabulary, in its order.
+    """Convert a state dict.
 
-    Raises UserError for a missing name, an array of another shape, or a vocabulary with other words.
+    Args:
+      weights: the arrays by name.
+      tokens: the vocabulary of the model, in its order.
+
+    Returns:
+      The program space.
+
+    Raises:
+      UserError: if a name is missing, an array has another shape, or the vocabulary has other words.
     """
     weights = {name.removeprefix("vae."): np.asarray(leaf, np.float32) for name, leaf in weights.items()}
     names = _FLAT if _FLAT["encoder.gru"] + ".weight_ih_l0" in weights else _NESTED
@@ -94,15 +112,15 @@ def from_state_dict(weights: Mapping[str, np.ndarray], tokens: Sequence[str] = T
     order = [list(tokens).index(word) for word in grammar.words]
     words, latent = len(order), _array(weights, names["encoder.mean"] + ".bias", (None,)).shape[0]
 
-    def cell(name: str, inputs: int) -> dict[str, Any]:
+    def cell(name: str, inputs: int) -> Params:
         shapes = {"w_i": (3 * latent, inputs), "w_h": (3 * latent, latent), "b_i": (3 * latent,), "b_h": (3 * latent,)}
         return {ours: _array(weights, f"{names[name]}.{theirs}", shapes[ours]) for ours, theirs in _GRU.items()}
 
-    def linear(name: str, outputs: int, inputs: int) -> dict[str, Any]:
+    def linear(name: str, outputs: int, inputs: int) -> Params:
         shapes = {"w": (outputs, inputs), "b": (outputs,)}
         return {ours: _array(weights, f"{names[name]}.{theirs}", shapes[ours]) for ours, theirs in _LINEAR.items()}
 
-    def embedding(name: str) -> Any:
+    def embedding(name: str) -> jax.Array:
         return _array(weights, names[name], (words, words))[jnp.array(order)]
 
     out = linear("decoder.out", words, latent)
@@ -123,12 +141,13 @@ def from_state_dict(weights: Mapping[str, np.ndarray], tokens: Sequence[str] = T
     return LatentSpace(grammar, params, Origin(command="PyTorch state dict"))
 
 
-def _array(weights: Mapping[str, np.ndarray], name: str, shape: tuple[int | None, ...]) -> Any:
+def _array(weights: Mapping[str, np.ndarray], name: str, shape: tuple[int | None, ...]) -> jax.Array:
+    """Return an array of the state dict. Raises UserError unless it has this shape; None stands for any length."""
     if name not in weights:
         raise UserError(f"the state dict has no {name}")
-    found = weights[name]
-    if len(found.shape) != len(shape) or any(
-        want not in (None, have) for want, have in zip(shape, found.shape, strict=True)
+    array = weights[name]
+    if len(array.shape) != len(shape) or any(
+        expected not in (None, length) for expected, length in zip(shape, array.shape, strict=True)
     ):
-        raise UserError(f"{name} has shape {found.shape}, expected {shape}")
-    return jnp.asarray(found)
+        raise UserError(f"{name} has shape {array.shape}, expected {shape}")
+    return jnp.asarray(array)

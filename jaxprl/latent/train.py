@@ -1,14 +1,14 @@
-"""Training of the program VAE: one jitted step that makes its own data; all state is a pytree.
+"""Trains the program VAE: a jitted step that generates its own data, with all state in one pytree.
 
-The data of a step and its noise follow from the seed and the number of the step, so a training that goes on from a
-checkpoint is the training that nothing interrupts.
+The data and the noise of a step depend only on the seed and on the number of the step. So a training that continues
+from a checkpoint gives the same result as one that was never interrupted.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,47 +16,56 @@ import optax
 
 from jaxprl.latent import data, sequences, vae
 from jaxprl.latent.grammar import Grammar, masks
+from jaxprl.types import PyTree
 from jaxprl.worlds.task import Task
 
 PACKING = ((5, 256), (2, 240), (2, 208), (3, 168), (4, 136), (4, 104), (4, 72), (5, 36), (5, 12))
-"""For 256 programs: rows enough for the lengths that training programs have; a longer one than its row is left out."""
+"""The packing of a batch of 256 programs. It has enough rows for the usual lengths of training programs; a program that
+is longer than its row does not count."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How to train; the published numbers where there are any."""
+    """The hyperparameters of a training; the published values where there are any."""
 
     seed: int = 0
+    """The seed of data, noise and initial parameters."""
     batch: int = 256
+    """Programs per step."""
     draws: int = 832
-    """Programs drawn for a batch: some 40 % are distinct and have all their branches exercised."""
+    """Programs that are drawn for a batch. About 40 % of them are distinct and have all their branches exercised."""
     runs: int = 2
-    """Runs of each program, of the ten, that the behaviour network imitates."""
+    """Runs of each program, out of ten, that the behaviour network imitates."""
     run_steps: int = 20
-    """Actions of them."""
+    """The first actions of these runs that it imitates."""
     learning_rate: float = 1e-3
+    """The highest learning rate."""
     warm_up: int = 300
+    """Steps over which the learning rate rises linearly."""
     full_rate: int = 8000
-    """Step from which on the rate falls with the square root of the step: no end has to be known beforehand."""
+    """The step from which the learning rate falls with the square root of the step, so that the length of the training
+    need not be known in advance."""
     average: float = 0.999
-    """Decay of the running mean of the parameters, which is what is evaluated and shipped."""
+    """Decay of the running average of the parameters; the average is what is evaluated and shipped."""
     sizes: vae.Sizes = vae.SIZES
+    """The sizes of the networks."""
 
     def packing(self) -> vae.Packing | None:
+        """Return the packing of a batch, if there is one for its size."""
         return PACKING if self.batch == 256 else None
 
 
 class State(NamedTuple):
-    """All that a training is."""
+    """The whole state of a training."""
 
-    step: jax.Array  # int32: steps done
-    params: Any
-    average: Any  # running mean of params
-    optimizer: Any  # optax's state
+    step: jax.Array  # int32: number of steps taken
+    params: vae.Params
+    average: vae.Params  # running average of params
+    optimizer: PyTree  # the state of the optax optimizer
 
 
 def optimizer(recipe: Recipe) -> optax.GradientTransformation:
-    """Return Adam behind a gradient clip, its rate as the recipe says."""
+    """Return the optimizer: Adam on clipped gradients, with the recipe's learning rates."""
 
     def rate(step: jax.Array) -> jax.Array:
         step = step.astype(jnp.float32)
@@ -68,19 +77,29 @@ def optimizer(recipe: Recipe) -> optax.GradientTransformation:
 
 
 def start(recipe: Recipe, grammar: Grammar) -> State:
-    """Return the state before the first step."""
+    """Return the state of a training before the first step."""
     params = vae.init(grammar, jax.random.fold_in(jax.random.key(recipe.seed), 2**31 - 1), recipe.sizes)
     return State(jnp.int32(0), params, jax.tree.map(jnp.copy, params), optimizer(recipe).init(params))
 
 
 def batch_of(recipe: Recipe, grammar: Grammar, task: Task, key: jax.Array) -> vae.Batch:
-    """Return the batch of a key."""
+    """Draw a batch.
+
+    Args:
+      recipe: the hyperparameters.
+      grammar: the grammar of the sequences.
+      task: the task whose world the programs run in (`data.RANDOM_STATES`).
+      key: a JAX random key.
+
+    Returns:
+      The batch, longest programs first. If too few of the drawn programs are usable, the rest has weight 0.
+    """
     drawn = data.draw(task, key, recipe.draws, runs=recipe.runs, steps=recipe.run_steps)
     (chosen,) = jnp.nonzero(drawn.wanted, size=recipe.batch, fill_value=0)
-    there = jnp.arange(recipe.batch) < jnp.sum(drawn.wanted)
+    enough = jnp.arange(recipe.batch) < jnp.sum(drawn.wanted)
     tokens, length, fine = jax.vmap(functools.partial(sequences.from_nodes, grammar))(drawn.programs[chosen])
     runs = jax.tree.map(lambda leaf: leaf[chosen], drawn.executions)
-    weight = (there & fine).astype(jnp.float32)
+    weight = (enough & fine).astype(jnp.float32)
     order = jnp.argsort(-length, stable=True)
     tokens, length, weight, runs = jax.tree.map(lambda leaf: leaf[order], (tokens, length, weight, runs))
     packing = recipe.packing()
@@ -93,10 +112,22 @@ def batch_of(recipe: Recipe, grammar: Grammar, task: Task, key: jax.Array) -> va
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 4), donate_argnums=3)
 def advance(recipe: Recipe, grammar: Grammar, task: Task, state: State, steps: int) -> tuple[State, dict]:
-    """Return the state after `steps` more steps, and the means of what was measured in them."""
+    """Take training steps.
+
+    Args:
+      recipe: the hyperparameters.
+      grammar: the grammar of the sequences.
+      task: the task whose world the programs run in (`data.RANDOM_STATES`).
+      state: the state; its buffers are donated.
+      steps: number of steps.
+
+    Returns:
+      The state after them, and the means of the measurements over these steps by name: the loss and its parts, the norm
+      of the gradient, and the rows that counted.
+    """
     packing = recipe.packing()
 
-    def one(state: State, _):
+    def one(state: State, _: None) -> tuple[State, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
         data_key, noise_key = jax.random.split(key)
         batch = batch_of(recipe, grammar, task, data_key)

@@ -1,69 +1,89 @@
-"""The program VAE of LEAPS (Trivedi et al., NeurIPS 2021): networks and losses; parameters are a plain pytree.
+"""The program VAE of LEAPS (Trivedi et al., NeurIPS 2021): networks and loss. Parameters are a plain pytree.
 
-Encoder: token embedding, GRU, and from its last state the mean and log sigma of the latent. Decoder: a GRU that starts
-from the latent and reads it, with the token before, at every step; a layer over (state, token, latent), tanh, and one
-to the next token's logits, where what the grammar does not allow has none. Behaviour network: a GRU that starts from
-the latent and says, from the perceptions and the action before, which action the program does next.
+- Encoder: a token embedding and a GRU; its last state gives the mean and the log sigma of the latent.
+- Decoder: a GRU that starts from the latent and at every step reads the latent and the previous token. A layer over
+  (state, token, latent) with tanh and another layer give the logits of the next token. Tokens that the grammar does not
+  allow are masked.
+- Behaviour network: a GRU that starts from the latent and predicts the program's next action from the perceptions and
+  the previous action.
 
-Loss: mean cross entropy of the program's tokens + mean cross entropy of its actions + 0.1 * KL, the KL to N(0, I) as a
-mean over the latent's dimensions (so the published code).
+The loss is the mean cross entropy of the program's tokens + the mean cross entropy of its actions + 0.1 * the KL
+divergence to N(0, I), which is averaged over the latent's dimensions as in the published code.
 
-Deviations. The network reads and writes only tokens where the grammar leaves a choice (`grammar.py`); the embedding of
-a token has one of its place added; the GRUs are smaller than the latent and start from a layer over it; the behaviour
-network sees what programs see, the perceptions, instead of the grid. Parameters without `place` and `start` and a
-grammar with `every_token` are the published encoder and decoder.
+Deviations from the paper:
+
+- The networks read and write only tokens where the grammar leaves a choice (`grammar.py`).
+- An embedding of its place is added to the embedding of a token.
+- The GRUs are smaller than the latent, and start from a layer over it.
+- The behaviour network sees what programs see, the perceptions, instead of the grid.
+
+Parameters without `place` and `start`, together with a grammar with `every_token`, are the published encoder and
+decoder.
+
+Axis letters: B programs, T steps of a sequence, V tokens of the vocabulary, R runs of a program, S actions of a run, H
+state of a GRU. Arrays are float32 unless something else is said.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxprl.latent import gru
 from jaxprl.latent.grammar import Automaton, Grammar
+from jaxprl.types import PyTree
 
-Params = dict[str, Any]
+Params = dict[str, PyTree]
+"""Nested dictionaries of arrays."""
 Packing = Sequence[tuple[int, int]]
-"""Steps and rows: that many steps are done for the first so many rows, which are sorted by length, longest first."""
+"""Pairs (steps, rows) for a batch whose rows are sorted by length, longest first: the first `steps` steps are computed
+for the first `rows` rows, and so on. With ((5, 256), (2, 240)) steps 5 and 6 are computed for 240 rows only."""
 KL_WEIGHT = 0.1
+"""Weight of the KL divergence in the loss."""
 _NEVER = -1e9
+"""Logit of a token that is not allowed."""
 _STAGES = (1, 3 / 4, 1 / 2, 3 / 8, 1 / 4, 3 / 16, 1 / 8, 1 / 16)
-"""Shares of a batch that are still being written when the others are left behind."""
+"""Sizes of the shrinking batch of `free_run`, as shares of the whole batch."""
 FEWEST = 64
-"""Sequences written together, at least (`free_run`)."""
+"""The smallest number of sequences that are written together (`free_run`)."""
 
 
 class Sizes(NamedTuple):
     """Sizes of the networks."""
 
-    latent: int = 256
-    encoder: int = 192
-    """State of the encoder's GRU; of the decoder's; of the behaviour network's."""
-    decoder: int = 128
-    behaviour: int = 64
+    latent: int = 256  # dimensions of the latent
+    encoder: int = 192  # state of the encoder's GRU
+    decoder: int = 128  # state of the decoder's GRU
+    behaviour: int = 64  # state of the behaviour network's GRU
 
 
 SIZES = Sizes()
 
 
 class Batch(NamedTuple):
-    """B programs, longest first, and R runs of each, the first S actions."""
+    """Training data: B programs, longest first, and the first S actions of R runs of each."""
 
-    tokens: jax.Array  # int32 [B, T]
-    length: jax.Array  # int32 [B]
-    mask: jax.Array  # bool [T, B, V]: what the grammar allows
+    tokens: jax.Array  # int32 [B, T]: the sequences
+    length: jax.Array  # int32 [B]: their lengths
+    mask: jax.Array  # bool [T, B, V]: the tokens that the grammar allows
     weight: jax.Array  # float32 [B]: 1, or 0 for a row that does not count
-    action: jax.Array  # int32 [B, R, S]
-    seen: jax.Array  # uint32 [B, R, S]
-    run_length: jax.Array  # int32 [B, R]
+    action: jax.Array  # int32 [B, R, S]: the actions (`data.Executions`)
+    seen: jax.Array  # uint32 [B, R, S]: the perceptions before each action, one bit each
+    run_length: jax.Array  # int32 [B, R]: the actions that count, with the end of the program
 
 
 def init(grammar: Grammar, key: jax.Array, sizes: Sizes = SIZES) -> Params:
-    """Return random parameters."""
+    """Return random initial parameters.
+
+    Args:
+      grammar: the grammar of the sequences.
+      key: a JAX random key.
+      sizes: the sizes of the networks.
+    """
     words, latent = len(grammar.words), sizes.latent
     actions, perceptions = len(grammar.language.actions), len(grammar.language.perceptions)
     keys = iter(jax.random.split(key, 16))
@@ -76,12 +96,12 @@ def init(grammar: Grammar, key: jax.Array, sizes: Sizes = SIZES) -> Params:
         return {"w": weight, "b": jnp.zeros(outputs)}
 
     def embedding() -> Params:
-        places = grammar.steps - 1  # at the last step only the end is allowed
+        places = grammar.steps - 1  # at the last step only the end of the program is allowed
         return {"embedding": normal(words, words), "place": 0.1 * normal(places, words)}
 
     encoder = {"gru": gru.init(next(keys), words, sizes.encoder), "mean": linear(latent, sizes.encoder)}
     encoder["log_sigma"] = linear(latent, sizes.encoder, 0.1)
-    encoder["log_sigma"]["b"] -= 2.0  # little noise while there is nothing to say yet
+    encoder["log_sigma"]["b"] -= 2.0  # start with little noise: sigma is about 0.14
     state = sizes.decoder
     decoder = {"start": linear(state, latent), "gru": gru.init(next(keys), words + latent, state)}
     decoder |= {"hidden": linear(state, state + words + latent, 2**0.5), "out": linear(words, state)}
@@ -91,8 +111,20 @@ def init(grammar: Grammar, key: jax.Array, sizes: Sizes = SIZES) -> Params:
     return {"encoder": encoder | embedding(), "decoder": decoder | embedding(), "behaviour": behaviour}
 
 
-def encode(params: Params, tokens: jax.Array, length: jax.Array, packing: Packing | None = None):
-    """Return mean and log sigma [B, latent] of programs: sequences int32 [B, T] and their lengths."""
+def encode(
+    params: Params, tokens: jax.Array, length: jax.Array, packing: Packing | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Encode programs.
+
+    Args:
+      params: the parameters.
+      tokens: int32 [B, T], sequences.
+      length: int32 [B], their lengths.
+      packing: the steps that are computed of each row; by default all.
+
+    Returns:
+      The mean and the log sigma of the latents, [B, latent] each.
+    """
     encoder = params["encoder"]
     inputs = _inputs(encoder, tokens)
     cell = encoder["gru"]
@@ -104,13 +136,16 @@ def encode(params: Params, tokens: jax.Array, length: jax.Array, packing: Packin
 
 
 def logits(params: Params, latent: jax.Array, batch_inputs: jax.Array, packing: Packing | None = None) -> jax.Array:
-    """Return the logits [T, B, V] of the next token, before the grammar's mask, under teacher forcing.
+    """Compute the decoder's logits of the next token under teacher forcing, without the mask of the grammar.
 
     Args:
-      params: parameters.
+      params: the parameters.
       latent: [B, latent].
-      batch_inputs: int32 [B, T]: the token before each step.
-      packing: which steps are wanted of which rows; those of others are 0.
+      batch_inputs: int32 [B, T], the token before each step (`inputs_of`).
+      packing: the steps that are computed of each row; by default all. The logits of other steps are 0.
+
+    Returns:
+      [T, B, V].
     """
     decoder = params["decoder"]
     cell, hidden = decoder["gru"], decoder["hidden"]
@@ -136,13 +171,16 @@ def logits(params: Params, latent: jax.Array, batch_inputs: jax.Array, packing: 
 
 
 def behaviour_logits(params: Params, latent: jax.Array, action: jax.Array, seen: jax.Array) -> jax.Array:
-    """Return the logits [S, B, R, A + 1] of the next action; the last one is the end.
+    """Compute the behaviour network's logits of the next action under teacher forcing.
 
     Args:
-      params: parameters.
+      params: the parameters.
       latent: [B, latent].
-      action: int32 [B, R, S]: the actions, of which each step sees those before.
-      seen: uint32 [B, R, S]: the perceptions at each step, one bit each.
+      action: int32 [B, R, S], the actions. Each step sees the actions before it.
+      seen: uint32 [B, R, S], the perceptions at each step, one bit each.
+
+    Returns:
+      [S, B, R, A + 1] for A actions; the last logit is the end of the program.
     """
     behaviour = params["behaviour"]
     cell = behaviour["gru"]
@@ -160,8 +198,21 @@ def behaviour_logits(params: Params, latent: jax.Array, action: jax.Array, seen:
     return _linear(behaviour["out"], states).reshape(steps, rows, runs, actions)
 
 
-def loss(params: Params, batch: Batch, key: jax.Array, grammar: Grammar, packing: Packing | None = None):
-    """Return the loss and a dict of what it consists of."""
+def loss(
+    params: Params, batch: Batch, key: jax.Array, grammar: Grammar, packing: Packing | None = None
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Compute the loss of a batch.
+
+    Args:
+      params: the parameters.
+      batch: the programs and their runs.
+      key: a JAX random key, for the noise of the latents.
+      grammar: the grammar of the sequences.
+      packing: the steps that are computed of each row; by default all.
+
+    Returns:
+      The loss, and its parts and accuracies by name; all are scalars.
+    """
     mean, log_sigma = encode(params, batch.tokens, batch.length, packing)
     latent = mean + jnp.exp(log_sigma) * jax.random.normal(key, mean.shape)
     divergence = 0.5 * (mean**2 + jnp.exp(2 * log_sigma) - 2 * log_sigma - 1)
@@ -188,29 +239,44 @@ def loss(params: Params, batch: Batch, key: jax.Array, grammar: Grammar, packing
 
 
 def inputs_of(grammar: Grammar, tokens: jax.Array) -> jax.Array:
-    """Return the token before each step, int32 [B, T]."""
+    """Return the token before each step of sequences int32 [B, T], int32 [B, T]."""
     return jnp.concatenate([jnp.full_like(tokens[:, :1], grammar.first), tokens[:, :-1]], axis=1)
 
 
 def free_run(
     grammar: Grammar, params: Params, latent: jax.Array, *, in_stages: bool = True
 ) -> tuple[jax.Array, jax.Array]:
-    """Return the sequences int32 [B, T] that the decoder writes by itself, always the likeliest token, and whether
-    each has come to its end, bool [B]; under the mask it has, always.
+    """Decode latents greedily: the decoder writes sequences by itself, always the likeliest token.
 
-    In stages: sequences that have ended leave the batch, so that it costs little more than its tokens. On a CPU a
-    product has the same rounding for a row whatever the other rows and, from `FEWEST` on, however many they are. So a
-    sequence is the same whatever is written beside it, in batches of `FEWEST` or more. Elsewhere that is true of
-    batches of one size without stages.
+    Sequences differ in length. In stages, those that have ended leave the batch, so that decoding costs little more
+    than the tokens it writes. For example, a batch of 512 continues with 384 lanes as soon as 128 of its sequences have
+    ended, then with 256, and so on down to `FEWEST` = 64.
+
+    A sequence must not depend on the sequences that are written beside it. On a CPU, a matrix product rounds a row in
+    the same way whatever the other rows are and, from `FEWEST` rows on, however many there are. So on a CPU a sequence
+    is the same in all batches of `FEWEST` or more. On other devices this holds for batches of one size without stages.
+
+    Args:
+      grammar: the grammar of the sequences.
+      params: the parameters.
+      latent: [B, latent].
+      in_stages: whether sequences leave the batch when they have ended.
+
+    Returns:
+      The sequences, int32 [B, T], and whether each has come to its end, bool [B]. Under the mask of the grammar, it
+      always has.
     """
     count = len(latent)
     lanes = _first_lanes(grammar, params["decoder"], latent)
-    written = jnp.full((count + 1, grammar.steps), grammar.padding, jnp.int32)  # the last row is for fillers
+    written = jnp.full((count + 1, grammar.steps), grammar.padding, jnp.int32)  # the last row is scratch for fillers
     step = jnp.int32(0)
     sizes = [round(count * share) for share in _STAGES if round(count * share) >= FEWEST] if in_stages else []
     sizes = sizes or [count]
     for size, following in zip(sizes, [*sizes[1:], 0], strict=True):
         if size < count:
+            # Shapes are static, so exactly `size` lanes go on. If fewer sequences are still being written, lane 0 fills
+            # the rest up. Such a filler writes into the scratch row. If lanes 1 and 3 of 4 go on in a batch of 3, then
+            # `kept` is 1, 3, 0 and their owners become 1, 3, 4.
             (kept,) = jnp.nonzero(~lanes.automaton.ended, size=size, fill_value=0)
             filler = jnp.arange(size) >= jnp.sum(~lanes.automaton.ended)
             lanes = jax.tree.map(lambda leaf, kept=kept: leaf[kept], lanes)
@@ -221,17 +287,18 @@ def free_run(
 
 
 class _Lanes(NamedTuple):
-    """Sequences that are being written."""
+    """Sequences that are being written, L of them."""
 
-    automaton: Automaton
-    token: jax.Array  # int32 [B]: the last one
-    h: jax.Array  # [B, H]
-    always: jax.Array  # what the latent brings to every step
-    written: jax.Array  # int32 [B, T]
-    owner: jax.Array  # int32 [B]: row of the result
+    automaton: Automaton  # their places in the grammar
+    token: jax.Array  # int32 [L]: the latest tokens
+    h: jax.Array  # [L, H]: the states of the GRU
+    always: jax.Array  # [L, 4H]: the latent's contribution to the gates and to the hidden layer, equal at every step
+    written: jax.Array  # int32 [L, T]: the sequences so far
+    owner: jax.Array  # int32 [L]: row of the result
 
 
 def _first_lanes(grammar: Grammar, decoder: Params, latent: jax.Array) -> _Lanes:
+    """Return the lanes before the first step."""
     count, size, words = len(latent), decoder["gru"]["w_h"].shape[1], decoder["embedding"].shape[1]
     from_latent = jnp.concatenate([decoder["gru"]["w_i"][:, words:], decoder["hidden"]["w"][:, size + words :]])
     bias = jnp.concatenate([decoder["gru"]["b_i"], decoder["hidden"]["b"]])
@@ -245,8 +312,14 @@ def _first_lanes(grammar: Grammar, decoder: Params, latent: jax.Array) -> _Lanes
     )
 
 
-def _write_until(grammar: Grammar, decoder: Params, step: jax.Array, lanes: _Lanes, alive: int):
-    """Return the number of the next step and the lanes when at most `alive` of them go on."""
+def _write_until(
+    grammar: Grammar, decoder: Params, step: jax.Array, lanes: _Lanes, alive: int
+) -> tuple[jax.Array, _Lanes]:
+    """Write tokens until at most `alive` sequences have not ended, and return the next step and the lanes.
+
+    The contribution of a token to the gates and to the hidden layer depends only on the token and the step, so all of
+    them are computed at once (`by_token`, `by_place`), and every step looks them up.
+    """
     cell, hidden = decoder["gru"], decoder["hidden"]
     size, words = cell["w_h"].shape[1], decoder["embedding"].shape[1]
     from_token = jnp.concatenate([cell["w_i"][:, :words], hidden["w"][:, size : size + words]])
@@ -254,13 +327,15 @@ def _write_until(grammar: Grammar, decoder: Params, step: jax.Array, lanes: _Lan
     by_place = decoder["place"] @ from_token.T if "place" in decoder else jnp.zeros((grammar.steps, len(from_token)))
     from_state = hidden["w"][:, :size].T
 
-    def goes_on(carry):
+    def goes_on(carry: tuple[jax.Array, _Lanes]) -> jax.Array:
         step, lanes = carry
         return (step < grammar.steps) & (jnp.sum(~lanes.automaton.ended) > alive)
 
-    def advance(carry):
+    def advance(carry: tuple[jax.Array, _Lanes]) -> tuple[jax.Array, _Lanes]:
         step, lanes = carry
-        rows = by_token + by_place[jnp.minimum(step, len(by_place) - 1)][None]  # before the gather: twice as fast
+        rows = (
+            by_token + by_place[jnp.minimum(step, len(by_place) - 1)][None]
+        )  # twice as fast as adding the place behind the gather
         inputs = rows[lanes.token] + lanes.always
         h = gru.step(cell, inputs[:, : 3 * size], lanes.h)
         scores = _linear(decoder["out"], jnp.tanh(h @ from_state + inputs[:, 3 * size :]))
@@ -274,12 +349,12 @@ def _write_until(grammar: Grammar, decoder: Params, step: jax.Array, lanes: _Lan
 
 
 def _start(part: Params, latent: jax.Array) -> jax.Array:
-    """Return the state [B, H] that a GRU starts from: the latent itself in the published model."""
+    """Return the state [B, H] that a GRU starts from; in the published model it is the latent itself."""
     return jnp.tanh(_linear(part["start"], latent)) if "start" in part else latent
 
 
 def _inputs(part: Params, tokens: jax.Array) -> jax.Array:
-    """Return the embeddings [B, T, V] of tokens, with those of their places."""
+    """Return the embeddings of tokens [B, T] with those of their places, [B, T, V]."""
     embedded = part["embedding"][tokens]
     if "place" not in part:
         return embedded
@@ -288,7 +363,7 @@ def _inputs(part: Params, tokens: jax.Array) -> jax.Array:
 
 
 def _unroll(cell: Params, gates: jax.Array, h: jax.Array, packing: Packing | None) -> jax.Array:
-    """Return the states [T, B, H]; of rows that the packing leaves out zeros."""
+    """Return the states [T, B, H] of a GRU; they are 0 at steps that the packing leaves out."""
     run = functools.partial(gru.unroll, cell["w_h"], cell["b_h"])
     if packing is None:
         return run(gates, h)
@@ -301,6 +376,7 @@ def _unroll(cell: Params, gates: jax.Array, h: jax.Array, packing: Packing | Non
 
 
 def _linear(layer: Params, inputs: jax.Array) -> jax.Array:
+    """Apply a linear layer to the last axis."""
     bias = layer["b"].reshape((1,) * (inputs.ndim - 1) + (-1,))
     return inputs @ layer["w"].T + bias
 
@@ -310,9 +386,11 @@ def _masked(scores: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def _cross_entropy(scores: jax.Array, target: jax.Array) -> jax.Array:
+    """Return the cross entropy of targets int [...] under logits [..., classes], [...]."""
     chosen = jnp.take_along_axis(scores, target[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(scores, axis=-1) - chosen
 
 
 def _mean(values: jax.Array, counts: jax.Array) -> jax.Array:
+    """Return the mean of the values whose count is positive."""
     return jnp.sum(jnp.where(counts > 0, values.astype(jnp.float32), 0.0)) / jnp.maximum(jnp.sum(counts), 1)

@@ -1,13 +1,14 @@
-"""Every answer of a language model in one file, so that none is paid for twice.
+"""A file that keeps every answer of a language model, so that no answer is paid for twice.
 
-The file is an SQLite database. A row is the body of one response as it came, written before anything is read from it,
-under the request (all that has a say in the answers, but neither address nor key) and the name that the run gives to
-this asking. The samples of a request are the choices of its bodies in the order of the rows. Rows are only ever added,
-so the first samples stay the first, whoever adds more. Beside the body stands how it was asked for: the parameters that
-went out, the server's address, and which sample its first choice was asked for as.
+The file is an SQLite database. A row is the body of one response as it arrived, written before anything is read from
+it. Rows are looked up by two keys: the request (everything that influences the answers, but neither the address nor the
+API key) and the name that the run gives to this request. The samples of a request are the choices of its bodies, in the
+order of the rows. Rows are only ever added, so the first samples stay the first, whoever adds more. Each row also
+records how the response was requested: the parameters that were sent, the server's address, and the index of the sample
+that its first choice was requested as.
 
-The journal is SQLite's rollback journal rather than a write-ahead log: rows come seconds apart, so speed is no matter,
-while this one also works on network file systems and leaves one file that can be copied.
+The database uses SQLite's rollback journal rather than a write-ahead log. Rows arrive seconds apart, so speed does not
+matter, while the rollback journal also works on network file systems and leaves a single file that can be copied.
 """
 
 from __future__ import annotations
@@ -15,18 +16,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jaxprl.errors import UserError
+from jaxprl.types import JSON
 
 _PROGRAM = 0x6A61_7870
 """SQLite's `application_id` of these files."""
 _VERSION = 1
+"""Version of the format, stored as SQLite's `user_version`."""
 _WAIT = 60.0
-"""Seconds to wait for other processes that write."""
+"""Seconds to wait for other processes that are writing."""
 _TABLES = (
     "CREATE TABLE requests (request TEXT PRIMARY KEY, content TEXT NOT NULL)",
     "CREATE TABLE responses (id INTEGER PRIMARY KEY, request TEXT NOT NULL, name TEXT NOT NULL, sent TEXT NOT NULL, "
@@ -36,8 +40,13 @@ _TABLES = (
     f"PRAGMA user_version = {_VERSION}",
 )
 
-Request = Mapping[str, Any]
-"""Model, messages and sampling parameters, as JSON."""
+Request = Mapping[str, object]
+"""The model, the messages and the sampling parameters of a request, as a JSON object."""
+
+
+def cache_folder() -> Path:
+    """Return the folder of the user's caches: answers of language models and compiled code."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxprl"
 
 
 class Row(NamedTuple):
@@ -46,27 +55,35 @@ class Row(NamedTuple):
     id: int
     body: bytes
     first: int | None = None
-    """Which sample of the request its first choice was asked for as, if it was written down."""
+    """Index of the sample that its first choice was requested as, if that was recorded."""
     base_url: str | None = None
-    """The server that it came from, if it was written down."""
+    """Address of the server that sent it, if that was recorded."""
 
 
 def request_key(request: Request) -> str:
-    """Return the SHA-256 of the request's canonical JSON."""
+    """Return the SHA-256 of a request's canonical JSON, in hexadecimal digits.
+
+    Example:
+      >>> request_key({"model": "m", "n": 1}) == request_key({"n": 1, "model": "m"})
+      True
+    """
     return hashlib.sha256(_canonical(request).encode()).hexdigest()
 
 
 class Cache:
-    """The answers in one file; any number of threads and processes can use it at once.
+    """The answers in one file, which any number of threads and processes can use at the same time.
 
-    All methods raise UserError that names the file if it is damaged or cannot be read or written.
+    All methods raise UserError if the file is damaged or cannot be read or written; the message names the file.
+
+    Args:
+      path: the file. It is created, with its folder, if it does not exist and the cache is not read-only.
+      read_only: whether answers are only read.
+
+    Raises:
+      UserError: if the file is not a cache of answers, has another version, or is read-only and does not exist.
     """
 
     def __init__(self, path: Path, *, read_only: bool = False):
-        """Open the file, or create it with its folder if it is to be written and is not there.
-
-        Raises UserError if it is something else, or of another version.
-        """
         self.path, self.read_only = path, read_only
         if read_only and not path.is_file():
             raise UserError(f"no cache of answers {path}")
@@ -74,7 +91,8 @@ class Cache:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cache {path}: {error.strerror}") from None
-        if path.is_file() and 0 < path.stat().st_size < 512:  # SQLite would take it for an empty one and write over it
+        # SQLite takes a file without a complete header (512 bytes) for an empty database and would overwrite it.
+        if path.is_file() and 0 < path.stat().st_size < 512:
             raise UserError(f"{path} is no cache of answers; choose another file")
         with self._connected() as database:
             if not read_only:
@@ -84,9 +102,18 @@ class Cache:
             if (version := _number(database, "user_version")) != _VERSION:
                 raise UserError(f"cache {path} has format {version}; this version of jaxprl reads {_VERSION}")
 
-    def add(self, request: Request, name: str, sent: Mapping[str, Any], body: bytes) -> int:
-        """Add a response and return its row's number once it is on the disk. `sent`: the parameters that went out, and
-        `first` and `base_url` as in `Row`."""
+    def add(self, request: Request, name: str, sent: Mapping[str, object], body: bytes) -> int:
+        """Add a response, and return once it is on disk.
+
+        Args:
+          request: the request.
+          name: the name of the request within the run.
+          sent: the parameters that were sent, and `first` and `base_url` as in `Row`.
+          body: the body of the response.
+
+        Returns:
+          The id of the new row.
+        """
         key = request_key(request)
         values = (key, _canonical(name), _canonical(sent), body, hashlib.sha256(body).hexdigest())
         with self._connected() as database, _transaction(database):
@@ -98,21 +125,32 @@ class Cache:
         return row
 
     def rows(self, request: Request, name: str) -> list[Row]:
-        """Return the responses to a request under that name, in their order."""
+        """Return the responses to a request.
+
+        Args:
+          request: the request.
+          name: the name of the request within the run.
+
+        Returns:
+          The responses, in the order in which they were added.
+
+        Raises:
+          UserError: if a body is not what was written.
+        """
         command = "SELECT id, body, sha256, sent FROM responses WHERE request = ? AND name = ? ORDER BY id"
         with self._connected() as database:
-            found = database.execute(command, (request_key(request), _canonical(name))).fetchall()
-        for number, body, sha256, _ in found:
+            rows = database.execute(command, (request_key(request), _canonical(name))).fetchall()
+        for number, body, sha256, _ in rows:
             if not isinstance(body, bytes) or hashlib.sha256(body).hexdigest() != sha256:
                 raise UserError(f"cache {self.path} is damaged: response {number} is not what was written")
-        sent = [json.loads(how) for *_, how in found]
+        sent = [json.loads(parameters) for *_, parameters in rows]
         return [
-            Row(number, body, how.get("first"), how.get("base_url"))
-            for (number, body, *_), how in zip(found, sent, strict=True)
+            Row(number, body, parameters.get("first"), parameters.get("base_url"))
+            for (number, body, *_), parameters in zip(rows, sent, strict=True)
         ]
 
-    def contents(self) -> list[tuple[dict[str, Any], str, int]]:
-        """Return every request with a name it was asked under and its number of responses, oldest first."""
+    def contents(self) -> list[tuple[JSON, str, int]]:
+        """Return (request, name, number of responses) for every pair of a request and a name, oldest first."""
         command = (
             "SELECT content, name, count(*) FROM responses JOIN requests USING (request) "
             "GROUP BY request, name ORDER BY min(id)"
@@ -128,14 +166,17 @@ class Cache:
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
-        """Give a connection of its own to each use, which is what makes threads and forks safe."""
+        """Open a connection for a single use.
+
+        SQLite's connections must not be shared between threads or carried over a fork; none of them lives that long.
+        """
         mode = "ro" if self.read_only else "rwc"
         try:
             uri = f"{self.path.absolute().as_uri()}?mode={mode}"
             with contextlib.closing(sqlite3.connect(uri, _WAIT, uri=True, isolation_level=None)) as database:
                 database.execute("PRAGMA synchronous = EXTRA")
                 yield database
-        except sqlite3.OperationalError as error:  # locked, read-only, no place on the disk
+        except sqlite3.OperationalError as error:  # locked, read-only, or the disk is full
             raise UserError(f"cache {self.path}: {error}") from None
         except sqlite3.DatabaseError as error:
             raise UserError(f"{self.path} is a damaged cache of answers, or none ({error}); choose another") from None
@@ -143,12 +184,16 @@ class Cache:
 
 @contextlib.contextmanager
 def _transaction(database: sqlite3.Connection) -> Iterator[None]:
-    """All of it or nothing. The lock for writing is taken first: no two processes can wait for each other."""
+    """Commit all changes of the block, or none of them if it raises.
+
+    The write lock is taken at the beginning. Two processes that read first and asked for the lock later would each wait
+    for the other to end its transaction.
+    """
     database.execute("BEGIN IMMEDIATE")
     try:
         yield
     except BaseException:
-        with contextlib.suppress(sqlite3.Error):  # what went wrong may have rolled it back
+        with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled the transaction back already
             database.execute("ROLLBACK")
         raise
     database.execute("COMMIT")
@@ -158,6 +203,9 @@ def _number(database: sqlite3.Connection, name: str) -> int:
     return database.execute(f"PRAGMA {name}").fetchone()[0]
 
 
-def _canonical(value: Any) -> str:
-    """Return JSON that is the same for equal values, ASCII alone: SQLite's text holds no lone surrogates."""
+def _canonical(value: object) -> str:
+    """Return JSON text that is the same for equal values.
+
+    It is ASCII, since SQLite cannot store lone surrogates, which the text of a language model can contain.
+    """
     return json.dumps(value, sort_keys=True, separators=(",", ":"))

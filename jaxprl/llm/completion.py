@@ -1,15 +1,16 @@
-"""What the body of a chat completion holds; servers that keep only half of the format are expected."""
+"""Reads the body of a chat completion; servers that follow only half of the format are expected."""
 
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jaxprl.llm.source import Usage
+from jaxprl.types import JSON
 
 
 class Unusable(Exception):
-    """A body without an answer: `reason` is one of `source.FAILURES`."""
+    """A body without an answer. `reason` is one of `source.FAILURES`."""
 
     def __init__(self, reason: str, detail: str):
         super().__init__(detail)
@@ -17,21 +18,39 @@ class Unusable(Exception):
 
 
 class Choice(NamedTuple):
-    """One answer; its text is empty if it has none."""
+    """One answer."""
 
     text: str
+    """The text; empty if the choice has none."""
     finish: str | None
+    """Why the model stopped, in the server's words."""
 
 
 class Completion(NamedTuple):
-    """The answers in one body, at least one, and the tokens if they are told."""
+    """The content of one body."""
 
     choices: tuple[Choice, ...]
+    """The answers, at least one."""
     usage: Usage | None
+    """The tokens, if the server reports them."""
 
 
 def read(body: bytes) -> Completion:
-    """Return what a body holds. Raises Unusable, and nothing else, if that is no answer."""
+    """Parse the body of a response.
+
+    Args:
+      body: the bytes as they arrived.
+
+    Returns:
+      The answers and the tokens.
+
+    Raises:
+      Unusable: if the body holds no answer. No other exception is raised, whatever the body is.
+
+    Example:
+      >>> read(b'{"choices": [{"message": {"content": "Hello"}, "finish_reason": "stop"}]}')
+      Completion(choices=(Choice(text='Hello', finish='stop'),), usage=None)
+    """
     try:
         value = json.loads(body.decode("utf-8-sig", "replace"))
     except (ValueError, RecursionError) as error:
@@ -45,19 +64,19 @@ def read(body: bytes) -> Completion:
     return Completion(tuple(map(_choice, choices)), _usage(value.get("usage")))
 
 
-def _choice(value: Any) -> Choice:
-    value = value if isinstance(value, dict) else {}
-    message = value.get("message")
+def _choice(value: object) -> Choice:
+    choice: JSON = value if isinstance(value, dict) else {}
+    message = choice.get("message")
     content = message.get("content") if isinstance(message, dict) else None
-    if isinstance(content, list):  # the parts of a message
+    if isinstance(content, list):  # some servers send the content in parts
         parts = [part.get("text") for part in content if isinstance(part, dict)]
         content = "".join(part for part in parts if isinstance(part, str))
-    finish = value.get("finish_reason")
+    finish = choice.get("finish_reason")
     return Choice(content if isinstance(content, str) else "", finish if isinstance(finish, str) else None)
 
 
-def _usage(value: Any) -> Usage | None:
-    value = value if isinstance(value, dict) else {}
-    tokens = [value.get("prompt_tokens"), value.get("completion_tokens")]
-    told = all(type(number) is int and 0 <= number < 2**53 for number in tokens)
-    return Usage(*tokens) if told else None
+def _usage(value: object) -> Usage | None:
+    usage: JSON = value if isinstance(value, dict) else {}
+    tokens = [usage.get("prompt_tokens", -1), usage.get("completion_tokens", -1)]
+    reported = all(type(number) is int and 0 <= number < 2**53 for number in tokens)
+    return Usage(*tokens) if reported else None

@@ -1,7 +1,15 @@
-"""A reader of DSL text as language models write it, slips of the pen included.
+"""Reads DSL text as language models write it, slips included.
 
-It forgives a slip where only one program can be meant (a missing `c(`, `move()`, plain brackets, `R = 5`, brackets left
-open at the very end) and refuses by name where it cannot be sure. The strict reader is `dsl/text.py`.
+The reader forgives a slip if only one program can be meant, and otherwise rejects the text by name. The strict reader
+is `dsl/text.py`. Some repairs:
+
+    REPEAT 5 r( move() r)                   ->  REPEAT R=5 r( move r)
+    while not frontIsClear w( turnLeft w)   ->  WHILE c( not c( frontIsClear c) c) w( turnLeft w)
+    IF(front_object_type(lava)) i( left i)  ->  IF c( front_object_type h( lava h) c) i( left i)
+    WHILE c( frontIsClear c) w( move i)     ->  WHILE c( frontIsClear c) w( move w)
+    ... w( move m)                          ->  ... w( move w) m)
+    ... w( move turnLeft m)                 ->  rejected as unclosed: is turnLeft part of the loop?
+    ... w( move turnLeft                    ->  ... w( move turnLeft w) m), if the answer ends here
 """
 
 from __future__ import annotations
@@ -11,12 +19,15 @@ import re
 from jaxprl.dsl import ast
 from jaxprl.dsl.language import Language
 
+# A program begins with DEF before `run` or `m`; in lower case only before `run m`, for `def run` may begin Python code.
 _DSL_BEGIN = re.compile(r"\bDEF(?=\s+(?:run|m)\b)|\b[Dd][Ee][Ff](?=\s+run\s+m\b)")
 _DSL_FORM = re.compile(r"DEF\s+(?:run\s+)?m\(\s*(?:S|\.\.\.|\u2026)\s*m\)", re.IGNORECASE)
-"""The grammar's own form of a program, quoted from the prompt."""
+"""Matches the form of programs, `DEF run m( S m)`, which models quote from the prompt. It is not a program."""
+# A closing `m)` at the end of a line, with the next line that is not empty as group 1.
 _LAST_LINE = re.compile(r"\bm\s*\)[^\S\n]*\n\s*(?=(.*))")
 _DSL_END = re.compile(r"`|~~~|\bDEF\b")
 _BRACKET_IN_COMMENT = re.compile(r"\b[mwicreh]\s*[()]")
+# In `R=5r(` and `5r(` the count ends before the bracket: a lookahead leaves `r(` for the next token.
 _TOKEN = re.compile(
     r"""
       (?P<comment> (?: \# | // ) [^\n]* )
@@ -37,7 +48,7 @@ _CLOSE_BLOCK = ("m)", "w)", "i)", "e)", "r)")
 
 
 class Unreadable(Exception):
-    """A block that is no program: `reason` is one of `extract.REASONS`."""
+    """A block that is not a program. `reason` is one of `extract.REASONS`."""
 
     def __init__(self, reason: str, message: str):
         super().__init__(message)
@@ -45,8 +56,25 @@ class Unreadable(Exception):
 
 
 def read_dsl(text: str, language: Language) -> ast.Program:
-    """Read the first DSL text, fenced or not; it ends at its last bracket, its fence, prose on the lines behind it or
-    the next DEF."""
+    """Read the first DSL program in a text.
+
+    The program ends at its last bracket, at its fence, at prose on the lines behind it, or at the next DEF.
+
+    Args:
+      text: a raw answer; the program may be fenced or not.
+      language: the language of the program.
+
+    Returns:
+      The program as it was written, not normalised.
+
+    Raises:
+      Unreadable: if there is no program, or if it is not clear which one is meant.
+
+    Example:
+      >>> import jaxprl
+      >>> print(read_dsl("DEF run m( REPEAT 5 r( move() r) m)", jaxprl.make("DoorKey").language))
+      DEF run m( REPEAT R=5 r( move r) m)
+    """
     beginnings = [match for match in _DSL_BEGIN.finditer(text) if not _DSL_FORM.match(text, match.start())]
     if not beginnings:
         raise Unreadable("no dsl block", "no text that begins with DEF run m(")
@@ -59,7 +87,10 @@ def read_dsl(text: str, language: Language) -> ast.Program:
 
 
 def _without_prose(text: str, language: Language) -> str:
-    """Return the text up to an `m)` that ends a line, if the next line has words that no program has."""
+    """Return the text up to the first `m)` at the end of a line whose next line contains a word that no program has.
+
+    For example, of "DEF run m( move m)", a line end and "This program moves." the second line is dropped.
+    """
     known = {*language.actions, *" ".join(language.perceptions).split(), *_WORDS, *map(str.lower, _WORDS)}
     for match in _LAST_LINE.finditer(text):
         if not known.issuperset(re.findall(r"[A-Za-z_]\w*", match[1])):
@@ -68,7 +99,11 @@ def _without_prose(text: str, language: Language) -> str:
 
 
 def _tokens(text: str) -> list[str]:
-    """Return the tokens without blanks inside them; quotes, commas, semicolons and comments are left out."""
+    """Split a text into tokens, and remove blanks inside them: `R = 5` becomes `R=5` and `w (` becomes `w(`.
+
+    Quotes, commas, semicolons and comments are left out. A comment with DSL brackets in it is kept as a token, which
+    the reader rejects: `# turn w) move w)` may be a comment only in part.
+    """
     tokens = []
     for match in _TOKEN.finditer(text):
         comment = match["comment"]
@@ -80,10 +115,11 @@ def _tokens(text: str) -> list[str]:
 
 
 class _Reader:
-    """Recursive descent over DSL tokens that forgives what can only mean one thing.
+    """A recursive-descent parser of DSL tokens that forgives slips with only one possible meaning.
 
-    Forgiven: case of keywords, call style, plain or missing brackets around conditions and arguments, IF for IFELSE
-    and the other way round, another block's letter at a bracket, brackets that are still open at the end of the text.
+    Forgiven are: keywords in another case; words written as calls, `move()`; plain or missing brackets around
+    conditions and arguments; IF instead of IFELSE and the other way round; the letter of another kind of block at a
+    bracket; brackets that are still open at the end of the text.
     """
 
     def __init__(self, tokens: list[str], language: Language):
@@ -91,32 +127,36 @@ class _Reader:
         self.open: list[str] = []
         """Letters of the blocks around the current token, outermost first."""
         self.slip = False
-        """Whether a closing bracket was plain, wrong or missing, or another program follows: then the text has to have
-        its end."""
+        """Whether a closing bracket was plain, wrong or missing, or another program follows the text. In that case
+        brackets at the end of the text must not be missing, since they could belong in several places."""
         self.bare = self.unclosed = self.infix = 0
-        """In the current statement's condition: operands without brackets, brackets left open, infix operators."""
+        """Numbers of operands without brackets, of brackets left open and of infix operators, in the condition of the
+        current statement."""
 
     @property
     def token(self) -> str:
+        """The current token; empty at the end of the text."""
         return self.tokens[self.at] if self.at < len(self.tokens) else ""
 
     @property
     def keyword(self) -> str:
+        """The current token in upper case."""
         return self.token.upper()
 
     def skip(self, *tokens: str) -> bool:
-        """Step over the current token if it is one of those."""
+        """Skip the current token if it is one of these, and return whether it is."""
         if self.token not in tokens or not self.token:
             return False
         self.at += 1
         return True
 
     def fail(self, reason: str, expected: str) -> Unreadable:
+        """Return the error for the current token, with what was expected instead."""
         found = repr(self.token[:40]) if self.token else "the end of the text"
         return Unreadable(reason, f"token {self.at}: expected {expected}, found {found}")
 
     def misfit(self, expected: str, names: tuple[str, ...] = ()) -> Unreadable:
-        """Return the error for a token that does not fit, by what is wrong with it."""
+        """Return the error for a current token that does not fit, with the reason that suits it."""
         word = self.token
         expected = f"{expected} ({', '.join(names)})" if names else expected
         if not word:
@@ -130,6 +170,7 @@ class _Reader:
         return self.fail("misplaced token" if dsl else "unknown token", expected)
 
     def program(self) -> ast.Program:
+        """Read a program, from its DEF on."""
         self.at += 1
         if self.keyword == "RUN":
             self.at += 1
@@ -141,11 +182,12 @@ class _Reader:
         return program
 
     def skip_call(self) -> None:
-        """Step over the `()` of a call."""
+        """Skip the brackets of a call, `()`."""
         if self.tokens[self.at : self.at + 2] == ["(", ")"]:
             self.at += 2
 
     def block(self, letter: str, opening: tuple[str, ...] = _OPEN_BLOCK) -> ast.Body:
+        """Read a block with its brackets, `w( S w)` for the letter w."""
         if not self.skip(*opening):
             raise self.misfit(f"'{letter}('")
         self.open.append(letter)
@@ -156,11 +198,14 @@ class _Reader:
         return tuple(body)
 
     def closes(self, letter: str, body: list[ast.Statement]) -> bool:
-        """Return whether the block ends here, and step over its bracket.
+        """Return whether the block ends at the current token, and skip its bracket.
 
-        A bracket with the letter of an outer block means that this block's own is missing. That is forgiven where
-        the body is one action, since there is only one place for it. A letter that closes nothing else is taken for
-        this block's, but not for the program's.
+        A bracket with the letter of an outer block means that the bracket of this block is missing. This is forgiven if
+        the body is a single action, since then the bracket has only one place: in `m( WHILE .. w( move m)`, it stands
+        behind `move`. In `m( WHILE .. w( move turnLeft m)`, `turnLeft` may stand before or behind it.
+
+        A bracket with a letter that closes no outer block is taken for this block's: `w( move i)` means `w( move w)`.
+        But it is not taken for the program's, which would leave out everything behind it.
         """
         if not self.token:
             if self.slip or not body:
@@ -174,7 +219,7 @@ class _Reader:
             self.at += 1
             return True
         self.slip = True
-        if self.token[0] in self.open:
+        if self.token[0] in self.open:  # an outer block's bracket, which stays for that block to read
             if len(body) > 1 or not isinstance(body[0], ast.Action):
                 raise self.fail("unclosed", f"'{letter})'")
             return True
@@ -184,6 +229,7 @@ class _Reader:
         return True
 
     def statement(self) -> ast.Statement:
+        """Read a statement. An IF with ELSE and an IFELSE without one mean the other; `ELSE IF` opens no block."""
         word = self.token
         keyword = self.keyword
         if word in self.language.actions:
@@ -206,6 +252,7 @@ class _Reader:
         return ast.IfElse(condition, body, other)
 
     def count(self) -> int:
+        """Read a REPEAT's count: `R=5`, `r=5`, `5` or `(5)`."""
         opened = self.skip(*_OPEN_CONDITION)
         number = _INTEGER.fullmatch(self.token)
         if not number:
@@ -216,7 +263,11 @@ class _Reader:
         return int(number[1])
 
     def condition(self) -> ast.Condition:
-        """Read a statement's whole condition, and closing brackets whose opening ones were left out."""
+        """Read the whole condition of a statement, and closing brackets whose opening brackets are missing.
+
+        A condition with an open bracket and an infix operator is ambiguous: `c( not c( a and b c)` may mean
+        `not (a and b)` or `(not a) and b`.
+        """
         self.bare = self.unclosed = self.infix = 0
         condition = self.operation()
         while self.bare and self.skip("c)"):
@@ -226,7 +277,10 @@ class _Reader:
         return condition
 
     def operation(self) -> ast.Condition:
-        """Read `A`, `A and B`, `A and B and C`, ..., grouped as Python does."""
+        """Read `A`, `A and B`, `A and B and C`, ..., as And(A, And(B, C)).
+
+        `A and B or C` is ambiguous and rejected.
+        """
         operands = [self.operand()]
         operator = self.keyword
         while self.keyword in ("AND", "OR"):
@@ -241,6 +295,7 @@ class _Reader:
         return condition
 
     def operand(self) -> ast.Condition:
+        """Read an operand, with brackets or without."""
         if not self.skip(*_OPEN_CONDITION):
             self.bare += 1
             return self.bare_operand()
@@ -250,6 +305,7 @@ class _Reader:
         return condition
 
     def bare_operand(self) -> ast.Condition:
+        """Read a constant, an operator with its operands, or a perception."""
         word = self.token
         keyword = self.keyword
         if keyword in ("TRUE", "FALSE"):
@@ -273,10 +329,12 @@ class _Reader:
         raise self.misfit("a condition", (*names, "not", "and", "or", "True", "False"))
 
     def prefixed(self, operator: str) -> ast.Condition:
+        """Read the two operands of `and c( A c) c( B c)`."""
         left = self.operand()
         return _combined(operator, left, self.operand())
 
     def argument(self, name: str) -> str:
+        """Read the argument of a perception: `h( lava h)`, `(lava)` or `lava`."""
         opened = self.skip("h(", "(")
         word = self.token
         if word not in self.language.arguments[name]:

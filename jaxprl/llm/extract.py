@@ -1,7 +1,7 @@
-"""From one raw answer of a language model to programs; what cannot be read for sure is rejected by name.
+"""Extracts programs from one raw answer of a language model; what cannot be read with certainty is rejected by name.
 
-An answer is read twice: its Python function goes through Python's own parser, its DSL text through a reader that
-forgives slips of the pen as long as only one program can be meant. Nothing is evaluated and nothing is left out.
+An answer is read twice. Its Python function goes through Python's own parser, and its DSL text goes through a reader
+that forgives slips as long as only one program can be meant. No code is evaluated, and no statement is left out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jaxprl.dsl.text import token_count
 from jaxprl.llm.dsl_reader import Unreadable, read_dsl
 
 MOST_CHARACTERS = 50_000
-"""Length of an answer that is read: within a fifth of a second, whatever it is made of."""
+"""The most characters of an answer. Any text of this length is read within a fifth of a second."""
 REASONS = {
     "no block": "neither a Python function nor DSL text",
     "no python block": "neither a Python block nor a line that begins a function",
@@ -38,65 +38,82 @@ REASONS = {
     "empty body": "a block without a statement",
     "too long": f"more than {PROGRAM_TOKENS} tokens, or an answer of more than {MOST_CHARACTERS:,} characters",
 }
-"""What a rejection can be counted by, and what it means."""
+"""The reasons for rejections, by which they can be counted, and what they mean."""
 
 _FOREVER = COUNTS[-1]
+"""The count of the REPEAT that replaces `while True`."""
 _LOOKALIKES = str.maketrans(
     {"\u00a0": " ", "\u200b": None, "\ufeff": None, "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"'}
 )
 _FENCE = re.compile(r"`{3,}|~{3,}")
 _PYTHON_TAG = re.compile(r"[ \t]*(?:python|py)[\d.]*(?!\w)", re.IGNORECASE)
 _FUNCTION = re.compile(r"\bdef[ \t]+\w+[ \t]*\(")
+# A line outside a fence that may belong to the function before it: a call, the head of a block, or a comment.
 _CODE_LINE = re.compile(r"\w+\(.*\)[;\s]*(?:#.*)?$|(?:def|while|for|if|elif|else)\b.*:|#")
 
 
 @dataclasses.dataclass(frozen=True)
 class Rejection:
-    """Why a block gave no program."""
+    """A block of an answer that gave no program."""
 
     block: str
-    """python or dsl"""
+    """The kind of the block: "python" or "dsl"."""
     reason: str
-    """One of `REASONS`, to count by."""
+    """One of `REASONS`."""
     message: str
-    """What was wrong, and where."""
+    """What is wrong, and where."""
 
 
 class Extraction(NamedTuple):
-    """What the two readings of one answer gave."""
+    """The results of the two readings of one answer."""
 
     python: ast.Program | Rejection
     dsl: ast.Program | Rejection
 
     @property
     def programs(self) -> tuple[ast.Program, ...]:
-        """The valid programs, none to two."""
+        """The valid programs: zero, one or two."""
         return tuple(outcome for outcome in self if isinstance(outcome, ast.Program))
 
     @property
     def rejections(self) -> tuple[Rejection, ...]:
+        """The rejections of the blocks without a program."""
         return tuple(outcome for outcome in self if isinstance(outcome, Rejection))
 
     @property
     def slips(self) -> tuple[Rejection, ...]:
-        """The rejections of blocks that are there; not every prompt asks for both."""
+        """The rejections of blocks that the answer contains; not every prompt asks for both blocks."""
         return tuple(each for each in self.rejections if each.reason not in ("no python block", "no dsl block"))
 
     @property
     def reason(self) -> str | None:
-        """The one of `REASONS` why the answer gave no program, None if it gave one."""
+        """The reason (one of `REASONS`) why the answer gave no program, or None if it gave one."""
         if self.programs:
             return None
         return self.slips[0].reason if self.slips else "no block"
 
 
 def extract(text: str, language: Language) -> Extraction:
-    """Return the normalised programs of an answer's Python and DSL blocks, or why there are none. What a model thinks
-    before it answers (up to `</think>`) is no part of the answer.
+    """Extract the programs of an answer's Python block and DSL block.
 
-    Every text has an outcome; nothing is raised.
+    What a model thinks before it answers (up to `</think>`) is not part of the answer. No text raises an exception.
+
+    Args:
+      text: the raw answer.
+      language: the language of the programs.
+
+    Returns:
+      For each block its normalised program, or the rejection.
+
+    Example:
+      >>> import jaxprl
+      >>> language = jaxprl.make("DoorKey").language
+      >>> print(extract("Here it is: DEF run m( WHILE not frontIsClear w( turnLeft w) move() m)", language).dsl)
+      DEF run m( WHILE c( not c( frontIsClear c) c) w( turnLeft w) move m)
+      >>> extract("DEF run m( REPEAT R=n r( move r) m)", language).dsl
+      Rejection(block='dsl', reason='bad count', message="token 4: expected a count like R=3, found 'R=n'")
     """
-    text = text.rpartition("</think>")[2].partition("<think>")[0]  # thoughts hold drafts
+    text = text.rpartition("</think>")[2].partition("<think>")[0]  # thoughts contain drafts of programs
     if len(text) > MOST_CHARACTERS:
         message = f"an answer of {len(text):,} characters, at most {MOST_CHARACTERS:,} are read"
         return Extraction(Rejection("python", "too long", message), Rejection("dsl", "too long", message))
@@ -105,20 +122,39 @@ def extract(text: str, language: Language) -> Extraction:
 
 
 def choose(extraction: Extraction, draw: int) -> ast.Program | None:
-    """Return one of the valid programs, None if there is none.
+    """Choose one of the valid programs of an answer.
 
-    The choice is uniform if `draw` is drawn uniformly from an even number of integers 0, 1, ...
+    Args:
+      extraction: the extraction.
+      draw: a random integer. The choice is uniform if it is drawn uniformly from an even number of integers 0, 1, ...
+
+    Returns:
+      The program, or None if there is none.
     """
     programs = extraction.programs
     return programs[draw % len(programs)] if programs else None
 
 
 def normalise(program: ast.Program, language: Language) -> ast.Program:
-    """Return the program as the search takes it from a language model.
+    """Normalise a program of a language model as LLM-GS does.
 
-    The rule of LLM-GS: `while True` counts as `REPEAT R=19`, `while False` as `REPEAT R=0`, counts are
-    clipped to 0..19. Constants are folded where no call is lost, and `not` before a perception whose complement the
-    language knows becomes that complement; neither changes what a program does.
+    The rule of LLM-GS: `while True` counts as `REPEAT R=19`, `while False` counts as `REPEAT R=0`, and counts are
+    clipped to 0..19. Besides, constants are folded where no call is lost, and `not` before a perception becomes the
+    perception's complement if the language has one; neither changes what a program does.
+
+    Args:
+      program: the program.
+      language: its language.
+
+    Returns:
+      The normalised program.
+
+    Example:
+      >>> import jaxprl
+      >>> task = jaxprl.make("DoorKey")
+      >>> program = jaxprl.parse("DEF run m( WHILE c( True c) w( move w) REPEAT R=99 r( move r) m)", task)
+      >>> print(normalise(program, task.language))
+      DEF run m( REPEAT R=19 r( move r) REPEAT R=19 r( move r) m)
     """
     return ast.Program(_normal_body(program.body, language))
 
@@ -126,12 +162,13 @@ def normalise(program: ast.Program, language: Language) -> ast.Program:
 def _outcome(
     block: str, read: Callable[[str, Language], ast.Program], text: str, language: Language
 ) -> ast.Program | Rejection:
+    """Return the normalised program that a reader finds in the text, or the rejection."""
     try:
         program = normalise(read(text, language), language)
         tokens = token_count(program)
     except (Unreadable, PythonError) as error:
         return Rejection(block, error.reason, str(error))
-    except RecursionError:  # a level of nesting takes at least three tokens
+    except RecursionError:  # a level of nesting takes at least three tokens, so it has too many of them
         return Rejection(block, "too long", f"nested too deeply for {PROGRAM_TOKENS} tokens")
     if tokens > PROGRAM_TOKENS:
         return Rejection(block, "too long", f"{tokens} tokens, at most {PROGRAM_TOKENS} are run")
@@ -173,32 +210,35 @@ def _normal_condition(condition: ast.Condition, language: Language) -> ast.Condi
 
 
 class _Piece(NamedTuple):
-    """What stands between two fences."""
+    """A part of an answer between two fences, or before the first or behind the last one."""
 
     text: str
     rank: int
-    """Python blocks are 0, other blocks 1, the text around them 2."""
+    """0 for a Python block, 1 for another block, 2 for the text around blocks."""
     closed: bool
-    """Whether fences on both sides say where the code begins and ends."""
+    """Whether fences on both sides mark where the code begins and ends."""
 
 
 def _pieces(text: str) -> list[_Piece]:
-    """Return what the fences separate, Python blocks first. The line of an opening fence is left out of its block,
-    unless it holds code."""
+    """Return the parts that the fences separate, Python blocks first.
+
+    The line of an opening fence is left out of its block, unless it contains code: from "```python", a line end and
+    "def run(): ...", the second line is kept, and from "```python def run(): ..." everything behind the tag.
+    """
     pieces = []
-    around = _FENCE.split(text)
-    for number, piece in enumerate(around):
-        inside = number % 2 == 1
+    parts = _FENCE.split(text)
+    for number, piece in enumerate(parts):
+        inside = number % 2 == 1  # text, block, text, block, ..., text
         tag = _PYTHON_TAG.match(piece) if inside else None
         line, _, rest = piece.partition("\n")
         if inside:
             piece = piece[tag.end() if tag else 0 :] if _FUNCTION.search(line) else rest
-        pieces.append(_Piece(piece, 0 if tag else 2 - inside, inside and number < len(around) - 1))
+        pieces.append(_Piece(piece, 0 if tag else 2 - inside, inside and number < len(parts) - 1))
     return sorted(pieces, key=lambda piece: piece.rank)
 
 
 def _python(text: str, language: Language) -> ast.Program:
-    """Read the first function: of a Python block, else of another fenced block, else of the text around them."""
+    """Read the first function of a Python block, or else of another block, or else of the text around them."""
     pieces = _pieces(text)
     for piece in pieces:
         if begin := _FUNCTION.search(piece.text):
@@ -210,8 +250,16 @@ def _python(text: str, language: Language) -> ast.Program:
 
 
 def _function_lines(text: str, begin: int) -> str:
-    """Return the function that begins there, up to the prose behind it: to the first line that is not indented and
-    does not look like code. What looks like code stays in, for the reader to judge."""
+    """Return the function that begins at position `begin`, without the prose behind it.
+
+    The function ends before the first line that is not indented and does not look like code. Lines that look like code
+    are kept, for the reader to judge. Of these lines, the last one is left out:
+
+        def run():
+            move()
+        run()
+        This program moves once.
+    """
     line_start = text.rfind("\n", 0, begin) + 1
     lead = text[line_start:begin]
     first, *rest = text[line_start if not lead.strip() else begin :].split("\n")

@@ -1,7 +1,8 @@
 """Prompts that ask a language model for a program, in the three styles of LLM-GS.
 
-All that a prompt says about the world and the task comes from the language and the task's own words, so a new task or
-a new language needs no code here. The forms it shows are ones that `dsl/python.py` and `dsl/text.py` read.
+Everything that a prompt says about the world and the task comes from the language and from the task's own words, so a
+new task or language needs no code here. The forms of programs that a prompt shows can be read by `dsl/python.py` and
+`dsl/text.py`.
 """
 
 from __future__ import annotations
@@ -10,19 +11,22 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from jaxprl.dsl.ast import call_text
 from jaxprl.dsl.language import COUNTS, Language
-from jaxprl.dsl.python import call_text
 from jaxprl.errors import UserError, unknown
 
 
 class Style(NamedTuple):
-    """Which notations a prompt explains and asks for."""
+    """The notations that a prompt explains and asks for."""
 
     python: bool
+    """Whether the prompt shows Python."""
     dsl: bool
+    """Whether the prompt shows DSL text."""
     program: str
-    """What a program is, above the list of forms."""
+    """The sentences above the list of forms, which say what a program is."""
     request: str
+    """The end of the user message, which asks for a program."""
 
 
 STYLES: Mapping[str, Style] = {
@@ -57,7 +61,7 @@ FORMS = (
     ("for i in range(N): S", "REPEAT R=N r( S r)"),
     ("not P", "not c( P c)"),
 )
-"""The forms of programs, in Python and in the DSL. The readers understand more of them than prompts offer."""
+"""The forms of programs, in Python and in the DSL. The readers of answers understand more forms than these."""
 RULES = (
     "S is one or more statements, each an action or a while, if or for; they can be nested.",
     "B is P or not P, where P is a perception.",
@@ -67,17 +71,35 @@ RULES = (
     "A while loop that would begin a round in a state of the world in which it has begun one before ends the episode.",
 )
 _LABELS = {"map": "Map", "agent": "Start", "goal": "Goal", "returns": "Reward"}
-"""A task's words and what they are called in a prompt."""
+"""The headings in a prompt, by the keys of a task's `words`."""
 
 
 def messages(
     language: Language, name: str, words: Mapping[str, str], style: str = "python-dsl", *, added: str = ""
 ) -> list[dict[str, str]]:
-    """Return the chat messages, one system and one user, that ask for a program for the task of that name and words.
+    """Return the chat messages that ask for a program.
 
-    `added` goes into the user message as it is, between the task and the request (`revision.py`).
+    Args:
+      language: the language of the task's world.
+      name: the name of the task, as the prompt shows it.
+      words: the task in words (`Task.words`), with the keys "map", "agent", "goal" and "returns".
+      style: one of `STYLES`.
+      added: a text that is inserted into the user message unchanged, between the task and the request
+        (`revision_prompts.py`).
 
-    Raises UserError if there is no such style, or no words for something that the prompt has to explain.
+    Returns:
+      A system message, which explains world, programs and rules, and a user message, which describes the task and asks
+      for a program.
+
+    Raises:
+      UserError: if there is no such style, or if the words for something that the prompt has to explain are missing.
+
+    Example:
+      >>> import jaxprl
+      >>> task = jaxprl.make("DoorKey")
+      >>> system, user = messages(task.language, task.name, task.words, style="dsl")
+      >>> print(user["content"].splitlines()[0], "...", user["content"].splitlines()[-1])
+      Task: DoorKey ... Write one short and simple program in the DSL for this task, without comments, in a ``` block.
     """
     if style not in STYLES:
         raise unknown("prompt style", style, STYLES)
@@ -92,6 +114,8 @@ def messages(
 
 
 def _system(language: Language, style: Style) -> str:
+    """Return the system message: a section of list items on each of world, actions, perceptions, programs and rules."""
+
     def explained(words: Mapping[str, float]) -> Iterable[str]:
         return (f"{call_text(word) if style.python else word}: {language.meanings[word]}" for word in _sampled(words))
 
@@ -107,8 +131,9 @@ def _system(language: Language, style: Style) -> str:
 
 
 def _forms(language: Language, style: Style) -> list[str]:
+    """Return the list of forms, in the notations of the style."""
     rows = [*FORMS]
-    if style.python and style.dsl:  # one perception of each that takes an argument, then all other words
+    if style.python and style.dsl:  # show how each perception with an argument is written, with one argument
         with_argument = {text.split()[0]: text for text in _sampled(language.perceptions) if " " in text}
         rows += [(call_text(text), text) for text in with_argument.values()]
         rows += [("any other action or perception", "its name without parentheses")]
@@ -120,14 +145,17 @@ def _user(name: str, words: Mapping[str, str]) -> str:
 
 
 def _sampled(words: Mapping[str, float]) -> list[str]:
+    """Return the words that programs are sampled from. The others are understood, but prompts do not offer them."""
     return [word for word, probability in words.items() if probability > 0]
 
 
 def _require(owner: str, words: Mapping[str, object]) -> None:
+    """Raise UserError if one of the words has no explanation."""
     if missing := [word for word, meaning in words.items() if not meaning]:
         raise UserError(f"{owner} lacks words that a prompt needs: {', '.join(missing)}")
 
 
 def _wrapped(text: str) -> str:
+    """Return the text with every line wrapped to 120 characters."""
     wrapper = textwrap.TextWrapper(120, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     return "\n".join(map(wrapper.fill, text.splitlines()))

@@ -1,4 +1,4 @@
-"""How a language model is asked: where, with what parameters, how patiently."""
+"""Settings of requests to a language model: the server, the sampling parameters, the deadline and the retries."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import json
 import re
 import urllib.parse
 from collections.abc import Mapping
-from typing import Any
 
 from jaxprl.errors import UserError
 from jaxprl.llm.source import Messages
+from jaxprl.types import JSON
 
 OPENAI = "https://api.openai.com/v1"
 MOST_AT_A_TIME = 128
-"""Answers that one request asks for at most: OpenAI's limit for n."""
+"""The most answers of one request: OpenAI's limit for n."""
 _LIMITS: Mapping[str, tuple[float, float]] = {
     "temperature": (0, 2), "top_p": (0, 1), "max_tokens": (1, 2**31), "deadline": (0.001, 10**7), "retries": (0, 1000),
     "backoff": (0, 3600), "most_bytes": (1, 2**31), "at_once": (1, 1000),
@@ -24,31 +24,40 @@ _LIMITS: Mapping[str, tuple[float, float]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """A server, a model, and how it is asked. The key is no part of it: it comes from OPENAI_API_KEY alone."""
+    """A server, a model, and the parameters of requests to it.
+
+    The API key is not part of the settings. It comes from the environment variable OPENAI_API_KEY alone.
+
+    Raises:
+      UserError: if a value is outside its range.
+    """
 
     model: str
+    """Name of the model."""
     base_url: str = OPENAI
-    """Of any server with OpenAI's chat completions; mostly it ends in /v1."""
+    """Address of a server with OpenAI's chat-completions interface; it usually ends in /v1."""
     temperature: float | None = 1.0
-    """This and the next three: None leaves it to the server."""
+    """Sampling temperature, 0 .. 2; None leaves it to the server."""
     top_p: float | None = 1.0
+    """Probability mass of nucleus sampling, 0 .. 1; None leaves it to the server."""
     seed: int | None = None
+    """Seed from which each request gets a seed of its own; None sends none."""
     max_tokens: int | None = None
-    """Of one answer."""
+    """The most tokens of one answer; None leaves it to the server."""
     deadline: float = 120.0
-    """Seconds that a request takes at most with all its attempts, from its first one on; or from the last answer to
-    another request, if that is later, since a server can take one after the other."""
+    """The most seconds that a request may take with all its attempts. They count from its first attempt, or from the
+    latest answer to another request if that is later, since a server may answer one request after the other."""
     retries: int = 5
-    """Further attempts for a request that may be answered later."""
+    """The most further attempts of a request that may be answered later."""
     backoff: float = 0.5
-    """Seconds before the second attempt, doubled for each further one and drawn at random from the upper half."""
+    """Upper bound in seconds of the wait before the second attempt. It doubles for each further attempt, and the wait
+    is drawn from the upper half of the range."""
     most_bytes: int = 2**26
-    """Of one response."""
+    """The most bytes of one response."""
     at_once: int = 8
-    """Requests that go on at the same time."""
+    """The most requests that are under way at the same time."""
 
     def __post_init__(self) -> None:
-        """Raise UserError for what cannot be meant."""
         if not self.model:
             raise UserError("no model named")
         for name, (least, most) in _LIMITS.items():
@@ -67,35 +76,50 @@ class Settings:
 
     @property
     def host(self) -> str:
+        """Name of the server's host."""
         return urllib.parse.urlsplit(self.base_url).hostname or ""
 
     @property
     def needs_key(self) -> bool:
+        """Whether the server is known to need an API key."""
         return self.host == "openai.com" or self.host.endswith(".openai.com")
 
-    def request(self) -> dict[str, Any]:
-        """Return what has a say in the answers, but for the messages: the cache keeps answers by it."""
+    def request(self) -> JSON:
+        """Return the parameters that influence the answers, which are part of their key in the cache.
+
+        Example:
+          >>> Settings("m", temperature=0.5, top_p=None).request()
+          {'model': 'm', 'temperature': 0.5}
+        """
         names = ("model", "temperature", "top_p", "seed", "max_tokens")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
 class Parameters:
-    """The parameters that a model takes, as far as its server's refusals have told."""
+    """The parameters that a model accepts, as far as the server's refusals have shown."""
 
     def __init__(self, settings: Settings):
         self.settings = settings
         self.changed: dict[str, str] = {}
-        """What became of parameters that were refused, by their names."""
+        """What was done about each parameter that was refused, by its name."""
         self.most = MOST_AT_A_TIME
-        """Answers that one request gives at most."""
+        """The most answers that one request returns."""
         self.guessed = False
-        """Whether nobody has said that it is one: a request was refused, and n may have been the reason."""
+        """Whether `most` is 1 on a guess only: a request was refused without a clear reason, which may be n."""
 
-    def sent(self, messages: Messages, number: int, named: str) -> dict[str, Any]:
-        """Return the body of a request for `number` answers.
+    def sent(self, messages: Messages, number: int, named: str) -> JSON:
+        """Return the body of a request.
 
-        Requests with a seed each have one of their own, drawn from it and what they are `named`: with the same seed a
-        server gives the same answer.
+        With the same seed a server would return the same answer to every request. So each request has a seed of its
+        own, derived from the seed of the settings and from its name.
+
+        Args:
+          messages: the chat messages.
+          number: how many answers to request.
+          named: the name of the request, like "seed 0, round 0, sample 5".
+
+        Returns:
+          The body, without parameters that were refused.
         """
         body = {name: value for name, value in self.settings.request().items() if self.changed.get(name) != "dropped"}
         if "seed" in body:
@@ -108,13 +132,20 @@ class Parameters:
         return {**body, "messages": [{key: _encodable(text) for key, text in each.items()} for each in messages]}
 
     def acquit(self) -> None:
-        """Send n again if it was only guessed that it is refused, since without it nothing is better."""
+        """Use n again if it was dropped on a guess only: the request was refused without n, too."""
         if self.guessed:
             self.most, self.guessed = MOST_AT_A_TIME, False
             del self.changed["n"]
 
     def refuse(self, name: str, *, guessed: bool = False) -> None:
-        """Do without a parameter from now on; max_tokens gets its newer name first."""
+        """Do without a parameter from now on.
+
+        `max_tokens` is sent under its newer name `max_completion_tokens` first, and dropped if that is refused, too.
+
+        Args:
+          name: the parameter that was refused.
+          guessed: whether that is only a guess.
+        """
         if name == "n":
             self.guessed = guessed
             self.most, self.changed["n"] = 1, "one answer a request"
@@ -130,7 +161,7 @@ def _encodable(text: str) -> str:
 
 
 OTHERWISE = re.compile(r"context|length|too long|policy|policies|content|safety|moderat", re.IGNORECASE)
-"""Messages that are about the prompt, not about a parameter."""
+"""Matches error messages that are about the prompt, not about a parameter."""
 _REFUSED = re.compile(
     r"unsupported|not (?:yet |currently )?(?:be )?(?:support|permitted|allowed|available)|n't support|unrecogni[sz]ed"
     r"|unknown|unexpected|extra (?:inputs|fields)|only (?:one|the default|n ?= ?1)|must be (?:equal to )?1\b"
@@ -147,13 +178,23 @@ _NAMES = {
 }
 
 
-def refused(message: str, told: str, sent: Mapping[str, Any]) -> str | None:
-    """Return which of the parameters `sent` an error says the model does not take, None if it is about another thing.
+def refused(message: str, parameter: str, sent: Mapping[str, object]) -> str | None:
+    """Return the parameter that an error message refuses.
 
-    `told` is the parameter that the error names in a field of its own; empty if it names none.
+    Args:
+      message: the error message of the server.
+      parameter: the parameter that the error names in a field of its own; empty if it names none.
+      sent: the body of the request.
+
+    Returns:
+      The name of one of the parameters in `sent`, or None if the error is about something else.
+
+    Example:
+      >>> refused("Unsupported value: 'temperature' does not support 0.5 with this model.", "", {"temperature": 0.5})
+      'temperature'
     """
     if not _REFUSED.search(message):
         return None
-    if told in _NAMES:
-        return told if told in sent else None
+    if parameter in _NAMES:
+        return parameter if parameter in sent else None
     return next((name for name, pattern in _NAMES.items() if name in sent and pattern.search(message)), None)

@@ -1,8 +1,9 @@
-"""What every source of a language model's answers does: it is asked in chat messages and gives what could be had.
+"""The interface of all sources of a language model's answers.
 
-Sources are `client.Client` (a server, through a cache) and `replay.Replay` (a cache alone). The answers that ship with
-the package (`answers.recorded`) answer only a task's first prompt, in an order that the search seed draws
-(`starts.recorded_answers`): as a source, a search seed would be given when it is made and the order drawn there.
+There are two sources: `client.Client` asks a server, through a cache, and `replay.Replay` reads a cache alone. The
+recorded answers that ship with the package (`answers.recorded`) are not a source. They answer only the first prompt of
+a task, in an order that depends on the search seed (`programs.recorded_answers`); a source of them would have to take
+the search seed when it is created.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from jaxprl.errors import UserError
 FAILURES = {
     "timeout": "no whole answer within the deadline",
     "connection": "no connection, or it broke off",
-    "unknown host": "the address names a host that there is not",
+    "unknown host": "the address names a host that does not exist",
     "no key": "the server needs a key and OPENAI_API_KEY is not set",
     "refused": "status 401 or 403: the key is not good for this",
     "not found": "status 404: no such model or address",
@@ -35,14 +36,14 @@ FAILURES = {
     "lost": "the process ended while it waited; it counts with what it can have cost at most",
     "not in the cache": "a replay was asked for what its file does not hold",
 }
-"""What a request, or one answer of it, can fail by, and what it means."""
+"""The names of the ways in which a request, or one of its answers, can fail, and what they mean."""
 
 Messages = Sequence[Mapping[str, str]]
-"""Chat messages: {"role": ..., "content": ...}."""
+"""Chat messages: `{"role": ..., "content": ...}`."""
 
 
 class Usage(NamedTuple):
-    """Tokens of one request, all its answers together."""
+    """The tokens of one request, with all its answers."""
 
     prompt: int
     completion: int
@@ -53,36 +54,45 @@ class Reply:
     """One answer of a language model."""
 
     text: str
-    """As it came; it can hold NUL and lone surrogates."""
+    """The text as it arrived; it can contain NUL and lone surrogates."""
     index: int
-    """Which sample of the request it is, from 0. Samples without text leave gaps."""
+    """Index of the sample within the request, from 0. Samples without text leave gaps."""
     cached: bool
-    """Whether it was there before it was asked for."""
+    """Whether the cache had it before it was asked for."""
     finish: str | None
-    """Why the model stopped, in the server's words: stop, length, ..."""
+    """Why the model stopped, in the server's words: "stop", "length", ..."""
     usage: Usage | None
-    """Tokens of the request that it came with, if the server told."""
+    """The tokens of the request that returned it, if the server reported them."""
 
 
 class Source(Protocol):
-    """Where answers come from."""
+    """A source of answers."""
 
     failures: collections.Counter[str]
-    """What went wrong so far, by the names of `FAILURES`."""
+    """What has failed so far, by the names of `FAILURES`."""
 
     def ask(self, messages: Messages, count: int, *, name: str) -> list[Reply]:
-        """Return up to `count` answers in the order of their samples: what could be had, possibly none.
+        """Return answers to a request, as many as can be had.
 
-        `name` says which request of the run this is ("seed 3, round 0, ask 1"): the same messages under another name
-        have other samples. Raises Hopeless if there is no answer and trying again cannot help; Interrupted if the run
-        was told to stop.
+        Args:
+          messages: the chat messages.
+          count: number of samples.
+          name: the name of the request within the run, like "seed 3, round 0, ask 1". The same messages under another
+            name have other samples.
+
+        Returns:
+          Up to `count` answers in the order of their samples, possibly none.
+
+        Raises:
+          Hopeless: if there is no answer and trying again cannot help.
+          Interrupted: if the run was told to stop.
         """
         ...
 
 
 class Hopeless(UserError):
-    """There is no answer, and trying again cannot help: no such model, no key, no money."""
+    """There is no answer, and trying again cannot help: the model, the key or the money is missing."""
 
 
 class Interrupted(Exception):
-    """The run was told to stop while it waited for answers. Those that had arrived are in the cache."""
+    """The run was told to stop while it waited for answers. The answers that had arrived are in the cache."""

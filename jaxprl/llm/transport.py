@@ -1,7 +1,7 @@
-"""One request over the wire, and a name for whatever else than an answer comes back.
+"""Sends one request to a server, and gives a name to everything that comes back instead of an answer.
 
-The `openai` package sends it. Its own retries are not used: they can wait longer than our deadline, and cannot be told
-to stop.
+The `openai` package sends the request. Its own retries are switched off, since they can wait longer than our deadline
+and cannot be interrupted.
 """
 
 from __future__ import annotations
@@ -13,40 +13,51 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jaxprl.llm.settings import OTHERWISE, Settings, refused
+from jaxprl.types import JSON
 
 if TYPE_CHECKING:
     import openai
 
 _CONNECT = 10.0
-"""Seconds for a connection to come about."""
+"""The most seconds to wait for a connection."""
 _DETAIL = 300
-"""Characters of a server's message that are passed on."""
+"""The most characters of a server's message that are passed on."""
 
 
 class Failure(Exception):
-    """A request without an answer: `reason` is one of `source.FAILURES`, `detail` is what the server said."""
+    """A request without an answer.
+
+    Args:
+      reason: one of `source.FAILURES`.
+      detail: what the server said.
+      lasting: whether another attempt cannot help.
+      free: whether the request has certainly cost nothing.
+    """
 
     def __init__(self, reason: str, detail: str, *, lasting: bool = False, free: bool = True):
         super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
-        self.lasting = lasting
-        """Whether another attempt cannot help."""
-        self.free = free
-        """Whether it certainly has cost nothing."""
+        self.reason, self.detail, self.lasting, self.free = reason, detail, lasting, free
         self.status: int | None = None
+        """HTTP status of the response, if there was one."""
         self.wait: float | None = None
-        """Seconds after which the server wants to be asked again."""
+        """Seconds that the server wants us to wait before the next attempt, if it says so."""
         self.parameter: str | None = None
-        """The parameter that the model refuses."""
+        """The parameter that the model refuses, if that is the reason."""
         self.guessed = False
-        """Whether that is only a guess."""
+        """Whether the refused parameter is only a guess."""
 
 
 class Transport:
-    """Requests to one server, from any thread. The key is known here alone."""
+    """A connection to one server, which any thread can use.
+
+    This is the only object that knows the API key.
+
+    Args:
+      settings: the server. The key comes from the environment variable OPENAI_API_KEY.
+    """
 
     def __init__(self, settings: Settings):
         self.settings = settings
@@ -54,24 +65,31 @@ class Transport:
         self._client: openai.OpenAI | None = None
         self._making = threading.Lock()
 
-    @property
-    def has_key(self) -> bool:
-        return bool(self._key)
-
     def prepare(self) -> None:
-        """Import what sends requests: it takes a second, which is no part of a request's time."""
+        """Import the `openai` package. This takes a second, which shall not count for the first request."""
         import openai  # noqa: F401
 
     def close(self) -> None:
-        """Close connections that are kept open."""
+        """Close open connections."""
         if self._client:
             self._client.close()
 
-    def post(self, sent: Mapping[str, Any], seconds: float, given_up: threading.Event) -> bytes:
-        """Return the body of the response, read within about `seconds`, at once less if it is `given_up`. One that is
-        whole by then is returned, if it comes ever so late.
+    def post(self, sent: JSON, seconds: float, given_up: threading.Event) -> bytes:
+        """Send a request and return the body of the response.
 
-        Raises Failure.
+        Reading ends after about `seconds`, or as soon as `given_up` is set. A body that is complete by then is returned
+        nevertheless: it has been paid for.
+
+        Args:
+          sent: the body of the request.
+          seconds: the most seconds that it may take.
+          given_up: is set when nobody waits for the response any more.
+
+        Returns:
+          The body, with the API key replaced by "[key]" if it occurs.
+
+        Raises:
+          Failure: if there is no complete body.
         """
         if not self._key and self.settings.needs_key:
             raise Failure("no key", f"{self.settings.host} needs one", lasting=True)
@@ -87,7 +105,7 @@ class Transport:
             with chat.create(**sent, timeout=timeout) as response:
                 body, late = bytearray(), False
                 for part in response.iter_bytes():
-                    if late:
+                    if late:  # checked one part later, so that a body that ends here is still returned
                         raise Failure("timeout", f"{len(body)} bytes had come by the deadline", free=False)
                     body += part
                     late = given_up.is_set() or time.monotonic() > end
@@ -96,7 +114,7 @@ class Transport:
         return self._hidden_bytes(bytes(body))
 
     def _made(self) -> openai.OpenAI:
-        """Return the client, made at its first use: the package takes a second to import."""
+        """Return the client of the `openai` package, which is created at its first use."""
         with self._making:
             if self._client is None:
                 import openai
@@ -107,8 +125,8 @@ class Transport:
             return self._client
 
     @contextlib.contextmanager
-    def _failures(self, sent: Mapping[str, Any]) -> Iterator[None]:
-        """Turn the exceptions of the package and of what is below it into failures."""
+    def _failures(self, sent: JSON) -> Iterator[None]:
+        """Turn the exceptions of the `openai` package and of its HTTP library into failures."""
         import openai
 
         try:
@@ -122,13 +140,14 @@ class Transport:
         except Failure:
             raise
         except Exception as error:
-            # While the body is read the errors of the HTTP library come through, and which library that is depends on
-            # the version of the package; they are told by where they are defined.
+            # While the body is read, errors of the HTTP library are not wrapped. Which library that is depends on the
+            # version of the package, so they are recognized by the module that defines them.
             if not type(error).__module__.startswith(("httpx", "httpcore")):
                 raise
             raise self._connection_failure(error) from None
 
-    def _status_failure(self, error: openai.APIStatusError, sent: Mapping[str, Any]) -> Failure:
+    def _status_failure(self, error: openai.APIStatusError, sent: JSON) -> Failure:
+        """Return the failure for a response with an error status."""
         status, code = error.status_code, str(error.code or error.type or "")
         reason, lasting = _STATUS.get(status, ("server error", False) if status >= 500 else ("bad request", True))
         if status == 429 and "quota" in code:
@@ -139,10 +158,14 @@ class Transport:
         if status in (400, 422, 500, 501):
             failure.parameter = refused(error.message[:5000], str(error.param or ""), sent)
             if status in (400, 422) and not failure.parameter and "n" in sent and not OTHERWISE.search(error.message):
-                failure.parameter, failure.guessed = "n", True  # it is asked again the simplest way
+                failure.parameter, failure.guessed = "n", True  # no reason is named: try the simplest request
         return failure
 
     def _connection_failure(self, error: BaseException) -> Failure:
+        """Return the failure for a request without a complete response.
+
+        It is free if no connection was made, and lasting if the name of the host does not exist.
+        """
         causes = [error]
         while following := causes[-1].__cause__ or causes[-1].__context__:
             causes.append(following)
@@ -156,7 +179,7 @@ class Transport:
         return Failure("connection", detail, free="ConnectError" in names or "ConnectTimeout" in names)
 
     def _hidden(self, text: str) -> str:
-        """Return the beginning of a message, without the key if somebody put it there."""
+        """Return the beginning of a message, with the API key replaced if it occurs."""
         return (text.replace(self._key, "[key]") if self._key else text)[:_DETAIL]
 
     def _hidden_bytes(self, body: bytes) -> bytes:
@@ -172,10 +195,11 @@ _STATUS = {
     425: ("server error", False),
     429: ("rate limited", False),
 }
+"""(reason, lasting) by HTTP status. Other statuses from 500 on are "server error", the rest is "bad request"."""
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds in a Retry-After header, whether they are a number or a date."""
+    """Return the seconds to wait according to a Retry-After header, which holds a number or a date."""
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         try:
             seconds = float(headers.get(name, "")) * unit

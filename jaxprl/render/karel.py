@@ -1,7 +1,7 @@
-"""Karel's world drawn: slate walls, amber diamonds with the number of markers, the robot as a blue arrow.
+"""Draws Karel's world: slate walls, amber diamonds with the number of markers, and the robot as a blue arrow.
 
-Tinted floor is what the task cares about (corners, stairs, legal cells), green floor the snake. DoorKey's door is
-brown; open, its posts stay.
+Tinted cells are those that matter to the task (corners, stairs, cells that may be entered), and green cells are the
+snake. DoorKey's door is brown; when it is open, its posts remain.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import functools
 import numpy as np
 
 from jaxprl.render.tile import Tile, number
-from jaxprl.worlds.karel.world import BODY, COUNT, GATE, TARGET, WALL, Geometry, Karel
+from jaxprl.worlds.karel.world import BODY, COUNT, GATE, TARGET, WALL, KarelState, KarelWorld
 
 FLOOR, TINTED, LINE = (255, 255, 255), (228, 237, 252), (224, 225, 228)
 STONE, JOINT = (84, 97, 117), (97, 111, 133)
@@ -22,8 +22,17 @@ ROBOT, WHITE = (37, 99, 235), (255, 255, 255)
 ARROW = ((0.5, 0.1), (0.86, 0.86), (0.5, 0.68), (0.14, 0.86))
 
 
-def draw(world: Geometry, state: Karel, cell: int) -> np.ndarray:
-    """Return the state's picture, uint8 [H * cell, W * cell, 3]."""
+def draw(world: KarelWorld, state: KarelState, cell: int) -> np.ndarray:
+    """Draw a state.
+
+    Args:
+      world: the world.
+      state: its state, of Python values or arrays.
+      cell: side of a cell in pixels.
+
+    Returns:
+      The picture, uint8 [H * cell, W * cell, 3].
+    """
     cells = state.cells if isinstance(state.cells, bytes) else np.asarray(state.cells).tobytes()
     place, direction, opened = int(state.cell), int(state.direction), bool(state.opened)
     rows = []
@@ -37,7 +46,17 @@ def draw(world: Geometry, state: Karel, cell: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=1024)
 def _tile(byte: int, opened: bool, facing: int | None, cell: int) -> np.ndarray:
-    """Return a cell's picture; `facing` is the robot's direction if it is there."""
+    """Draw a cell.
+
+    Args:
+      byte: the cell, as the state has it.
+      opened: whether the door is open.
+      facing: the robot's direction, if it is in the cell.
+      cell: side of the cell in pixels.
+
+    Returns:
+      The picture, uint8 [cell, cell, 3].
+    """
     tile = Tile(cell, TINTED if byte & TARGET else FLOOR)
     tile.paint(tile.edge(tile.box(0, 0, 1, 1), 0.0), LINE)
     if byte & BODY:
@@ -69,7 +88,7 @@ def _gate(tile: Tile, opened: bool) -> None:
 
 
 def _robot(tile: Tile) -> None:
-    """Paint the robot, facing up."""
+    """Paint the robot, which faces up."""
     arrow = tile.polygon(ARROW)
     tile.paint(arrow - 0.05, WHITE)
     tile.paint(arrow, ROBOT)

@@ -1,5 +1,7 @@
-"""MiniGrid's world drawn, with the look that people know from the package: a dark floor, coloured objects, the agent
-as a red triangle. What it carries is a small picture at the edge of its cell; what a box holds is not shown."""
+"""Draws MiniGrid's world much as the `minigrid` package does: a dark floor, coloured objects, a red triangle as agent.
+
+What the agent carries is a small picture at the edge of its cell. What a box holds is not shown.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,9 @@ from jaxprl.worlds.minigrid.world import (
     OPEN,
     TYPE_BITS,
     WALL,
-    Geometry,
-    MiniGrid,
-)  # fmt: skip
+    MiniGridState,
+    MiniGridWorld,
+)
 
 GROUND, LINE = (17, 18, 22), (62, 64, 72)
 STONE, JOINT = (128, 131, 140), (150, 153, 162)
@@ -42,8 +44,17 @@ PAINTS: dict[int, Color] = {
 TRIANGLE = ((0.12, 0.19), (0.87, 0.5), (0.12, 0.81))
 
 
-def draw(world: Geometry, state: MiniGrid, cell: int) -> np.ndarray:
-    """Return the state's picture, uint8 [H * cell, W * cell, 3]."""
+def draw(world: MiniGridWorld, state: MiniGridState, cell: int) -> np.ndarray:
+    """Draw a state.
+
+    Args:
+      world: the world.
+      state: its state, of Python values or arrays.
+      cell: side of a cell in pixels.
+
+    Returns:
+      The picture, uint8 [H * cell, W * cell, 3].
+    """
     cells = (np.asarray(state.cells, np.int32) & OBJECT).tolist()
     place, pose = int(state.cell), (int(state.direction), int(state.carrying) & OBJECT)
     rows = []
@@ -56,7 +67,16 @@ def draw(world: Geometry, state: MiniGrid, cell: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=1024)
 def _tile(item: int, agent: tuple[int, int] | None, cell: int) -> np.ndarray:
-    """Return a cell's picture; `agent` is its direction and what it carries if it is there."""
+    """Draw a cell.
+
+    Args:
+      item: the object in the cell, as the state has it; 0 for none.
+      agent: the agent's direction and the object that it carries, if it is in the cell.
+      cell: side of the cell in pixels.
+
+    Returns:
+      The picture, uint8 [cell, cell, 3].
+    """
     tile = Tile(cell, GROUND)
     tile.paint(tile.edge(tile.box(0, 0, 1, 1), 0.0), LINE)
     if item:
@@ -122,7 +142,7 @@ def _box(tile: Tile, color: Color) -> None:
 
 
 def _door(tile: Tile, color: Color, stands: int) -> None:
-    """Paint a door: open, a panel at the side; closed, one with a handle; locked, one with a lock."""
+    """Paint a door: a panel at the side if it is open, else one across the cell, with a handle or with a lock."""
     if stands == OPEN:
         tile.paint(tile.box(0.82, 0.02, 0.98, 0.98, corner=0.03), _dim(color, 0.45))
         tile.paint(tile.edge(tile.box(0.82, 0.02, 0.98, 0.98, corner=0.03), 0.05), color)
@@ -139,7 +159,7 @@ def _door(tile: Tile, color: Color, stands: int) -> None:
 
 
 def _dim(color: Color, part: float) -> Color:
-    """Return a colour mixed with the ground's."""
+    """Return a mixture of a colour and that of the ground; `part`, 0 to 1, is the share of the colour."""
     mixed = [round(part * bright + (1 - part) * dark) for bright, dark in zip(color, GROUND, strict=True)]
     return mixed[0], mixed[1], mixed[2]
 

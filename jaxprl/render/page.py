@@ -1,6 +1,7 @@
-"""A world's picture with the program beside it, as Pillow draws text. Sizes follow that of the cells.
+"""Pages that show a run: the world's picture with the program beside it. All sizes follow from that of the cells.
 
-Pillow and matplotlib, whose monospaced font is used, come with the extra `plots` and are imported here, late.
+Text is drawn by Pillow with matplotlib's monospaced font. Both come with the extra `plots` and are imported when they
+are first used.
 """
 
 from __future__ import annotations
@@ -8,67 +9,85 @@ from __future__ import annotations
 import functools
 import re
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxprl.dsl.python import to_python
+from jaxprl.dsl.ast import call_text
 from jaxprl.errors import UserError
-from jaxprl.render.rollout import ENDS, Moment, Rollout
+from jaxprl.render.rollout import Rollout
 from jaxprl.render.world import draw
+from jaxprl.vm.trace import Moment
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageFont import FreeTypeFont
+
+Color = tuple[int, int, int]
 
 PAPER, TEXT, FAINT, RULE = (255, 255, 255), (31, 41, 55), (140, 148, 160), (222, 225, 230)
 KEYWORD, NAME, LITERAL = (147, 51, 186), (31, 41, 55), (4, 120, 87)
 DOES, HOLDS, FAILS = (219, 234, 254), (209, 243, 221), (254, 222, 222)
-"""Behind the current line: an action, a perception that holds, one that does not."""
+"""Backgrounds of the current line: for an action, a perception that holds, and one that does not."""
 GOOD, BAD, DONE = (22, 163, 74), (220, 38, 38), (96, 125, 190)
 LONGEST = 72
-"""Characters of a line of the program; longer ones are cut."""
+"""Characters of the longest line of a program; longer lines are cut."""
 _WORDS = re.compile(r"\s+|\w+|.")
 _KEYWORDS = {"def", "while", "if", "else", "for", "in", "not", "and", "or"}
 
 
 @functools.cache
-def _pillow() -> tuple[Any, Any, Any, Path]:
-    """Return Pillow's modules Image, ImageDraw, ImageFont, and the font."""
+def _pillow() -> tuple[ModuleType, ModuleType, ModuleType, Path]:
+    """Return Pillow's modules Image, ImageDraw and ImageFont, and the file of the font."""
     try:
         import matplotlib as mpl
         from PIL import Image, ImageDraw, ImageFont
     except ImportError as error:
-        raise UserError(f"{error.name} is missing; pip install -e '.[plots]'") from None
+        raise UserError(f"{error.name} is missing; pip install 'jaxprl[plots]'") from None
     return Image, ImageDraw, ImageFont, Path(mpl.get_data_path()) / "fonts/ttf/DejaVuSansMono.ttf"
 
 
 @functools.cache
-def font(size: int) -> Any:
-    """Return the monospaced font. Raises UserError if the extra `plots` is missing."""
+def font(size: int) -> FreeTypeFont:
+    """Return the monospaced font, `size` pixels high.
+
+    Raises:
+      UserError: the extra `plots` is not installed.
+    """
     _, _, fonts, path = _pillow()
     return fonts.truetype(str(path), size)
 
 
 class Page:
-    """The page of one run: everything that stays the same from frame to frame, drawn once."""
+    """What the pages of one run share: their measures in pixels, the program, and how text is written.
+
+    Args:
+      rollout: the run.
+      cell: side of a cell in pixels.
+    """
 
     def __init__(self, rollout: Rollout, cell: int):
-        self.rollout, self.cell = rollout, cell
+        self.rollout, self.trace, self.cell = rollout, rollout.trace, cell
         self.size = min(max(round(cell * 0.42), 11), 20)
         self.line = round(self.size * 1.5)
         self.margin = max(cell // 3, 10)
-        self.code = [_cut(line) for line in to_python(rollout.program).splitlines()]
-        self.first = self.world(rollout.moments[0])
+        self.code = [_cut(line) for line in self.trace.program.to_python().splitlines()]
+        self.first = self.world(self.trace.moments[0])
         self.advance = font(self.size).getlength("m")
 
     def world(self, moment: Moment) -> np.ndarray:
+        """Return the world's picture at a moment, uint8 [height, width, 3]."""
         return draw(self.rollout.task, moment.state, cell=self.cell)
 
-    def text(self, image: Any, x: float, y: float, text: str, color: Any = TEXT) -> float:
-        """Write text, in the middle of the line that begins at `y`; return where it ends."""
+    def text(self, image: Image, x: float, y: float, text: str, color: Color = TEXT) -> float:
+        """Write text from `x` on, in the middle of the line whose top is `y`, and return the x where it ends."""
         where = x, y + self.line / 2
         _pillow()[1].Draw(image).text(where, text, fill=color, font=font(self.size), anchor="lm")
         return x + len(text) * self.advance
 
-    def program(self, image: Any, x: float, y: float) -> None:
-        """Write the program with line numbers."""
+    def program(self, image: Image, x: float, y: float) -> None:
+        """Write the program with line numbers, its top left corner at (x, y)."""
         for number, line in enumerate(self.code, 1):
             self.text(image, x, y, f"{number:2}", FAINT)
             end = x + 4 * self.advance
@@ -80,21 +99,22 @@ class Page:
 
     @property
     def code_width(self) -> int:
-        """Width of line numbers, program, and the result of a perception behind it."""
+        """Width of the line numbers, the program, and the result of a perception to the right of it."""
         return round((4 + max(map(len, self.code)) + 7) * self.advance)
 
     @property
     def title(self) -> str:
+        """The heading."""
         return f"{self.rollout.task.name}, layout {self.rollout.seed}"
 
     @property
     def title_width(self) -> int:
-        """Width of the title with a margin at either side."""
+        """Width of the title with a margin on either side."""
         return round(len(self.title) * self.advance) + 2 * self.margin
 
 
 class FramePage(Page):
-    """The page of a frame: title, world, program with the current line, calls and return so far, time line."""
+    """A frame of an animation: title, world, program with the current line, calls and return so far, and time line."""
 
     def __init__(self, rollout: Rollout, cell: int):
         super().__init__(rollout, cell)
@@ -103,12 +123,14 @@ class FramePage(Page):
         self.panel = self.margin * 2 + width
         self.status = self.top + max(height, len(self.code) * self.line) + self.size // 2
         self.height = self.status + self.line + self.margin + self.size // 2
-        longest = f"call {len(rollout.moments)} of {len(rollout.moments)}  return -0.0000  {ENDS[rollout.end]}"
+        calls = len(self.trace.moments)
+        longest = f"call {calls} of {calls}  return -0.0000  {self.trace.end.in_words}"
         least = round(len(longest) * self.advance) + 2 * self.margin
         self.width = max(self.panel + self.code_width + self.margin, least, self.title_width)
         self.blank = self._blank()
 
-    def _blank(self) -> Any:
+    def _blank(self) -> Image:
+        """Return what is the same in every frame."""
         images, drawing, *_ = _pillow()
         image = images.new("RGB", (self.width, self.height), PAPER)
         self.text(image, self.margin, self.margin, self.title)
@@ -118,7 +140,7 @@ class FramePage(Page):
         return image
 
     def frame(self, moment: Moment) -> np.ndarray:
-        """Return the frame of a moment, uint8 [height, width, 3]."""
+        """Return the frame that shows a moment, uint8 [height, width, 3]."""
         images, *_ = _pillow()
         image = self.blank.copy()
         image.paste(images.fromarray(self.world(moment)), (self.margin, self.top))
@@ -129,7 +151,7 @@ class FramePage(Page):
         self._time_line(image, moment)
         return np.asarray(image)
 
-    def _current(self, image: Any, moment: Moment) -> None:
+    def _current(self, image: Image, moment: Moment) -> None:
         y = self.top + (moment.line - 1) * self.line
         box = [self.panel - self.size // 3, y, self.panel + self.code_width, y + self.line - 1]
         _pillow()[1].Draw(image).rounded_rectangle(box, radius=self.size // 3, fill=_behind(moment))
@@ -138,33 +160,40 @@ class FramePage(Page):
             x = self.panel + self.code_width - (len(word) + 0.6) * self.advance
             self.text(image, x, y, word, GOOD if moment.result else BAD)
 
-    def _status(self, image: Any, moment: Moment) -> None:
-        calls = len(self.rollout.moments) - 1
+    def _status(self, image: Image, moment: Moment) -> None:
+        calls, reward = self.trace.calls, moment.reward or 0
         end = self.text(image, self.margin, self.status, f"call {moment.call:{len(str(calls))}} of {calls}  ", FAINT)
-        color = GOOD if moment.reward > 0 else BAD if moment.reward < 0 else TEXT
+        color = GOOD if reward > 0 else BAD if reward < 0 else TEXT
         end = self.text(image, end, self.status, f"return {moment.total:.4g}", color)
         if moment.call == calls:
-            self.text(image, end + 2 * self.advance, self.status, ENDS[self.rollout.end], FAINT)
+            self.text(image, end + 2 * self.advance, self.status, self.trace.end.in_words, FAINT)
 
-    def _time_line(self, image: Any, moment: Moment) -> None:
-        """Draw how far the run is, and where it was rewarded."""
-        draw, calls = _pillow()[1].Draw(image), max(len(self.rollout.moments) - 1, 1)
+    def _time_line(self, image: Image, moment: Moment) -> None:
+        """Draw how far the run has come, and where it was rewarded."""
+        draw, calls = _pillow()[1].Draw(image), max(self.trace.calls, 1)
         y, width = self.status + self.line + self.size // 2, self.width - 2 * self.margin
         draw.line([(self.margin, y), (self.margin + width * moment.call // calls, y)], fill=DONE, width=2)
-        for seen in self.rollout.moments[: moment.call + 1]:
+        for seen in self.trace.moments[: moment.call + 1]:
             if seen.reward:
                 x = self.margin + width * seen.call // calls
                 draw.line([(x, y - 3), (x, y + 4)], fill=GOOD if seen.reward > 0 else BAD, width=2)
 
 
 class StripPage(Page):
-    """Several moments on one picture: the program at the left, the worlds in rows, under each the line and its call,
-    in the colour of the current line."""
+    """Several moments in one picture: the program on the left, the worlds in rows beside it.
+
+    Under each world stand the number of the call, the return so far, and the line of the call in its colour.
+    """
 
     GAP = 12
 
     def image(self, moments: list[Moment], columns: int) -> np.ndarray:
-        """Return the strip, uint8 [height, width, 3]."""
+        """Return the picture, uint8 [height, width, 3].
+
+        Args:
+          moments: the moments to show.
+          columns: how many worlds stand side by side.
+        """
         images, *_ = _pillow()
         captions = [_caption(moment) for moment in moments]
         longest = max(len(line) for caption in captions for line in caption)
@@ -192,16 +221,20 @@ class StripPage(Page):
         return np.asarray(image)
 
 
-def _behind(moment: Moment) -> tuple[int, int, int]:
-    """Return the colour behind the current line."""
+def _behind(moment: Moment) -> Color:
+    """Return the background of the current line."""
     return DOES if moment.result is None else HOLDS if moment.result else FAILS
 
 
 def _caption(moment: Moment) -> tuple[str, str]:
+    """Return the two lines of text under a world."""
     if not moment.call:
         return "start", ""
     result = "" if moment.result is None else f" {moment.result}"
-    return f"call {moment.call}, return {moment.total:.4g}", f"line {moment.line}: {_cut(moment.text, 26)}{result}"
+    return (
+        f"call {moment.call}, return {moment.total:.4g}",
+        f"line {moment.line}: {_cut(call_text(moment.name), 26)}{result}",
+    )
 
 
 def _cut(line: str, longest: int = LONGEST) -> str:

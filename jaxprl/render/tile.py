@@ -1,7 +1,7 @@
-"""A square of pixels and shapes painted on it, with smooth edges at any size.
+"""Paints shapes with smooth edges on a square of pixels.
 
-A shape is its signed distance: how far each pixel is outside of it, in sides of the tile. Points are (x, y), from
-(0, 0) at the top left to (1, 1) at the bottom right.
+A shape is a signed distance: how far each pixel lies outside of it (inside of it, if negative), in sides of the tile.
+It is an array float64 [cell, cell]. Points are (x, y), from (0, 0) at the top left to (1, 1) at the bottom right.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ Point = tuple[float, float]
 
 
 class Tile:
-    """A square that is painted on; `inset` and `turned` give another view of the same pixels."""
+    """A square to paint on; `inset` and `turned` are other views of the same pixels.
+
+    Args:
+      cell: side of the square in pixels.
+      color: its first colour.
+    """
 
     def __init__(self, cell: int, color: Color):
         centres = (np.arange(cell) + 0.5) / cell
         self.pixels = np.full((cell, cell, 3), color, float)
-        self.side = float(cell)
-        """Pixels of one unit."""
+        self.side = float(cell)  # pixels of a unit
         self.x, self.y = np.meshgrid(centres, centres)
 
     def image(self) -> np.ndarray:
@@ -30,11 +34,11 @@ class Tile:
         return np.rint(self.pixels).astype(np.uint8)
 
     def inset(self, x: float, y: float, scale: float) -> Tile:
-        """Return a tile that is smaller by `scale`, with its centre at (x, y) of this one."""
+        """Return a view of a smaller tile within this one: its centre is at (x, y), and its side is `scale`."""
         return self._view((self.x - x) / scale + 0.5, (self.y - y) / scale + 0.5, self.side * scale)
 
     def turned(self, quarters: int) -> Tile:
-        """Return the tile turned clockwise: what is painted to the right comes out below after one quarter."""
+        """Return a view that is turned clockwise: after one quarter, its right side is at the bottom."""
         x, y = self.x - 0.5, self.y - 0.5
         for _ in range(quarters % 4):
             x, y = y, -x
@@ -46,19 +50,20 @@ class Tile:
         return view
 
     def paint(self, distance: np.ndarray, color: Color, opacity: float = 1.0) -> None:
-        """Colour the pixels where the distance is negative, those on the edge in part."""
+        """Paint a shape: the pixels inside of it, and in part those on its edge."""
         cover = np.clip(0.5 - distance * self.side, 0, 1) * opacity
         self.pixels += (np.array(color) - self.pixels) * cover[..., None]
 
     def thick(self, width: float) -> float:
-        """Return half of a line's width, of one pixel at least."""
+        """Return half of a line's width; lines are at least one pixel wide."""
         return max(width, 1 / self.side) / 2
 
     def circle(self, centre: Point, radius: float) -> np.ndarray:
+        """Return a disc."""
         return np.hypot(self.x - centre[0], self.y - centre[1]) - radius
 
     def box(self, left: float, top: float, right: float, bottom: float, *, corner: float = 0.0) -> np.ndarray:
-        """Return a rectangle with rounded corners of that radius."""
+        """Return a rectangle; `corner` is the radius of its corners."""
         dx = np.abs(self.x - (left + right) / 2) - (right - left) / 2 + corner
         dy = np.abs(self.y - (top + bottom) / 2) - (bottom - top) / 2 + corner
         outside = np.hypot(np.maximum(dx, 0), np.maximum(dy, 0))
@@ -70,7 +75,7 @@ class Tile:
         return np.minimum.reduce([self._segment(*ends) for ends in pieces]) - self.thick(width)
 
     def polygon(self, points: Sequence[Point]) -> np.ndarray:
-        """Return the inside of a closed line, which may be concave."""
+        """Return a polygon, which may be concave."""
         inside = np.zeros(self.x.shape, bool)
         edges = list(zip(points, [*points[1:], points[0]], strict=True))
         for (x1, y1), (x2, y2) in edges:
@@ -80,7 +85,7 @@ class Tile:
         return np.minimum.reduce([self._segment(*ends) for ends in edges]) * np.where(inside, -1, 1)
 
     def edge(self, shape: np.ndarray, width: float) -> np.ndarray:
-        """Return a shape's outline, which lies inside of it."""
+        """Return the outline of a shape, which lies inside of it."""
         half = self.thick(width)
         return np.abs(shape + half) - half
 
@@ -91,7 +96,7 @@ class Tile:
 
 
 def number(tile: Tile, value: int, color: Color) -> None:
-    """Paint a number of one or two digits across the tile, at its full height."""
+    """Paint a number of one or two digits, as high as the tile."""
     digits = [int(digit) for digit in str(value)]
     pitch = 0.72
     for place, digit in enumerate(digits):
@@ -100,7 +105,7 @@ def number(tile: Tile, value: int, color: Color) -> None:
 
 
 def _arc(centre: Point, radii: Point, start: float, end: float) -> list[Point]:
-    """Return points on an ellipse; angles in degrees, clockwise from the right."""
+    """Return points on an ellipse, from one angle to another; degrees, clockwise from the right."""
     angles = np.radians(np.linspace(start, end, 9))
     return [(centre[0] + radii[0] * np.cos(angle), centre[1] + radii[1] * np.sin(angle)) for angle in angles]
 

@@ -1,29 +1,39 @@
-"""Pictures of states: `draw(task, state)`, for the worlds of Karel and MiniGrid. numpy alone."""
+"""Pictures of states, for the worlds of Karel and MiniGrid. They need numpy only."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 
 from jaxprl.errors import UserError
 from jaxprl.render import karel, minigrid
-from jaxprl.worlds.karel.world import Geometry as KarelWorld
-from jaxprl.worlds.minigrid.world import Geometry as MiniGridWorld
+from jaxprl.types import PyTree
+from jaxprl.worlds.karel.world import KarelWorld
+from jaxprl.worlds.minigrid.world import MiniGridWorld
+from jaxprl.worlds.task import PythonTask, Task, World
 
 SMALLEST, LARGEST = 4, 256
-"""Pixels of a cell's side."""
+"""Pixels that a cell's side can have."""
 
 
-def draw(task_or_world: Any, state: Any, *, cell: int = 32) -> np.ndarray:
-    """Return the picture of a state, uint8 [H * cell, W * cell, 3].
+def draw(task_or_world: Task | PythonTask | World, state: PyTree, *, cell: int = 32) -> np.ndarray:
+    """Draw a state.
 
     Args:
-      task_or_world: a task, or its world.
-      state: the world's state, of Python values, numpy or JAX arrays; one lane, not a batch.
-      cell: pixels of a cell's side.
+      task_or_world: a task, or its world, which is a `KarelWorld` or a `MiniGridWorld`.
+      state: one state of the world, not a batch of them; its leaves are Python values or arrays of numpy or JAX.
+      cell: side of a cell in pixels, `SMALLEST` to `LARGEST`.
 
-    Raises UserError for a world that has no pictures and a size outside `SMALLEST`..`LARGEST`.
+    Returns:
+      The picture, uint8 [H * cell, W * cell, 3].
+
+    Raises:
+      UserError: there are no pictures of this world, or `cell` is out of range.
+
+    Example:
+      >>> from jaxprl.worlds.make import make
+      >>> task = make("DoorKey")
+      >>> draw(task, task.layout(0).state, cell=16).shape
+      (128, 128, 3)
     """
     if not SMALLEST <= cell <= LARGEST:
         raise UserError(f"cells of {cell} pixels; pictures have {SMALLEST} to {LARGEST}")

@@ -1,0 +1,1 @@
+"""The directory of a run: records, checkpoints, signals and progress."""

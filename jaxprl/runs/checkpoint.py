@@ -1,20 +1,21 @@
-"""Checkpoints: what searches can be continued from, in `checkpoints/` of a run directory.
+"""Checkpoints: what the searches of a run can be continued from, in the folder `checkpoints` of its directory.
 
-checkpoints/N/            what orbax wrote for the N-th save: `arrays` and `facts`
-checkpoints/N/manifest    written last: its own checksum in a line, then JSON: format, configuration, checksum of the
-                          content, size and checksum of every file (orbax does not notice a flipped bit)
-checkpoints/N.saving      there while N is being saved
-checkpoints/damaged/      what was set aside
+checkpoints/N/            what orbax has written for save number N: `arrays` and `facts`
+checkpoints/N/manifest    written last. Its first line is the checksum of the rest, which is JSON: format,
+                          configuration, checksum of the content, size and checksum of every file. Orbax itself does
+                          not notice a flipped bit.
+checkpoints/N.saving      exists while save number N is being written
+checkpoints/damaged/      damaged checkpoints that were set aside
 
-The newest `KEPT` are kept. A step with its `.saving` mark and without a manifest is a save that was cut short, and is
-removed; any other step that is not exactly what was saved is damaged. Saving is synchronous: it takes some 50 ms.
+The newest `KEPT` checkpoints are kept. A checkpoint with a `.saving` file and without a manifest is a save that was
+interrupted, and is removed. Any other checkpoint that is not exactly what was saved counts as damaged. Saving is
+synchronous and takes about 50 ms.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import logging
 import os
@@ -24,67 +25,86 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxprl.errors import UserError
-from jaxprl.runs.record import Position, RunDirectory, differences, sync, write_whole
+from jaxprl.runs import manifest
+from jaxprl.runs.manifest import Damaged, Saved
+from jaxprl.runs.record import Position, RunDirectory, differences, sync
+from jaxprl.types import JSON, PyTree
 
-FORMAT = 2
-"""Version of what a checkpoint holds."""
+if TYPE_CHECKING:
+    import orbax.checkpoint
+
+FORMAT = 3
+"""Version of the content of a checkpoint."""
 KEPT = 3
-_MANIFEST = "manifest"
+"""How many checkpoints are kept."""
 _SET_ASIDE = "damaged"
 _REMOVED = "removed"
 
 
 @dataclasses.dataclass(frozen=True)
 class Every:
-    """How often to save: when so many seconds or programs have gone by since the last time, whichever comes first."""
+    """How often a checkpoint is saved: as soon as one of the two limits is reached since the last save."""
 
     seconds: float = 60
     programs: float = float("inf")
+    """Programs evaluated."""
 
     @classmethod
     def parse(cls, text: str) -> Every:
-        """Return what a text like `60s`, `100000` (programs) or `60s,100000` says. Raises UserError."""
+        """Read an interval.
+
+        Args:
+          text: like `60s`, `100000` (programs) or `60s,100000`.
+
+        Returns:
+          The interval. A limit that the text does not name is infinite.
+
+        Raises:
+          UserError: the text is not an interval.
+        """
         parts = [part.strip() for part in text.split(",")]
         seconds = [int(part[:-1]) for part in parts if re.fullmatch(r"[0-9]{1,9}s", part)]
         programs = [int(part) for part in parts if re.fullmatch(r"[0-9]{1,9}", part)]
         once = len(seconds) <= 1 and len(programs) <= 1 and len(seconds + programs) == len(parts)
         if not once or 0 in seconds + programs:
             raise UserError(f"checkpoint interval {text!r}: it is like 60s, 100000 (programs) or 60s,100000, from 1 on")
-        return cls(*(found[0] if found else float("inf") for found in (seconds, programs)))
+        return cls(*(limit[0] if limit else float("inf") for limit in (seconds, programs)))
 
 
 EVERY = Every()
-
-
-class Saved(NamedTuple):
-    """The content of a checkpoint."""
-
-    arrays: dict[str, np.ndarray]
-    facts: dict[str, Any]
-    """A JSON object."""
-
-
-class Damaged(Exception):
-    """A checkpoint is not what was saved."""
+"""The default interval."""
 
 
 class Checkpoints:
-    """The checkpoints of a run; orbax is imported when there is something to save or to load."""
+    """The checkpoints of a run. Orbax is imported only when something is saved or loaded.
+
+    Args:
+      directory: the directory of the run.
+    """
 
     def __init__(self, directory: RunDirectory):
         self.directory = directory
         self.folder = directory.path / "checkpoints"
-        self._manager: Any = None
+        self._manager: orbax.checkpoint.CheckpointManager | None = None
 
     def save(self, content: Saved) -> None:
-        """Save; once this has returned, no crash loses it. Raises UserError if it cannot be written."""
+        """Save a checkpoint. Once this has returned, a crash no longer loses it.
+
+        The positions of the run's records are saved with it, as the entry `records` of its facts.
+
+        Args:
+          content: what to save.
+
+        Raises:
+          UserError: the checkpoint cannot be written.
+        """
         self.directory.sync()
         facts = content.facts | {"records": self.directory.positions()}
         content = Saved(content.arrays, json.loads(json.dumps(facts)))
@@ -94,11 +114,8 @@ class Checkpoints:
             self.folder.mkdir(exist_ok=True)
             mark.touch()
             sync(self.folder)
-            ocp = self._orbax()
-            arguments = {"arrays": ocp.args.StandardSave(content.arrays), "facts": ocp.args.JsonSave(content.facts)}
-            with _quiet():
-                self._manager.save(step, args=ocp.args.Composite(**arguments), force=True)
-            _seal(self.folder / str(step), content, self.directory.config)
+            self._write(step, content)
+            manifest.write(self.folder / str(step), content, format=FORMAT, config=self.directory.config)
             mark.unlink()
             self._remove(step - KEPT)
         except (OSError, ValueError, RuntimeError) as error:  # orbax and tensorstore wrap what the system says
@@ -110,40 +127,51 @@ class Checkpoints:
             ) from None
 
     def load(self) -> Saved | None:
-        """Return the newest checkpoint, None if there has never been one.
+        """Load the newest undamaged checkpoint. Damaged ones are set aside, with a warning on standard error.
 
-        Damaged ones are told of and set aside. Raises UserError if no other is there, or if the newest good one is of
-        another format or configuration.
+        Returns:
+          The checkpoint, or None if the run has not saved one. `facts["records"]` has the positions of the records.
+
+        Raises:
+          UserError: all checkpoints are damaged, or the newest undamaged one is of another format or configuration.
         """
         self._clean()
+        newest, damaged = self._newest()
+        for step, reason in damaged.items():
+            print(f"WARNING: checkpoint {self.folder / str(step)} is damaged: {reason}", file=sys.stderr)
+        if newest:
+            self._set_aside(damaged)
+        elif damaged or (self.folder / _SET_ASIDE).exists():
+            raise UserError(
+                f"no checkpoint in {self.folder} is whole, so the run cannot go on from one; remove that folder to "
+                "start the searches again from their beginning"
+            )
+        return newest
+
+    def _newest(self) -> tuple[Saved | None, dict[int, str]]:
+        """Return the newest undamaged checkpoint, and why others are damaged, by their number."""
         damaged: dict[int, str] = {}
         newest: Saved | None = None
         for step in sorted(self._steps(), reverse=True):
             try:
-                manifest = self._verify(step)
-                newest = newest or self._read(step, manifest)
+                expected = self._verify(step)
+                newest = newest or self._read(step, expected)
             except Damaged as reason:
                 damaged[step] = str(reason)
             except OSError as error:
                 damaged[step] = f"{error.filename}: {error.strerror}"
-        for step, text in damaged.items():
-            print(f"WARNING: checkpoint {self.folder / str(step)} is damaged: {text}", file=sys.stderr)
-        aside = self.folder / _SET_ASIDE
-        if newest is None:
-            if damaged or aside.exists():
-                raise UserError(
-                    f"no checkpoint in {self.folder} is whole, so the run cannot go on from one; remove that folder to "
-                    "start the searches again from their beginning"
-                )
-            return None
+        return newest, damaged
+
+    def _set_aside(self, damaged: Mapping[int, str]) -> None:
+        """Move damaged checkpoints out of the way."""
         if damaged:
             self.close()  # orbax remembers the steps that it has seen
+        aside = self.folder / _SET_ASIDE
         for step in damaged:
             aside.mkdir(exist_ok=True)
             place = aside / f"{step}-{len(list(aside.iterdir()))}"
             (self.folder / str(step)).rename(place)
             print(f"WARNING: it was set aside as {place}; the newest whole one is used", file=sys.stderr)
-        return newest
 
     def close(self) -> None:
         """Release what orbax holds."""
@@ -151,13 +179,22 @@ class Checkpoints:
             self._manager.close()
             self._manager = None
 
-    def _orbax(self) -> Any:
-        import orbax.checkpoint as ocp
-
+    def _orbax(self) -> orbax.checkpoint.CheckpointManager:
+        """Return orbax's manager of the folder."""
         if self._manager is None:
+            import orbax.checkpoint as ocp
+
             options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False, save_root_metadata=False)
             self._manager = ocp.CheckpointManager(self.folder.absolute(), options=options)
-        return ocp
+        return self._manager
+
+    def _write(self, step: int, content: Saved) -> None:
+        """Have orbax write a checkpoint."""
+        import orbax.checkpoint as ocp
+
+        arguments = {"arrays": ocp.args.StandardSave(content.arrays), "facts": ocp.args.JsonSave(content.facts)}
+        with _quiet():
+            self._orbax().save(step, args=ocp.args.Composite(**arguments), force=True)
 
     def _mark(self, step: int) -> Path:
         return self.folder / f"{step}.saving"
@@ -168,20 +205,20 @@ class Checkpoints:
         return [int(entry.name) for entry in self.folder.iterdir() if entry.name.isdecimal()]
 
     def _clean(self) -> None:
-        """Remove what a crash left behind in the middle of saving or removing."""
+        """Remove what a crash in the middle of saving or removing has left behind."""
         if not self.folder.is_dir():
             return
         shutil.rmtree(self.folder / _REMOVED, ignore_errors=True)
         for mark in self.folder.glob("*.saving"):
             step = self.folder / mark.stem
-            if not (step / _MANIFEST).exists() and step.exists():
+            if not (step / manifest.NAME).exists() and step.exists():
                 shutil.rmtree(step)
             mark.unlink()
         for unfinished in self.folder.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(unfinished)
 
     def _remove(self, last: int) -> None:
-        """Remove the steps up to `last`."""
+        """Remove the checkpoints up to number `last`."""
         removed = self.folder / _REMOVED
         for step in self._steps():
             if step <= last:
@@ -189,67 +226,116 @@ class Checkpoints:
                 (self.folder / str(step)).rename(removed / str(step))  # at once: a crash leaves no half of it
         shutil.rmtree(removed, ignore_errors=True)
 
-    def _verify(self, step: int) -> dict[str, Any]:
-        """Return a step's manifest, to which its files are true.
+    def _verify(self, step: int) -> JSON:
+        """Compare the files of a checkpoint with its manifest.
 
-        Raises Damaged, and UserError if it is of another format or configuration.
+        Returns:
+          The manifest.
+
+        Raises:
+          Damaged: the files are not those of the manifest.
+          UserError: the checkpoint is of another format or configuration.
         """
         folder = self.folder / str(step)
-        manifest = _read_manifest(folder)
-        if manifest["format"] != FORMAT:
-            raise UserError(f"{folder} has format {manifest['format']}; this version reads format {FORMAT}")
-        differing = differences(manifest["config"], self.directory.config)
+        expected = manifest.read(folder)
+        if expected["format"] != FORMAT:
+            raise UserError(f"{folder} has format {expected['format']}; this version reads format {FORMAT}")
+        differing = differences(expected["config"], self.directory.config)
         if differing:
             raise UserError(f"{folder} is of another configuration: {differing}")
-        for name, (size, sha256) in manifest["files"].items():
-            file = folder / name
-            if not file.is_file():
-                raise Damaged(f"{name} is missing")
-            if file.stat().st_size != size:
-                raise Damaged(f"{name} has {file.stat().st_size} bytes instead of {size}")
-            if _sha256(file.read_bytes()) != sha256:
-                raise Damaged(f"{name} has another content")
-        return manifest
+        manifest.check_files(folder, expected)
+        return expected
 
-    def _read(self, step: int, manifest: dict[str, Any]) -> Saved:
-        """Return a step's content. Raises Damaged."""
-        ocp = self._orbax()
+    def _read(self, step: int, expected: JSON) -> Saved:
+        """Return the content of a checkpoint. Raises Damaged if it is not what the manifest says."""
+        import orbax.checkpoint as ocp
+
         args = ocp.args.Composite(arrays=ocp.args.StandardRestore(), facts=ocp.args.JsonRestore())
         try:
-            found = self._manager.restore(step, args=args)
+            content = self._orbax().restore(step, args=args)
         except (ValueError, KeyError, RuntimeError) as error:
             raise Damaged(f"orbax cannot read it: {error}") from None
-        saved = Saved({name: np.asarray(leaf) for name, leaf in found["arrays"].items()}, found["facts"])
-        if _content_checksum(saved) != manifest["content"]:
+        saved = Saved({name: np.asarray(leaf) for name, leaf in content["arrays"].items()}, content["facts"])
+        if manifest.checksum(saved) != expected["content"]:
             raise Damaged("the content is not what was saved")
         positions = {name: Position(*position) for name, position in saved.facts.pop("records").items()}
-        reason = self.directory.differing(positions)
+        reason = self.directory.mismatch(positions)
         if reason:
             raise Damaged(f"the record does not go with it: {reason}")
         return Saved(saved.arrays, saved.facts | {"records": positions})
 
 
-def flat(tree: Any, prefix: str) -> dict[str, np.ndarray]:
-    """Return the leaves of a pytree by name; a random key as its data."""
+def flat(tree: PyTree, prefix: str) -> dict[str, np.ndarray]:
+    """Flatten a pytree into named arrays, as a checkpoint holds them.
+
+    A leaf is named by its path, such as `state.pool.counts`. Random keys are stored as their data, and their name ends
+    with their implementation, such as `state.key:threefry2x32`.
+
+    Args:
+      tree: a pytree of arrays and typed random keys.
+      prefix: what all names begin with.
+
+    Returns:
+      The arrays by name.
+
+    Example:
+      >>> sorted(flat({"key": jax.random.key(0, impl="threefry2x32"), "n": jnp.int32(3)}, "state"))
+      ["state['key']:threefry2x32", "state['n']"]
+    """
     leaves, _ = jax.tree.flatten_with_path(tree)
-    return {prefix + jax.tree_util.keystr(path): np.asarray(_data(leaf)) for path, leaf in leaves}
-
-
-def like(tree: Any, prefix: str, arrays: Mapping[str, np.ndarray]) -> Any:
-    """Return a pytree of the structure of `tree` with the leaves that `flat` gave."""
-    leaves, structure = jax.tree.flatten_with_path(tree)
-    fresh = []
+    arrays = {}
     for path, leaf in leaves:
-        value = jnp.asarray(arrays[prefix + jax.tree_util.keystr(path)])
-        if (value.shape, value.dtype) != (_data(leaf).shape, _data(leaf).dtype):
-            raise UserError(f"checkpoint: {prefix}{jax.tree_util.keystr(path)} has shape {value.shape} {value.dtype}")
-        fresh.append(jax.random.wrap_key_data(value, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else value)
-    return jax.tree.unflatten(structure, fresh)
+        name = prefix + jax.tree_util.keystr(path)
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            name, leaf = f"{name}:{jax.random.key_impl(leaf)}", jax.random.key_data(leaf)
+        arrays[name] = np.asarray(leaf)
+    return arrays
+
+
+def rebuilt(template: PyTree, prefix: str, arrays: Mapping[str, np.ndarray]) -> PyTree:
+    """Rebuild a pytree from what `flat` has made of it.
+
+    Args:
+      template: a pytree of the same structure. Its leaves do not matter; they can be strings, for example.
+      prefix: what `flat` was called with.
+      arrays: arrays by name. Those whose name does not begin with the prefix are ignored.
+
+    Returns:
+      A pytree of the structure of `template`, with the saved arrays and typed random keys as its leaves.
+
+    Raises:
+      UserError: an array is missing, or there is one that the template has no leaf for.
+
+    Example:
+      >>> arrays = flat({"key": jax.random.key(0), "n": jnp.int32(3)}, "state")
+      >>> rebuilt({"key": "any", "n": "any"}, "state", arrays)["n"]
+      Array(3, dtype=int32)
+    """
+    leaves, structure = jax.tree.flatten_with_path(template)
+    names = [prefix + jax.tree_util.keystr(path) for path, _ in leaves]
+    saved = _leaves(prefix, arrays)
+    missing, unexpected = sorted(set(names) - set(saved)), sorted(set(saved) - set(names))
+    if missing or unexpected:
+        parts = [("missing", missing), ("unexpected", unexpected)]
+        words = "; ".join(f"{what} {', '.join(which)}" for what, which in parts if which)
+        raise UserError(f"the checkpoint is of another kind of search: {words}")
+    return jax.tree.unflatten(structure, [saved[name] for name in names])
+
+
+def _leaves(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Return the leaves whose names begin with a prefix, by name."""
+    leaves = {}
+    for name, array in arrays.items():
+        path = re.fullmatch(r"((?:[.\[].*?)?)(?::(\w+))?", name.removeprefix(prefix), re.DOTALL)
+        if path and name.startswith(prefix):
+            data = jnp.asarray(array)
+            leaves[prefix + path[1]] = jax.random.wrap_key_data(data, impl=path[2]) if path[2] else data
+    return leaves
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep orbax's threads from writing tracebacks of an error that is raised in the main thread as well."""
+    """Keep the threads of orbax from printing errors that are raised in the main thread as well."""
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     before = [logger.disabled for logger in loggers], threading.excepthook
     for logger in loggers:
@@ -264,56 +350,8 @@ def _quiet() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """Return what the system said, if that is known, and the start of the message otherwise."""
+    """Return the message of the operating system, if there is one, and the beginning of the error's text otherwise."""
     text = " ".join(str(error).split())
     quoted = re.search(r"os_error_code='(\d+)'", text)  # tensorstore's
     number = int(quoted[1]) if quoted else getattr(error, "errno", None)
     return os.strerror(number) if number else text[:300]
-
-
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _data(leaf: Any) -> Any:
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
-
-
-def _seal(folder: Path, content: Saved, config: dict[str, Any]) -> None:
-    """Bring a step's files to the disk and write its manifest."""
-    files = {}
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            file = Path(parent, name)
-            data = file.read_bytes()
-            files[str(file.relative_to(folder))] = [len(data), _sha256(data)]
-            sync(file)
-        sync(Path(parent))
-    manifest = {"format": FORMAT, "config": config, "content": _content_checksum(content), "files": files}
-    text = json.dumps(manifest, indent=1)
-    write_whole(folder / _MANIFEST, f"{_sha256(text.encode())}\n{text}")
-    sync(folder.parent)
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    try:
-        checksum, _, text = (folder / _MANIFEST).read_bytes().partition(b"\n")
-    except FileNotFoundError:
-        raise Damaged(f"{_MANIFEST} is missing") from None
-    if checksum != _sha256(text).encode():
-        raise Damaged(f"{_MANIFEST} has another content")
-    return json.loads(text)
-
-
-def _content_checksum(content: Saved) -> str:
-    """Return the checksum of names, types, shapes and bytes of the arrays, and of the facts."""
-    digest = hashlib.sha256()
-    for name, leaf in sorted(content.arrays.items()):
-        digest.update(f"{name} {leaf.dtype} {leaf.shape}\n".encode())
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    digest.update(json.dumps(content.facts, sort_keys=True).encode())
-    return digest.hexdigest()
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

@@ -1,4 +1,4 @@
-"""A run's rows written on to TensorBoard or Weights & Biases. The run directory stays the record; this only adds."""
+"""Copying the metrics of a run to TensorBoard or Weights & Biases. The run directory remains the record."""
 
 from __future__ import annotations
 
@@ -6,31 +6,41 @@ import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from jaxprl.errors import UserError, unknown
+from jaxprl.types import JSON
 
 PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
-"""By what `--log-to` takes: also the names of the extras."""
+"""The package behind each value of `--log-to`. The values are also the names of the extras that install them."""
 
 
 class Mirror:
-    """Passes rows of metrics.jsonl on; a failure of the receiver is told once and ends only the mirror.
+    """Passes the rows of metrics.jsonl on to another service.
 
-    A resumed run writes the rows after its checkpoint again, with the same values at the same numbers of programs.
+    If the service fails, a warning is printed and nothing more is passed on; the run continues. A resumed run passes on
+    the rows after its checkpoint again, with the same values and numbers of programs.
+
+    Args:
+      write: takes a row of metrics.jsonl.
+      close: called once at the end.
     """
 
-    def __init__(self, write: Callable[[dict[str, Any]], None], close: Callable[[], None]):
+    def __init__(self, write: Callable[[JSON], None], close: Callable[[], None]):
         self._write, self._close = write, close
         self.broken = False
 
-    def __call__(self, name: str, row: dict[str, Any]) -> None:
-        """Take a row of the record `name`; only those of metrics.jsonl go on."""
+    def __call__(self, name: str, row: JSON) -> None:
+        """Pass on a row of a record.
+
+        Args:
+          name: name of the record. Rows of other records than metrics.jsonl are ignored.
+          row: the row.
+        """
         if name == "metrics.jsonl":
             self._try(lambda: self._write(row))
 
     def close(self) -> None:
-        """Bring everything to the receiver."""
+        """Wait until the service has received everything."""
         self._try(self._close)
 
     def _try(self, action: Callable[[], None]) -> None:
@@ -38,30 +48,40 @@ class Mirror:
             return
         try:
             action()
-        except Exception as error:  # whatever a third package raises must not end a search
+        except Exception as error:  # whatever another package raises must not end a search
             self.broken = True
             print(f"warning: logging stops, the run goes on: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 def opener(kind: str) -> Callable[[Path], Mirror]:
-    """Return what opens the mirror of a run directory. Raises UserError for an unknown kind or a missing package."""
+    """Return a function that opens a mirror for a run directory.
+
+    Args:
+      kind: `tensorboard` or `wandb`.
+
+    Returns:
+      A function from the run directory to its mirror.
+
+    Raises:
+      UserError: the kind is unknown, or its package is not installed.
+    """
     if kind not in PACKAGES:
         raise unknown("log", kind, PACKAGES)
     package = PACKAGES[kind]
     try:
         importlib.import_module(package)
     except ImportError:
-        raise UserError(f"--log-to {kind} needs {package}: pip install -e '.[{kind}]'") from None
+        raise UserError(f"--log-to {kind} needs {package}: pip install 'jaxprl[{kind}]'") from None
     return _tensorboard if kind == "tensorboard" else _wandb
 
 
 def _tensorboard(directory: Path) -> Mirror:
-    """Event files in the folder `tensorboard` of the run: a curve for each search seed against programs evaluated."""
+    """Write event files to the folder `tensorboard` of the run: for each seed, curves against programs evaluated."""
     from tensorboardX import SummaryWriter
 
     writer = SummaryWriter(str(directory / "tensorboard"))
 
-    def write(row: dict[str, Any]) -> None:
+    def write(row: JSON) -> None:
         writer.add_scalar(f"return/seed-{row['seed']}", row["best"], row["evaluated"])
         writer.add_scalar(f"seconds/seed-{row['seed']}", row["seconds"], row["evaluated"])
 
@@ -69,8 +89,11 @@ def _tensorboard(directory: Path) -> Mirror:
 
 
 def _wandb(directory: Path) -> Mirror:
-    """One run of Weights & Biases, named like the directory; project, mode and key are as its own variables say
-    (WANDB_PROJECT, WANDB_MODE=offline, ...). Each seed has its own axis of programs evaluated."""
+    """Write to a run of Weights & Biases that is named like the directory.
+
+    Project, mode and key come from the environment variables of the service (WANDB_PROJECT, WANDB_MODE=offline, ...).
+    Each seed has its own axis of programs evaluated.
+    """
     import wandb
 
     try:
@@ -79,7 +102,7 @@ def _wandb(directory: Path) -> Mirror:
         raise UserError(f"--log-to wandb: {error}") from None
     known: set[int] = set()
 
-    def write(row: dict[str, Any]) -> None:
+    def write(row: JSON) -> None:
         seed = row["seed"]
         if seed not in known:
             known.add(seed)

@@ -1,4 +1,4 @@
-"""The line that says how a run is going: live on a terminal, plain lines otherwise."""
+"""The progress line of a run: rewritten in place on a terminal, printed line by line otherwise."""
 
 from __future__ import annotations
 
@@ -8,10 +8,17 @@ from typing import TextIO
 
 
 class Progress:
-    """Shows best return, programs evaluated, programs/s and elapsed time.
+    """Shows the best return, the programs evaluated, programs per second and the elapsed time.
 
-    On a terminal the line is rewritten; otherwise a new one is printed when the best return has changed, at most one
-    a second, and at least every `every` seconds.
+    On a terminal one line is rewritten. Otherwise a line is printed when the best return has changed, at most once a
+    second, and at least every `every` seconds.
+
+    Args:
+      stream: where to write; standard error by default.
+      every: the longest time between two lines, in seconds.
+
+    Attributes:
+      started: when the run has started, on the clock of `time.monotonic`.
     """
 
     def __init__(self, stream: TextIO | None = None, every: float = 10.0):
@@ -23,7 +30,14 @@ class Progress:
         self.shown_best: float | None = None
 
     def show(self, best: float | None, evaluated: int, *, note: str = "", final: bool = False) -> None:
-        """Show how it is going: `best` return so far, programs `evaluated`, and a `note`."""
+        """Show the progress, unless it was shown a moment ago.
+
+        Args:
+          best: the best return so far, or None if there is none.
+          evaluated: how many programs have been evaluated.
+          note: text for the end of the line.
+          final: whether this is the last call, which always writes.
+        """
         now = time.monotonic()
         patience = 0.1 if self.live else 1.0 if best != self.shown_best else self.every
         if now - self.shown_at < patience and not final:

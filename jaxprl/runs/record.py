@@ -1,24 +1,26 @@
-"""A run's directory: what was asked for, on what, how it went, what came out.
+"""The directory of a run: its configuration, its records and its results.
 
-config.json     the configuration                    env.json        versions, device, git revision
-metrics.jsonl   a line per new best program and per interval: seed, evaluated, best, seconds
-programs.jsonl  a line per new best program: seed, evaluated, program, return, source
-llm/            answers.jsonl: every answer of the language model that was looked at, and what became of it;
-                rounds.jsonl: what each occasion of asking again brought; requests.jsonl: every request and what came
-                of it, in the order of time; usage.json: requests, tokens and dollars together
-seed-N/result.json   what search seed N found
-checkpoints/    what the searches can be continued from (`checkpoint.py`)
+config.json          the configuration
+env.json             versions of the packages, the device and the git revision
+metrics.jsonl        a line for every new best program and every interval: seed, evaluated, best, seconds
+programs.jsonl       a line for every new best program: seed, evaluated, program, return, source
+llm/answers.jsonl    every answer of the language model that was read, and whether it gave a program
+llm/rounds.jsonl     what came of every later prompt to the language model
+llm/requests.jsonl   every request to the language model and its outcome, in order of time
+llm/usage.json       requests, tokens and dollars, summed up
+seed-N/result.json   the result of search seed N
+checkpoints/         what the searches can be continued from (`checkpoint.py`)
 
-A JSON file is written whole and reaches the disk before its name does. A line of a record can be torn by a crash, and
-lines can be more than the newest checkpoint knows: a run that goes on cuts the records back to that checkpoint and
-writes the lines after it again. Only `llm/requests.jsonl` is never cut: what was asked was asked.
+A JSON file is written as a whole and reaches the disk before its name does, so a crash leaves the old file or the new
+one. A crash can tear the last line of a record, and can leave lines that are newer than the newest checkpoint. A
+resumed run therefore cuts its records back to the checkpoint and writes those lines again. Only `llm/requests.jsonl` is
+never cut, since the requests in it have been paid for.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -26,54 +28,68 @@ import os
 import platform
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
 from jaxprl.errors import UserError
+from jaxprl.runs import lock
+from jaxprl.types import JSON
 
-_LOCK = ".lock"
 ANSWERS = "llm/answers.jsonl"
 ROUNDS = "llm/rounds.jsonl"
 REQUESTS = "llm/requests.jsonl"
 USAGE = "llm/usage.json"
 RECORDS = ("metrics.jsonl", "programs.jsonl", ANSWERS, ROUNDS)
-"""The files that lines are added to."""
+"""The records that are cut back to the newest checkpoint when a run is resumed."""
 PACKAGES = ("jaxprl", "jax", "jaxlib", "numpy")
+"""The packages whose versions env.json has."""
+_NOT_CONTENT = {lock.LOCK, lock.HOLDER, "config.json.new"}
+"""Files that a directory without a run can hold."""
 
 
 class Position(NamedTuple):
-    """A place in a record."""
+    """How far a record had been written at some moment."""
 
     size: int
-    """Bytes up to there."""
+    """Length in bytes."""
     sha256: str
-    """Their checksum."""
+    """Checksum of these bytes, in hexadecimal."""
 
 
 class RunDirectory:
-    """One run's directory, held by one process at a time."""
+    """The directory of a run, which this process alone writes to until it is closed.
 
-    def __init__(self, path: Path, config: dict[str, Any], *, resume: bool = False):
-        """Create the directory, or with `resume` go on in it.
+    Args:
+      path: the directory. It is created if it does not exist.
+      config: the configuration, a JSON object.
+      resume: whether the directory may hold a run of the same configuration already, which is then continued.
 
-        Raises UserError if it is in use, not empty without `resume`, not a run, or of another configuration.
-        """
+    Raises:
+      UserError: the directory is in use by another process, cannot be written, holds a run of another configuration,
+        holds something else than a run, or is not empty although `resume` is false.
+
+    Attributes:
+      path: the directory.
+      config: the configuration as JSON gives it back, with lists for tuples.
+      resumed: whether the directory held a run already.
+      mirror: called with the name of the record and the row whenever a row is appended, if it is not None.
+    """
+
+    def __init__(self, path: Path, config: JSON, *, resume: bool = False):
         self.path = path
-        self.config = json.loads(json.dumps(config))  # as it will be read back
-        self.mirror: Callable[[str, dict[str, Any]], None] | None = None
-        """Gets every row of a record too."""
-        with self._telling(path):
-            if not (path / _LOCK).exists():
+        self.config: JSON = json.loads(json.dumps(config))
+        self.mirror: Callable[[str, JSON], None] | None = None
+        self._lock = lock.DirectoryLock(path)
+        with self._errors_naming(path):
+            if not (path / lock.LOCK).exists():
                 self._check_place(resume)
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = (path / _LOCK).open("a+")
+            self._lock.acquire()
         try:
-            self._hold()
-            self._check_place(resume)  # nobody else changes it now
+            self._check_place(resume)  # again, since only now nobody else changes it
             self.resumed = (path / "config.json").exists()
             if self.resumed:
                 self._check_config()
@@ -86,41 +102,97 @@ class RunDirectory:
             raise
 
     def close(self) -> None:
-        """Leave the directory to other processes."""
-        self._lock.close()
+        """Release the directory, so that other processes can write to it."""
+        self._lock.release()
 
-    def _hold(self) -> None:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.seek(0)
-            holder = self._lock.read().strip() or "another process"
-            raise UserError(f"output directory {self.path} is in use by {holder}") from None
-        except OSError as error:
-            raise UserError(f"output directory {self.path} cannot be locked: {error.strerror}") from None
-        with self._telling(self.path / _LOCK):
-            self._lock.truncate(0)
-            self._lock.write(
-                f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
-            )
-            self._lock.flush()
+    def write_json(self, name: str, value: object) -> None:
+        """Write a JSON file, so that a crash leaves the old content or the new one.
 
-    def _check_place(self, resume: bool) -> None:
-        if not self.path.exists():
-            return
-        if not self.path.is_dir():
-            raise UserError(f"output {self.path} is not a directory")
-        names = {entry.name for entry in self.path.iterdir()} - {_LOCK, "config.json.new"}
-        if names and not resume:
-            raise UserError(
-                f"output directory {self.path} is not empty; choose another one, or --resume to go on in it"
-            )
-        if names and "config.json" not in names:
-            raise UserError(f"output directory {self.path} is not empty and holds no run that could be resumed")
+        Args:
+          name: path of the file below the directory.
+          value: anything that JSON can represent.
+
+        Raises:
+          UserError: the file cannot be written.
+        """
+        file = self.path / name
+        with self._errors_naming(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(file, json.dumps(value, indent=2) + "\n")
+
+    def append(self, name: str, row: JSON) -> None:
+        """Append a row to a record.
+
+        Args:
+          name: path of the JSON-lines file below the directory.
+          row: the row.
+
+        Raises:
+          UserError: the file cannot be written.
+        """
+        file = self.path / name
+        with self._errors_naming(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("ab") as lines:
+                lines.write(json.dumps(row).encode() + b"\n")
+        if self.mirror:
+            self.mirror(name, row)
+
+    def positions(self) -> dict[str, Position]:
+        """Return how far each of the `RECORDS` has been written, by its name."""
+        files = {name: self.path / name for name in RECORDS}
+        return {name: Position(file.stat().st_size, _checksum(file)) for name, file in files.items() if file.exists()}
+
+    def sync(self) -> None:
+        """Wait until the operating system has written the records to the disk."""
+        for name in RECORDS:
+            file = self.path / name
+            with self._errors_naming(file):
+                if file.exists():
+                    sync(file)
+                    sync(file.parent)
+
+    def mismatch(self, positions: dict[str, Position]) -> str | None:
+        """Compare the records with what they were earlier.
+
+        Args:
+          positions: what `positions` returned then.
+
+        Returns:
+          What differs, in words, or None if every record still begins with the same bytes.
+        """
+        for name, (size, sha256) in positions.items():
+            file = self.path / name
+            now = file.stat().st_size if file.exists() else 0
+            if now < size:
+                return f"{name} has {now} bytes of the {size} that it had then"
+            if _checksum(file, size) != sha256:
+                return f"{name} is not what it was then"
+        return None
+
+    def cut(self, positions: dict[str, Position]) -> None:
+        """Cut the records back.
+
+        Args:
+          positions: what `positions` returned earlier. A record that it does not name is emptied.
+
+        Raises:
+          UserError: a file cannot be written.
+        """
+        for name in RECORDS:
+            file = self.path / name
+            with self._errors_naming(file):
+                if file.exists():
+                    os.truncate(file, positions[name].size if name in positions else 0)
+
+    def finished(self) -> dict[int, JSON]:
+        """Return the results of the finished searches by search seed. Results that cannot be read are left out."""
+        results = [_read_object(file) for file in self.path.glob("seed-*/result.json")]
+        return {result["seed"]: result for result in results if result and "seed" in result}
 
     @contextlib.contextmanager
-    def _telling(self, file: Path) -> Iterator[None]:
-        """Say in the error for people which file could not be read or written, and that the rest is kept."""
+    def _errors_naming(self, file: Path) -> Iterator[None]:
+        """Turn errors of the operating system into a UserError that names the file."""
         try:
             yield
         except OSError as error:
@@ -128,68 +200,22 @@ class RunDirectory:
             kept = "; what was written before is kept: make room and --resume" if full else ""
             raise UserError(f"{file}: {error.strerror or error}{kept}") from None
 
-    def write_json(self, name: str, value: Any) -> None:
-        """Write a JSON file whole: it is the old one or the new one, never half of it."""
-        file = self.path / name
-        with self._telling(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(file, json.dumps(value, indent=2) + "\n")
-
-    def append(self, name: str, row: dict[str, Any]) -> None:
-        """Add a line to a JSON-lines file."""
-        file = self.path / name
-        with self._telling(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("a") as lines:
-                lines.write(json.dumps(row) + "\n")
-        if self.mirror:
-            self.mirror(name, row)
-
-    def positions(self) -> dict[str, Position]:
-        """Return where the records end."""
-        files = {name: self.path / name for name in RECORDS}
-        return {name: Position(file.stat().st_size, _checksum(file)) for name, file in files.items() if file.exists()}
-
-    def sync(self) -> None:
-        """Bring the records to the disk."""
-        for name in RECORDS:
-            file = self.path / name
-            with self._telling(file):
-                if file.exists():
-                    sync(file)
-                    sync(file.parent)
-
-    def differing(self, positions: dict[str, Position]) -> str | None:
-        """Return how the records differ from what they were up to `positions`, None if they do not."""
-        for name, (size, sha256) in positions.items():
-            file = self.path / name
-            there = file.stat().st_size if file.exists() else 0
-            if there < size:
-                return f"{name} has {there} bytes of the {size} that it had then"
-            if _checksum(file, size) != sha256:
-                return f"{name} is not what it was then"
-        return None
-
-    def cut(self, positions: dict[str, Position]) -> None:
-        """Take the records back to `positions`; those of a file that is not among them to nothing."""
-        for name in RECORDS:
-            file = self.path / name
-            with self._telling(file):
-                if file.exists():
-                    os.truncate(file, positions[name].size if name in positions else 0)
-
-    def _mend(self, file: Path) -> None:
-        """Cut off a line that a crash has torn, so that others can follow."""
-        with self._telling(file):
-            if file.exists():
-                os.truncate(file, file.read_bytes().rfind(b"\n") + 1)
-
-    def finished(self) -> dict[int, dict[str, Any]]:
-        """Return the results that are there, by search seed; one that cannot be read does not count."""
-        results = [_read_object(file) for file in self.path.glob("seed-*/result.json")]
-        return {result["seed"]: result for result in results if result and "seed" in result}
+    def _check_place(self, resume: bool) -> None:
+        """Raise UserError if no run can be written to, or resumed in, the directory."""
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise UserError(f"output {self.path} is not a directory")
+        names = {entry.name for entry in self.path.iterdir()} - _NOT_CONTENT
+        if names and not resume:
+            raise UserError(
+                f"output directory {self.path} is not empty; choose another one, or --resume to go on in it"
+            )
+        if names and "config.json" not in names:
+            raise UserError(f"output directory {self.path} is not empty and holds no run that could be resumed")
 
     def _check_config(self) -> None:
+        """Raise UserError if the run in the directory has another configuration."""
         old = _read_object(self.path / "config.json")
         if old is None:
             raise UserError(f"{self.path / 'config.json'} cannot be read: the run cannot be resumed")
@@ -197,23 +223,45 @@ class RunDirectory:
         if differing:
             raise UserError(f"{self.path} is a run of another configuration: {differing}")
 
+    def _mend(self, file: Path) -> None:
+        """Cut off a last line that a crash has torn, so that other lines can follow."""
+        with self._errors_naming(file):
+            if file.exists():
+                os.truncate(file, file.read_bytes().rfind(b"\n") + 1)
 
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:
-    """Return in words where two JSON objects differ; empty if they do not."""
-    found = []
+
+def differences(old: JSON, new: JSON, prefix: str = "") -> str:
+    """Describe how two JSON objects differ.
+
+    Args:
+      old: an object.
+      new: another one.
+      prefix: what precedes the names of entries, for objects within objects.
+
+    Returns:
+      The differences in words, such as `budget was 1, is 2`. Empty if the objects are equal.
+    """
+    parts = []
     for name in sorted(old | new):
         was, now = old.get(name), new.get(name)
         if isinstance(was, dict) and isinstance(now, dict):
-            found.append(differences(was, now, f"{prefix}{name} "))
+            parts.append(differences(was, now, f"{prefix}{name} "))
         elif was != now:
-            found.append(f"{prefix}{name} was {was!r}, is {now!r}")
-    return "; ".join(filter(None, found))
+            parts.append(f"{prefix}{name} was {was!r}, is {now!r}")
+    return "; ".join(filter(None, parts))
 
 
-def read_lines(file: Path) -> list[dict[str, Any]]:
-    """Return the rows of a JSON-lines file; a torn last line is left out.
+def read_lines(file: Path) -> list[JSON]:
+    """Read a JSON-lines file.
 
-    Raises UserError for any other line that is not a JSON object.
+    Args:
+      file: the file.
+
+    Returns:
+      Its rows, without a torn last line.
+
+    Raises:
+      UserError: another line is not a JSON object.
     """
     rows = []
     lines = file.read_bytes().split(b"\n")  # what follows the last line end is nothing, or a torn line
@@ -229,7 +277,12 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write a file so that after a crash it is the old one or the new one. What UTF-8 cannot hold becomes `\\udc80`."""
+    """Write a file, so that a crash leaves the old content or the new one.
+
+    Args:
+      file: the file.
+      text: its content. Characters that UTF-8 cannot encode are written as `\\udc80`.
+    """
     fresh = file.with_name(file.name + ".new")
     fresh.write_bytes(text.encode(errors="backslashreplace"))
     sync(fresh)
@@ -238,8 +291,14 @@ def write_whole(file: Path, text: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have the system write a file, or a directory's names, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Wait until the operating system has written a file, or the names in a directory, to the disk.
+
+    Windows has no such call for directories, and none is needed on its usual file system: nothing is done for them.
+    """
+    windows = os.name == "nt"
+    if windows and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)  # Windows writes out only what it may write
     try:
         os.fsync(descriptor)
     finally:
@@ -254,17 +313,17 @@ def _checksum(file: Path, size: int | None = None) -> str:
         return hashlib.sha256(content.read(size)).hexdigest()
 
 
-def _read_object(file: Path) -> dict[str, Any] | None:
-    """Return the JSON object in a file, None if there is no whole one."""
+def _read_object(file: Path) -> JSON | None:
+    """Return the JSON object in a file, or None if there is no complete one."""
     try:
-        value = json.loads(file.read_text(errors="replace"))
+        value = json.loads(file.read_text(encoding="utf-8", errors="replace"))
     except json.JSONDecodeError:
         return None
     return value if isinstance(value, dict) else None
 
 
-def environment() -> dict[str, Any]:
-    """Return versions, device and git revision of this process."""
+def environment() -> JSON:
+    """Return what this process runs on: versions, platform, device and git revision, as env.json holds them."""
     device = jax.devices()[0]
     return {
         "python": platform.python_version(),
@@ -294,9 +353,10 @@ def _processor() -> str:
 
 
 def _git_revision() -> str | None:
-    here = Path(__file__).parent
+    """Return the git revision of the clone that the package is imported from, or None if it was installed."""
+    root = Path(__file__).parents[2]
     git = shutil.which("git")
-    if not git or not any((parent / ".git").exists() for parent in here.parents):
+    if not git or not (root / ".git").exists():
         return None
-    asked = subprocess.run([git, "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return asked.stdout.strip() or None
+    done = subprocess.run([git, "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None

@@ -1,30 +1,46 @@
-"""SIGTERM and SIGINT: the run ends at the next whole step, or soon in any case."""
+"""Stopping a run by a signal: SIGTERM and SIGINT save a checkpoint and end the process soon."""
 
 from __future__ import annotations
 
 import os
 import select
 import signal
+import socket
 import threading
 import time
 from types import TracebackType
 
 CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
-"""Exit codes of a run that was told to stop and can be resumed: EX_TEMPFAIL, and the shell's for SIGINT."""
+"""Exit codes of a process that was stopped by a signal and can be resumed: EX_TEMPFAIL, and the shell's for SIGINT."""
 PATIENCE = 8.0
-"""Seconds that the step at hand and its saving may take after a signal."""
+"""How long, in seconds, the process may take after a signal to finish its current step and to save."""
 ECHO = 1.0
-"""Seconds within which the same signal again is the same request: a scheduler signals a sweep and its run, and the
-sweep passes the signal on."""
+"""For how many seconds the same signal counts as the same request. A scheduler signals both a sweep and its run, and
+the sweep passes the signal on."""
 
 
 class StopRequest:
-    """Context in which the first signal sets `signal` and the second ends the process at once, with 128 + its number.
+    """A context in which signals ask the process to stop.
 
-    The same signal again within `ECHO` is no second one. If the context is not left within `PATIENCE` after the first
-    signal (a long compilation), the process ends with the signal's code and without saving: what was saved before
-    stands. A thread takes the signals, since Python's own handlers wait for compiled code to return. To be entered in
-    the main thread.
+    The first signal sets the attribute `signal`; whoever runs the search is expected to look at it after every step, to
+    save and to leave the context. A second signal ends the process at once, with 128 + its number as exit code. If the
+    context is not left in time, for example because of a long compilation, the process ends with the exit code of the
+    first signal and without saving; earlier checkpoints remain.
+
+    Signals are received by a thread, because handlers in Python wait until compiled code returns. The context has to be
+    entered in the main thread.
+
+    Args:
+      patience: how long, in seconds, the context may be kept after the first signal.
+
+    Attributes:
+      signal: the first signal, or None.
+
+    Example:
+      >>> with StopRequest() as stop:
+      ...     for step in range(3):
+      ...         if stop.signal:
+      ...             break
     """
 
     def __init__(self, patience: float = PATIENCE):
@@ -32,9 +48,9 @@ class StopRequest:
         self.signal: signal.Signals | None = None
 
     def __enter__(self) -> StopRequest:
-        self._read, self._write = os.pipe()
-        os.set_blocking(self._write, False)
-        self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._read, self._write = socket.socketpair()  # on Windows, select waits for nothing else
+        self._write.setblocking(False)
+        self._wakeup = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
         self._handlers = {each: signal.signal(each, lambda number, frame: None) for each in CODES}
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -46,15 +62,16 @@ class StopRequest:
         for each, handler in self._handlers.items():
             signal.signal(each, handler)
         signal.set_wakeup_fd(self._wakeup)
-        os.close(self._write)  # ends the thread
+        self._write.close()  # ends the thread
         self._thread.join()
-        os.close(self._read)
+        self._read.close()
 
     def _watch(self) -> None:
+        """Wait for signals until the context is left."""
         first = self._next(None)
         if first is None:
             return
-        _say(f"{first.name}: finishing the step at hand and saving; a second signal exits at once")
+        _print_error(f"{first.name}: finishing the step at hand and saving; a second signal exits at once")
         self.signal = first
         begun = time.monotonic()
         try:
@@ -62,15 +79,25 @@ class StopRequest:
             while second is first and time.monotonic() < begun + ECHO:
                 second = self._next(max(begun + self.patience - time.monotonic(), 0))
         except TimeoutError:
-            _say(f"the step at hand takes longer than {self.patience:g} s: --resume does it again")
+            _print_error(f"the step at hand takes longer than {self.patience:g} s: --resume does it again")
             os._exit(CODES[first])
         if second is not None:
             os._exit(128 + second)
 
     def _next(self, patience: float | None) -> signal.Signals | None:
-        """Return the next signal, None when the context is left. Raises TimeoutError."""
+        """Wait for the next signal.
+
+        Args:
+          patience: how long to wait, in seconds; None for no limit.
+
+        Returns:
+          The signal, or None when the context is left.
+
+        Raises:
+          TimeoutError: neither has happened in time.
+        """
         while select.select([self._read], [], [], patience)[0]:
-            byte = os.read(self._read, 1)
+            byte = self._read.recv(1)
             if not byte:
                 return None
             if byte[0] in CODES:
@@ -78,6 +105,6 @@ class StopRequest:
         raise TimeoutError
 
 
-def _say(message: str) -> None:
+def _print_error(message: str) -> None:
     """Write to standard error, even while the main thread holds its lock."""
     os.write(2, f"{message}\n".encode())

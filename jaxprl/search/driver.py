@@ -1,75 +1,57 @@
-"""Runs searches: evaluates what they ask for, all seeds in shared batches, and keeps the record."""
+"""Runs searches to their end: evaluates what they ask for, all seeds in shared batches, and records what they find."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
+import chex
 import jax
 import numpy as np
 
-from jaxprl.search.types import Search
+from jaxprl.search.protocol import Bests, Candidates, Event, Improvements, Neighbourhoods, Search, State
 
-Evaluate = Callable[[Any], Any]
-"""The answer to a question, both of numpy arrays: to a `Question` an `Answer` (`vm.evaluate.first_better`), to
-`Candidates` their scores (`vm.evaluate.scores`)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Event:
-    """A line of a search's record: a new best program, or (program None) how far it is at an interval."""
-
-    search: int
-    """Index of the search."""
-    evaluated: int
-    """Programs evaluated by then."""
-    score: int
-    """Best score by then."""
-    program: np.ndarray | None = None
-    """Nodes int32 [N] of the new best program."""
-    source: str | None = None
-    """Where it came from: "llm", "random" or "mutation"."""
-
+Evaluate = Callable[[Neighbourhoods | Candidates], Improvements | np.ndarray]
+"""Answers a question, both of numpy arrays: `Neighbourhoods` by `Improvements` (`vm.evaluate.first_better`),
+`Candidates` by their scores int32 [S, B] (`vm.evaluate.scores`)."""
 
 AHEAD = 256
-"""Programs of one search that a batch has room for, if few searches are left."""
+"""Room for programs of one search in a batch, if few searches are left."""
 LEAST_AHEAD = 64
-"""Programs of one search that a batch has room for, if there are many."""
+"""Room for programs of one search in a batch, if many searches are left."""
 
 
 def drive(
     search: Search,
-    state: Any,
+    state: State,
     evaluate: Evaluate,
     *,
     record: Callable[[Event], None],
-    progress: Callable[[Any], None] = lambda state: None,
-    between: Callable[[Any], tuple[Any, Sequence[Event]]] = lambda state: (state, ()),
-    start_source: str = "random",
+    progress: Callable[[State], None] = lambda state: None,
     interval: int = 10_000,
     ahead: int = AHEAD,
-) -> Any:
-    """Run searches to their end and return their last state.
+) -> State:
+    """Run searches to their end.
 
     Args:
-      search, state: the searches, as they stand.
+      search: the kind of search.
+      state: the state to start from.
       evaluate: answers what the searches ask.
-      record: is told of every new best program and of every `interval` programs, in order for each search.
-      progress: is told of the state after every batch.
-      between: is given the state after every batch, before `progress`; it returns the state to go on from, and the new
-        bests among programs that it evaluated itself, in order for each search.
-      start_source: `Event.source` of programs that climbs start from.
-      interval: programs between two lines of a search's record.
-      ahead: how many programs of one search to evaluate ahead, if few are left; it changes no result.
+      record: called with every new best program and every `interval` programs, in order for each search.
+      progress: called with the state after every batch.
+      interval: programs between two entries in a search's record.
+      ahead: how many programs of one search to evaluate ahead, if few searches are left. No result depends on it.
+
+    Returns:
+      The last state.
     """
+    _check(state)
     best = np.asarray(state.best)
     while not np.asarray(state.done).all():
         before = np.asarray(state.evaluated)
         asked = search.ask(state, _width(ahead, int((~np.asarray(state.done)).sum())))
         state, bests = search.tell(state, asked, evaluate(jax.tree.map(np.asarray, asked.question)))
-        events = _events(jax.tree.map(np.asarray, bests), start_source)
-        state, more = between(state)
+        events = _events(jax.tree.map(np.asarray, bests), search.start_source)
+        state, more = search.between(state) if search.between else (state, ())
         after = np.asarray(state.evaluated)
         for index in range(len(after)):
             own = [event for event in (*events, *more) if event.search == index]
@@ -80,8 +62,15 @@ def drive(
     return state
 
 
-def _events(bests: Any, start_source: str) -> list[Event]:
-    """Return what is new of `Bests` of numpy arrays, in order for each search."""
+def _check(state: State) -> None:
+    """Check what every state promises (`Search`), so that a new kind of search fails where it is wrong."""
+    searches = len(state.done)
+    chex.assert_shape([state.evaluated, state.best, state.done], (searches,))
+    chex.assert_type([state.evaluated, state.best, state.done], [np.int32, np.int32, bool])
+
+
+def _events(bests: Bests, start_source: str) -> list[Event]:
+    """Return the new bests, of numpy arrays, as events, in order for each search."""
     events = []
     for search, place in np.argwhere(bests.found).tolist():
         _, evaluated, score, program, start = (leaf[search, place] for leaf in bests)
@@ -90,16 +79,24 @@ def _events(bests: Any, start_source: str) -> list[Event]:
 
 
 def _width(ahead: int, searches: int) -> int:
-    """Return one of two sizes: what is compiled for one search serves for a few as well."""
+    """Return the room of a batch for one search: one of two sizes, so that little is compiled."""
     return ahead if searches * LEAST_AHEAD < ahead else LEAST_AHEAD
 
 
 def with_intervals(
     events: Sequence[Event], search: int, span: tuple[int, int], best: int, interval: int
 ) -> list[Event]:
-    """Return a search's events of one batch with those of the intervals that end in it, in order.
+    """Merge a search's new bests of one batch with the ends of intervals.
 
-    `span`: programs evaluated before and after the batch. `best`: best score before it.
+    Args:
+      events: new bests, in order.
+      search: index of the search.
+      span: programs evaluated before and after the batch.
+      best: best score before the batch.
+      interval: programs between two entries in the record.
+
+    Returns:
+      The events, in order of programs evaluated.
     """
     merged: list[Event] = []
     pending = list(events)

@@ -1,70 +1,106 @@
-"""Hill climbing, many searches at once (LLM-GS, section on search; Carvalho et al. 2024 for HC, also in latent space).
+"""Hill climbing, many searches side by side (Liu et al. 2025, section on search; Carvalho et al. 2024).
 
-A search moves from point to point: programs in program space, latents with their programs (`types.Point`) in a learned
-one. What is a neighbour is said by the caller.
+A search moves from point to point. In program space a point is a program; in a learned program space it is a latent
+together with the program that it decodes to (`protocol.Point`). The caller says which points are neighbours.
 
-A climb starts from a program and looks at up to k neighbours one after the other; the first with a strictly higher
-return becomes the current program and a new neighbourhood starts. No better one among k: a local maximum, and the next
-climb starts. k is fixed at the start of a climb from the programs evaluated so far, before its start program, which
-is evaluated and counted too. A search stops at return 1, or at its budget exactly (the published code finishes its
-climb).
+A climb starts from a point and looks at up to k of its neighbours, one after the other. It moves to the first one with
+a strictly higher return and looks at that one's neighbours. If none of k neighbours is better, the point is a local
+maximum and the next climb starts. k is fixed at the start of a climb, from the number of programs evaluated before its
+start program, which is evaluated and counted too. A search stops at return 1 or exactly at its budget, while the
+published code finishes its climb first.
 
-The n-th program of a search is drawn with the key `fold_in(search key, n)`, so a search is the same whatever is
-evaluated ahead: a batch holds the next programs of a search as if none of them were better.
+The n-th program of a search is drawn with the key `fold_in(search key, n)`. So a batch can hold the next programs of a
+search as if none of them were better: those behind the first better one are simply drawn again later, from the same
+keys but at the new point, and the search is the same however far it looks ahead.
+
+`annealing.py` and `chain.py` are the same machine with other margins (`Neighbourhoods.margins`).
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxprl.search.protocol import (
+    UNKNOWN,
+    Asked,
+    Bests,
+    Improvements,
+    Neighbourhoods,
+    Points,
+    Search,
+    nothing_yet,
+    programs_of,
+    select,
+    started,
+)
 from jaxprl.search.schedule import Schedule, steps
-from jaxprl.search.types import UNKNOWN, Answer, Asked, Bests, Question, Search, programs_of, select, started
+from jaxprl.types import PyTree
 
 
 class State(NamedTuple):
-    """S searches; every leaf has a leading axis [S]."""
+    """S searches. Every leaf has a leading axis [S]."""
 
     key: jax.Array  # typed key
     evaluated: jax.Array  # int32: n, programs evaluated so far
     climb: jax.Array  # int32: climbs begun so far, the current one included
-    current: Any  # the current point: nodes int32 [N] of a program, or a Point
-    score: jax.Array  # int32: its score; below every score while it is not evaluated
-    tried: jax.Array  # int32: neighbours of it looked at
+    current: Points  # the current point: nodes int32 [N] of a program, or a Point
+    score: jax.Array  # int32: its score, UNKNOWN until it is evaluated
+    tried: jax.Array  # int32: neighbours looked at so far, of those k
     k: jax.Array  # int32: neighbours to look at in this climb
     best: jax.Array  # int32: highest score so far
     done: jax.Array  # bool
     best_at: jax.Array  # int32: climbs begun when `best` last rose
-    pool: Any = None  # what start programs are taken from besides the key: a pytree, or None for nothing
+    pool: PyTree = None  # what start points are taken from besides the key, or None
 
 
 LOOK_AHEAD = 64
-"""Programs evaluated ahead at a new current program; later as many as were tried at it in vain. No result changes."""
+"""Neighbours to evaluate ahead at a new point; later as many as were tried there without success."""
+Neighbours = Callable[[Points, jax.Array, jax.Array], tuple[Points, jax.Array]]
+"""(points [S], keys [S, B], counts int32 [S]) -> neighbours [S, B], and `Neighbourhoods.changed` int32 [S, B, 2]. Only
+the first `counts` neighbours of a search are used; the rest is padding."""
+Start = Callable[..., Points]
+"""(keys [S], climb int32 [S], counted from 0) -> the points [S] that climbs start from. Searches with a pool pass it
+before the keys."""
+Margins = Callable[[State, jax.Array], np.ndarray]
+"""(state, keys of the neighbours typed [S, B]) -> `Neighbourhoods.margins`."""
 
 
 def hill_climbing(
     *,
-    neighbours: Callable[[Any, jax.Array, jax.Array], tuple[Any, jax.Array]],
-    start: Callable[..., Any],
+    neighbours: Neighbours,
+    start: Start,
     schedule: Schedule,
     budget: int,
     goal: int,
+    point: Points = "current",
+    pool: PyTree = None,
+    margins: Margins | None = None,
+    renew: bool = True,
+    ahead: int | None = None,
 ) -> Search:
-    """Return the search.
+    """Build the search.
 
     Args:
-      neighbours: (points [S], keys [S, B], counts int32 [S]) -> points [S, B], what was changed in the program int32
-        [S, B, 2] (`Question.changed`); points are programs, int32 [..., N], or `Point`. So many as `counts` says are
-        looked at, the others may be anything.
-      start: (keys [S], climb int32 [S], counted from 0) -> points [S], the starts of climbs; of searches that have a
-        pool, (pool, keys, climb).
-      schedule: neighbourhood size from programs evaluated.
+      neighbours: draws neighbours.
+      start: gives the start points of climbs.
+      schedule: neighbourhood size k as a function of the programs evaluated.
       budget: programs that a search may evaluate.
       goal: score of return 1.
+      point, pool: templates of a point and of the pool, with meaningless leaves (`Search.template`).
+      margins: how far below the current point each neighbour may be and still be taken; None for a strictly higher
+        return.
+      renew: whether a move starts a new neighbourhood. Without it a climb looks at k neighbours in all.
+      ahead: most neighbours of one search to draw at a time, for searches that move often. No result depends on it.
+
+    Returns:
+      The search. Its `init` takes, besides the keys, `evaluated` and `best` of programs that were evaluated before, and
+      a pool.
     """
     table = tuple(jnp.asarray(column) for column in steps(schedule, budget))
 
@@ -72,19 +108,27 @@ def hill_climbing(
         first = started(start, state.pool, state.key, state.climb)
         return _begin(state._replace(pool=None), first, starts, table=table)._replace(pool=state.pool)
 
-    def init(keys: jax.Array, evaluated: jax.Array, best: jax.Array, pool: Any = None) -> State:
-        """Return searches that have evaluated some programs already (LLM-GS: its start programs), with their best
-        score, `UNKNOWN` if there is none; the first climb is about to start."""
+    def init(
+        keys: jax.Array, evaluated: jax.Array | None = None, best: jax.Array | None = None, pool: PyTree = None
+    ) -> State:
+        if evaluated is None or best is None:
+            evaluated, best = nothing_yet(keys)
         zero, done = jnp.zeros_like(evaluated), (best >= goal) | (evaluated >= budget)
         first = started(start, pool, keys, zero)
         state = State(keys, evaluated, zero, first, zero, zero, zero, best, done, zero, pool)
         return begin(state, ~done)
 
-    def join(state: State, where: jax.Array, evaluated: jax.Array, best: jax.Array, pool: Any) -> State:
-        """Return the searches after programs from elsewhere were evaluated for those `where`, bool [S], is true, each
-        with a climb that is about to start: `evaluated` int32 [S] more programs, of which `best` int32 [S] is the
-        highest score. Those climbs start anew, from the new pool, and the count of climbs in vain is 0. Only in
-        program space."""
+    def join(state: State, where: jax.Array, evaluated: jax.Array, best: jax.Array, pool: PyTree) -> State:
+        """Return the searches after programs from elsewhere were evaluated. Only for program space.
+
+        Args:
+          state: searches of which those `where` holds are about to start a climb.
+          where: bool [S]. These searches start that climb anew, from the new pool, and count climbs without a new best
+            from 0 again.
+          evaluated: int32 [S], programs evaluated elsewhere.
+          best: int32 [S], highest score among them.
+          pool: the start points, with the new ones.
+        """
         evaluated = state.evaluated + jnp.where(where, evaluated, 0)
         best = jnp.where(where, jnp.maximum(state.best, best), state.best)
         done = state.done | (best >= goal) | (evaluated >= budget)
@@ -103,28 +147,32 @@ def hill_climbing(
         return begin(state, again)
 
     def ask(state: State, width: int) -> Asked:
-        keys, counts = _next(state._replace(pool=None), width, budget=budget)
+        keys, counts = _next(state._replace(pool=None), min(width, ahead or width), budget=budget)
         points, changed = neighbours(state.current, keys, counts)
-        return Asked(Question(programs_of(state.current), programs_of(points), changed, counts), points)
+        slack = margins and jnp.asarray(margins(state, keys), jnp.int32)
+        question = Neighbourhoods(programs_of(state.current), programs_of(points), changed, counts, slack)
+        return Asked(question, points)
 
-    def tell(state: State, asked: Asked, answer: Answer) -> tuple[State, Bests]:
-        pool = state.pool  # kept apart: one that grows would have all of this compiled again
-        state, bests, starts = _tell(state._replace(pool=None), asked, answer, budget=budget, goal=goal)
+    def tell(state: State, asked: Asked, answer: Improvements) -> tuple[State, Bests]:
+        pool = state.pool  # kept out of the compiled function: a pool that grows would have it compiled again
+        state = state._replace(pool=None)
+        state, bests, starts = _tell(state, asked, answer, budget=budget, goal=goal, renew=renew)
         state = state._replace(pool=pool)
         return (begin(state, starts) if starts.any() else state), bests
 
-    return Search(init, ask, tell, join)
+    template = State(*State._fields)._replace(current=point, pool=pool)  # type: ignore[arg-type]
+    return Search(init, ask, tell, template, join)
 
 
 def stalled(state: State, climbs: int) -> jax.Array:
-    """Return bool [S]: the search is about to start a climb, and the last `climbs` climbs brought no new best."""
+    """Return which searches are about to start a climb after `climbs` climbs in a row without a new best, bool [S]."""
     about_to_start = ~state.done & (state.score == UNKNOWN)
     return about_to_start & (state.climb - 1 - state.best_at >= climbs)
 
 
 @jax.jit
-def _begin(state: State, first: Any, starts: jax.Array, *, table: tuple[jax.Array, jax.Array]) -> State:
-    """Return the state with a new climb from the points `first`, [S], where `starts`, bool [S]."""
+def _begin(state: State, first: Points, starts: jax.Array, *, table: tuple[jax.Array, jax.Array]) -> State:
+    """Start a climb from the points `first`, [S], where `starts`, bool [S], holds."""
     from_evaluated, ks = table
     k = ks[jnp.searchsorted(from_evaluated, state.evaluated, side="right") - 1]
     return state._replace(
@@ -138,7 +186,7 @@ def _begin(state: State, first: Any, starts: jax.Array, *, table: tuple[jax.Arra
 
 @functools.partial(jax.jit, static_argnames=("width", "budget"))
 def _next(state: State, width: int, *, budget: int) -> tuple[jax.Array, jax.Array]:
-    """Return the keys [S, width] of the neighbours that come next, and how many of them are looked at (`Question`)."""
+    """Return the keys [S, width] of the next neighbours, and how many of them are looked at, int32 [S]."""
     left = budget - state.evaluated - _one(state.score == UNKNOWN)  # the start of a climb counts before its neighbours
     n = (budget - left)[:, None] + jnp.arange(width, dtype=jnp.int32)[None, :]
     keys = jax.vmap(lambda key, row: jax.vmap(functools.partial(jax.random.fold_in, key))(row))(state.key, n)
@@ -147,27 +195,36 @@ def _next(state: State, width: int, *, budget: int) -> tuple[jax.Array, jax.Arra
     return keys, jnp.where(state.done, -1, counts)
 
 
-@functools.partial(jax.jit, static_argnames=("budget", "goal"))
-def _tell(state: State, asked: Asked, answer: Answer, *, budget: int, goal: int):
+@functools.partial(jax.jit, static_argnames=("budget", "goal", "renew"))
+def _tell(
+    state: State, asked: Asked, answer: Improvements, *, budget: int, goal: int, renew: bool
+) -> tuple[State, Bests, jax.Array]:
+    """Return the next state, the new bests, and which searches start a climb, bool [S].
+
+    A batch may begin with the start program of a climb, whose score is not known yet. It counts as evaluated first. If
+    it reaches the goal, none of its neighbours counts. Otherwise the neighbours count up to the one that is taken. For
+    example, with 10 programs evaluated, a fresh start, and the third of 64 neighbours better: 1 + 3 more programs, and
+    the new best, if it is one, is program number 14.
+    """
     running = ~state.done
     fresh = (state.score == UNKNOWN) & running
     score = jnp.where(fresh, answer.score, state.score)
     solved_at_start = fresh & (score >= goal)
-    improves = running & (answer.first >= 0) & ~solved_at_start
-    looked_at = jnp.where(improves, answer.first + 1, jnp.where(solved_at_start, 0, asked.question.counts))
+    moves = running & (answer.first >= 0) & ~solved_at_start
+    looked_at = jnp.where(moves, answer.first + 1, jnp.where(solved_at_start, 0, asked.question.counts))
     evaluated = state.evaluated + jnp.where(running, _one(fresh) + looked_at, 0)
 
     index = jnp.maximum(answer.first, 0)[:, None, None]
     chosen = jax.tree.map(lambda leaf: jnp.take_along_axis(leaf, index, axis=1)[:, 0], asked.points)
-    new_score = jnp.where(improves, answer.better, score)
+    new_score = jnp.where(moves, answer.better, score)
     best_at_start = jnp.where(fresh, jnp.maximum(state.best, score), state.best)
-    best = jnp.where(improves, jnp.maximum(best_at_start, new_score), best_at_start)
+    best = jnp.where(moves, jnp.maximum(best_at_start, new_score), best_at_start)
     done = state.done | (best >= goal) | (evaluated >= budget)
     new_state = state._replace(
         evaluated=evaluated,
-        current=select(improves, chosen, state.current),
+        current=select(moves, chosen, state.current),
         score=jnp.where(running, new_score, state.score),
-        tried=jnp.where(running, jnp.where(improves, 0, state.tried + looked_at), state.tried),
+        tried=jnp.where(running, jnp.where(moves & renew, 0, state.tried + looked_at), state.tried),
         best=best,
         done=done,
         best_at=jnp.where(best > state.best, state.climb, state.best_at),
@@ -183,4 +240,5 @@ def _tell(state: State, asked: Asked, answer: Answer, *, budget: int, goal: int)
 
 
 def _one(condition: jax.Array) -> jax.Array:
+    """Return 1 where the condition holds, else 0."""
     return condition.astype(jnp.int32)

@@ -1,4 +1,4 @@
-"""How many neighbours a climb may look at, as a function of the programs evaluated so far."""
+"""Neighbourhood sizes: how many neighbours a climb may look at, as a function of the programs evaluated before it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Callable
 import numpy as np
 
 Schedule = Callable[[int], int]
-"""k = schedule(n): the neighbourhood size of a climb that starts after n programs; it never decreases in n."""
+"""`schedule(n)` is the neighbourhood size k of a climb that starts after n programs. It must not decrease in n."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Constant:
-    """The same k for every climb (hill climbing: 250)."""
+    """The same k for every climb. Published hill climbing has k = 250."""
 
     k: int
 
@@ -24,11 +24,16 @@ class Constant:
 
 @dataclasses.dataclass(frozen=True)
 class Growing:
-    """k from `first` to `last` over a budget of N programs (LLM-GS's scheduled hill climbing).
+    """A k that grows from `first` to `last` over a budget of N programs (scheduled hill climbing, Liu et al. 2025).
 
-    n <= 0: first; n >= N: last; otherwise r = log n / log N (`ratio` "linear": n / N), with `sine`
-    r := (sin((2r - 1) pi/2) + 1) / 2, and k = ceil(2^(log2 first + r log2(last / first))) (`interpolation` "linear":
-    ceil(first + r (last - first))).
+    k is `first` for n <= 0 and `last` for n >= N. In between, let r = log n / log N, or n / N with `ratio` "linear";
+    with `sine`, r becomes (sin((2r - 1) pi / 2) + 1) / 2. Then k = ceil(2^(log2 first + r log2(last / first))), or
+    ceil(first + r (last - first)) with `interpolation` "linear".
+
+    Example:
+      >>> schedule = Growing(1_000_000)
+      >>> [schedule(n) for n in (0, 100, 1_000, 100_000, 1_000_000)]
+      [32, 91, 256, 1551, 2048]
     """
 
     budget: int
@@ -56,8 +61,15 @@ class Growing:
 
 
 def steps(schedule: Schedule, budget: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the schedule as a table for 0 <= n < budget: int32 arrays of the n at which k changes, and of k from
-    there on; the first n is 0."""
+    """Tabulate a schedule for 0 <= n < budget.
+
+    Args:
+      schedule: the schedule.
+      budget: programs that a search may evaluate.
+
+    Returns:
+      The n at which k changes, int32, the first of which is 0, and the k from each of them on, int32.
+    """
     starts, ks = [0], [schedule(0)]
     while ks[-1] < schedule(budget - 1):
         low, high = starts[-1], budget - 1

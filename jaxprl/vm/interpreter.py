@@ -1,89 +1,99 @@
-"""A run, action by action and test by test: the meaning of programs as array code.
+"""One step of a run, as array code: the meaning of programs.
 
-An instruction is a chain of actions, then a test. `act` does the next action with its reward, `test` the test, which
-leads to the next instruction. Both are written on the scalars of one run: `lanes.py` takes thousands of runs together,
-`sequential.py` one run after the other. `host.py` says the same in plain Python, one call after the other.
+An instruction is a chain of actions, then a test (`instruction.py`). `act` does the next action and rewards it; `test`
+does the test, which leads to the next instruction. Both are written for one run, and the engines decide which runs step
+when: `lanes.py` steps thousands of runs together, `sequential.py` does one run after the other. `plain.py` gives
+programs the same meaning in plain Python.
 
 - A call is one action or one perception. `calls` counts them; `not`, `and`, `or`, REPEAT and constants cost nothing.
-- Action: changes the state, then the task gives (units, terminated). Termination ends the run (T).
-- The call number `call_limit` crashes the run (C): an action there still happens and its reward counts.
-- WHILE: when its test holds, the state is compared with every state at which this WHILE node's test held earlier in
-  the run; the memory is never cleared on re-entry. Seen before: crashed (C), the body is not entered.
-- The program runs off its end: E. Both T and C at one action: TC, or T where the world says so.
+- An action changes the state, then the task rewards it. If the task says so, the run is terminated.
+- The call number `call_limit` crashes the run. An action that is this call still happens and is rewarded.
+- When the test of a WHILE holds, the state is compared with every state in which the test of the same WHILE held
+  earlier in the run, also before the WHILE was last entered. If it was there before, the run crashes and the body is
+  not done.
+- A program that runs off its end is finished.
+- An action can terminate and crash the run at once; in some worlds this counts as terminated only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
-from jaxprl.dsl.compile import ALWAYS, HALT, NEVER, PERCEIVE, REPEATS, ROUNDS
-from jaxprl.vm.memory import key_of
-from jaxprl.worlds.task import Layout, Task
+from jaxprl.types import PyTree
+from jaxprl.vm.instruction import ALWAYS, HALT, NEVER, PERCEIVE, REPEATS, Instruction, after_action, next_action
+from jaxprl.vm.memory import Memory, key_of
+from jaxprl.vm.outcomes import CRASHED, FINISHED, RUNNING, TERMINATED
+from jaxprl.worlds.task import Layout, Task, World
 
-RUNNING, TERMINATED, CRASHED, FINISHED, DROPPED = 0, 1, 2, 4, 8
-"""How a run ended: bits, since a run can be terminated and crashed; DROPPED: nobody needs its end."""
-END_NAMES = {TERMINATED: "T", CRASHED: "C", TERMINATED | CRASHED: "TC", FINISHED: "E"}
-
-
-class Instruction(NamedTuple):
-    """One instruction of a program (`dsl/compile.py`)."""
-
-    test: jax.Array  # uint32
-    targets: jax.Array  # uint32
-    chain: jax.Array  # uint32: actions
-    nodes: Any = ()  # uint32 [2]: its nodes, bits, where they are asked for
+M = TypeVar("M", bound=Memory)
 
 
-class Run(NamedTuple):
-    """The state of one run."""
+class Run(NamedTuple, Generic[M]):
+    """The state of one run, with the columns of `outcomes.Columns` so far."""
 
-    state: Any  # the world's
-    progress: Any  # the task's
-    address: jax.Array  # int32: of the instruction that the run is at
+    state: PyTree  # the world's state
+    progress: PyTree  # what the reward depends on besides (`Layout.progress`)
+    address: jax.Array  # int32: the instruction that the run is at
     chain: jax.Array  # uint32: what is left of its actions
     calls: jax.Array  # int32
     perceptions: jax.Array  # int32: calls that were perceptions
     units: jax.Array  # int32: sum of the rewards, in units of the layout
-    end: jax.Array  # int32: how it ended
-    counters: jax.Array  # uint32 [words]: REPEAT counters, bit fields
-    memory: Any  # of WHILE (`memory.py`)
-    visited: Any = ()  # uint32 [2]: nodes that the run came to, bits, where they are asked for
+    end: jax.Array  # int32: code of `outcomes.End`
+    counters: jax.Array  # uint32 [words]: the counters of REPEATs, several to a word
+    memory: M  # of WHILE
+    visited: jax.Array | tuple[()] = ()  # uint32 [2]: the nodes that the run came to, as bits, if it is traced
 
     @property
     def actions(self) -> jax.Array:
-        """How many actions were rewarded, int32."""
+        """How many actions were done, int32."""
         return self.calls - self.perceptions
 
 
 Fetch = Callable[[jax.Array], Instruction]
-"""Gives the instruction at an address."""
+"""Returns the instruction at an address, int32."""
 
 
-def start(layouts: Layout, layout: jax.Array, first: Instruction, memory: Any, *, words: int) -> Run:
-    """Return a run at the beginning of its program, on one of the layouts."""
+def start(layouts: Layout, layout: jax.Array, first: Instruction, memory: M, *, words: int) -> Run[M]:
+    """Return a run at the beginning of its program.
+
+    Args:
+      layouts: stacked layouts.
+      layout: index of the run's layout, int32.
+      first: the program's first instruction.
+      memory: an empty memory.
+      words: words that the REPEAT counters need (`compile.counter_words`).
+    """
     state, progress = jax.tree.map(lambda leaf: take(leaf, layout), (layouts.state, layouts.progress))
     zero, counters, visited = jnp.int32(0), jnp.zeros(words, jnp.uint32), jax.tree.map(jnp.zeros_like, first.nodes)
     return Run(state, progress, zero, first.chain, zero, zero, zero, zero, counters, memory, visited)
 
 
 def take(table: jax.Array, index: jax.Array) -> jax.Array:
-    """Return `table[index]`; the index is in range."""
+    """Return `table[index]` without a check of the index, which is in range."""
     return jax.lax.dynamic_index_in_dim(table, index, keepdims=False, allow_negative_indices=False)
 
 
-def act(task: Task, run: Run, chain: jax.Array, acts: jax.Array) -> Run:
-    """Return a run after the next action of its instruction, whose actions are `chain`; the same run where `acts` does
-    not hold. Where it does, an action is left."""
+def act(task: Task, run: Run[M], chain: jax.Array, acts: jax.Array) -> Run[M]:
+    """Do a run's next action and reward it.
+
+    Args:
+      task: the task.
+      run: the run; where `acts` holds, an action of its instruction is left.
+      chain: the actions of its instruction, uint32: a chain with rounds begins again with them.
+      acts: whether to do anything, bool.
+
+    Returns:
+      The run after the action; the same run where `acts` does not hold.
+    """
     world, state, progress = task.world, run.state, run.progress
     action = jnp.where(acts, next_action(run.chain), 0)
     calls = run.calls + jnp.where(acts, 1, 0)
     at_limit = acts & (calls == world.call_limit)
-    new_state, event = world.act(state, action, at_limit)
-    new_state, new_progress, reward, terminated = task.reward(world, progress, new_state, event)
+    new_state, new_progress, reward, terminated = task.step(state, progress, action, at_limit)
     new_progress = jax.tree.map(
         lambda new, old: old if new is old else jnp.where(acts, new, old), new_progress, progress
     )
@@ -102,27 +112,30 @@ def act(task: Task, run: Run, chain: jax.Array, acts: jax.Array) -> Run:
     )
 
 
-def test(task: Task, fetch: Fetch, run: Run, *, running: jax.Array, bits: int) -> Run:
-    """Return a run after the test of its instruction, at the next one; the same run if actions are left, or at its end.
+def test(task: Task, fetch: Fetch, run: Run[M], *, running: jax.Array, bits: int) -> Run[M]:
+    """Do the test of a run's instruction and go on to the next one.
 
     Args:
       task: the task.
-      fetch: instruction at an address.
+      fetch: returns the instruction at an address.
       run: the run.
-      running: whether it does anything at all.
-      bits: of a REPEAT counter.
+      running: whether to do anything, bool.
+      bits: bits of a REPEAT counter.
+
+    Returns:
+      The run after the test; the same run if actions are left or it has ended.
     """
     world, now, stalled = task.world, fetch(run.address), run.memory.stalled
     tests = running & (run.end == RUNNING) & (run.chain == 0)
-    kind = jnp.where(tests, _kind(now), NEVER)
-    # A conditional, since its result is kept: what is fused into several places is computed in each.
+    kind = jnp.where(tests, now.kind, NEVER)
+    # Inside a conditional the perception is computed once. XLA would otherwise repeat it in every place that uses it.
     sensed = jax.lax.cond(kind == PERCEIVE, lambda: _sensed(world, run.state, now), lambda: jnp.bool_(False))
     found = _decided(run, now, kind, stalled | sensed, bits=bits)
     perceives = (kind == PERCEIVE) & ~stalled
     calls = run.calls + jnp.where(perceives, 1, 0)
     end = run.end | jnp.where(perceives & (calls == world.call_limit), CRASHED, 0)
     remembers = found.remembers & (end == RUNNING)
-    known, memory = run.memory.remember(lambda: key_of(world, run.state, _loop(now)), remembers)
+    known, memory = run.memory.remember(lambda: key_of(world, run.state, now.loop), remembers)
     end = end | jnp.where(known, CRASHED, 0)
     moves_on = tests & ~memory.stalled
     end = end | jnp.where((end == RUNNING) & moves_on & (found.target == HALT), FINISHED, 0)
@@ -139,21 +152,31 @@ def test(task: Task, fetch: Fetch, run: Run, *, running: jax.Array, bits: int) -
     )
 
 
-def glide(task: Task, fetch: Fetch, run: Run, *, bits: int) -> Run:
-    """Return a run of a `quiet` task after those of its next actions and tests that change no more than its pose.
+def glide(task: Task, fetch: Fetch, run: Run[M], *, bits: int) -> Run[M]:
+    """Do those of a run's next actions and tests that change nothing but a pose, in a `quiet` task.
 
-    Little is carried along and nothing is written: that is several times as fast as `act` and `test`. They go on from
-    where it stops: before an action that does more, a WHILE that remembers, the call that crashes the run, or its end.
+    Nothing is rewarded or remembered and little is carried from round to round, which is several times as fast as `act`
+    and `test`. These take over where `glide` stops: at an action that does more, a WHILE that remembers the state, the
+    call that crashes the run, or the program's end.
+
+    Args:
+      task: a task with `quiet` set.
+      fetch: returns the instruction at an address.
+      run: the run.
+      bits: bits of a REPEAT counter.
+
+    Returns:
+      The run where it stopped.
     """
     world, limit = task.world, task.world.call_limit
 
-    def goes_on(carry: tuple[Run, jax.Array]) -> jax.Array:
+    def goes_on(carry: tuple[Run[M], jax.Array]) -> jax.Array:
         return carry[1]
 
-    def advance(carry: tuple[Run, jax.Array]) -> tuple[Run, jax.Array]:
+    def advance(carry: tuple[Run[M], jax.Array]) -> tuple[Run[M], jax.Array]:
         now = fetch(carry[0].address)
         run = _glided(world, carry[0], now.chain)
-        kind = _kind(now)
+        kind = now.kind
         found = _decided(run, now, kind, _sensed(world, run.state, now), bits=bits)
         moves_on = (run.chain == 0) & (run.calls + 1 < limit) & ~found.remembers & (found.target != HALT)
         address = jnp.where(moves_on, found.target, run.address)
@@ -171,9 +194,9 @@ def glide(task: Task, fetch: Fetch, run: Run, *, bits: int) -> Run:
     return jax.lax.while_loop(goes_on, advance, (run, run.end == RUNNING))[0]
 
 
-def _glided(world: Any, run: Run, chain: jax.Array) -> Run:
-    """Return a run after those of the next actions of its instruction that only change its pose, but for the call that
-    crashes it."""
+def _glided(world: World, run: Run[M], chain: jax.Array) -> Run[M]:
+    """Return a run after those next actions of its instruction that change only its pose, but for the call that crashes
+    it; `chain` are the actions of the instruction."""
 
     def goes_on(carry):
         _, left, calls, quiet = carry
@@ -194,59 +217,49 @@ class _Decision(NamedTuple):
     """What a test comes to."""
 
     remembers: jax.Array  # bool: whether a WHILE compares and remembers the state
-    target: jax.Array  # int32: where the run goes on
+    target: jax.Array  # int32: address of the next instruction
     counters: jax.Array  # uint32 [words]
 
 
-def _decided(run: Run, now: Instruction, kind: jax.Array, sensed: jax.Array, *, bits: int) -> _Decision:
-    """Return what the test of an instruction comes to, int32 kind, if its perception gives `sensed`, bool."""
+def _decided(run: Run[M], now: Instruction, kind: jax.Array, sensed: jax.Array, *, bits: int) -> _Decision:
+    """Return what the test of an instruction comes to.
+
+    Args:
+      run: the run.
+      now: its instruction.
+      kind: kind of the test, int32; NEVER where no test is done.
+      sensed: bool, whether a perception test holds.
+      bits: bits of a REPEAT counter.
+    """
     repeats, counters = _repeat(run.counters, now, kind == REPEATS, bits=bits)
     holds = ((kind == PERCEIVE) & sensed) | repeats | (kind == ALWAYS)
-    remembers = holds & ((now.test & 4096) != 0) & (kind != REPEATS)
-    target = jnp.where(holds, now.targets & 1023, (now.targets >> 10) & 1023).astype(jnp.int32)
-    return _Decision(remembers, target, counters)
+    remembers = holds & now.record & (kind != REPEATS)
+    return _Decision(remembers, now.target(holds), counters)
 
 
-def _kind(instruction: Instruction) -> jax.Array:
-    return ((instruction.test >> 4) & 3).astype(jnp.int32)
-
-
-def next_action(left: jax.Array) -> jax.Array:
-    """Return the code of the first action that is left, int32; 0 for none."""
-    return (left & 15).astype(jnp.int32)
-
-
-def after_action(left: jax.Array, chain: jax.Array) -> jax.Array:
-    """Return what is left of an instruction's actions after the first one that was left."""
-    actions = (1 << ROUNDS) - 1
-    following, rounds = (left & actions) >> 4, left >> ROUNDS
-    again = (following == 0) & (rounds > 0)
-    return jnp.where(again, (chain & actions) | (rounds - 1) << ROUNDS, following | rounds << ROUNDS)
-
-
-def _sensed(world: Any, state: Any, instruction: Instruction) -> jax.Array:
-    """Return whether a perception test holds."""
-    perception = ((instruction.test >> 6) & 31).astype(jnp.int32)
-    return world.perceive(state, perception) ^ ((instruction.test & 2048) != 0)
-
-
-def _loop(instruction: Instruction) -> jax.Array:
-    """Return the number of the WHILE node that remembers, int32."""
-    return ((instruction.test >> 13) & 511).astype(jnp.int32)
+def _sensed(world: World, state: PyTree, instruction: Instruction) -> jax.Array:
+    """Return whether a perception test holds in a state, bool."""
+    return world.perceive(state, instruction.perception) ^ instruction.negate
 
 
 def _repeat(
-    counters: jax.Array, instruction: Instruction, wanted: jax.Array, *, bits: int
+    counters: jax.Array, instruction: Instruction, repeats: jax.Array, *, bits: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Return whether a REPEAT goes on, and the counters; where that is not wanted, False and the same counters.
+    """Return whether a REPEAT goes on, bool, and the counters after its test, uint32 [words].
 
-    A counter holds the iterations begun; it is zero whenever its REPEAT is entered, since leaving clears it.
+    Its counter holds the rounds begun. It is 0 whenever the REPEAT is entered, since the test that leaves it clears it.
+    With `bits` 5 the counter at shift 10 of a word 0x00000C00 is 3: a REPEAT of 19 goes on and adds 1 << 10, a REPEAT
+    of 3 is left and subtracts 3 << 10.
+
+    Args:
+      counters: uint32 [words].
+      instruction: the instruction.
+      repeats: bool, whether its test is that of a REPEAT; if not, False and the same counters are returned.
+      bits: bits of a counter.
     """
-    word = instruction.test
-    shift, index = (word >> 20) & 31, (word >> 25) & 31
-    total = (word >> 6) & 0x3FFF
-    chosen = (jnp.arange(counters.shape[0], dtype=jnp.uint32) == index) & wanted
+    shift = instruction.counter_shift
+    chosen = (jnp.arange(counters.shape[0], dtype=jnp.uint32) == instruction.counter_word) & repeats
     counter = (jnp.sum(jnp.where(chosen, counters, 0), dtype=jnp.uint32) >> shift) & ((1 << bits) - 1)
-    goes_on = wanted & (counter < total)
+    goes_on = repeats & (counter < instruction.repeat_count)
     change = jnp.where(goes_on, jnp.uint32(1) << shift, -(counter << shift))
     return goes_on, counters + jnp.where(chosen, change, 0)

@@ -1,96 +1,116 @@
-"""Runs in lanes that step together: the engine for accelerators.
+"""The engine for accelerators: many runs step together, one in each lane.
 
-A lane is one run. After a chunk of steps the lanes that have ended hand in their result and the others move into a
-smaller batch; memories grow when enough lanes need it.
+After a chunk of steps, lanes whose run has ended hand in their outcome, and the others move into a smaller batch.
+Memories are enlarged when enough lanes need it.
 
-Of a neighbourhood, a program is dropped as soon as its ended runs leave no way to be better, since a return is at most
-1, and those behind a better one are dropped. No decision of a search changes.
+For `first_better`, a program is dropped as soon as it cannot be better any more, since a return is at most 1; so are
+the programs behind a better one. No decision of a search changes.
+
+Axis letters: P programs, E layouts, L lanes, S searches, N nodes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxprl.dsl.compile import instructions
+from jaxprl.search.protocol import Improvements, Neighbourhoods
 from jaxprl.vm import interpreter
-from jaxprl.vm.interpreter import DROPPED, FINISHED, RUNNING, Instruction, Run
+from jaxprl.vm.compile import instructions
+from jaxprl.vm.instruction import WORDS, Instruction
+from jaxprl.vm.interpreter import Run
 from jaxprl.vm.memory import Lockstep
-from jaxprl.vm.runs import Improvements, Neighbourhoods, Runs, Scale
+from jaxprl.vm.outcomes import COLUMNS, DROPPED, FINISHED, RUNNING, Outcomes, Scale, pack, score_to_beat, unpack
 from jaxprl.worlds.task import Layout, Task
 
 MOST_LANES = 2**15
 """Runs that start together, at most."""
 CROWDED = 0.2
-"""Share of a batch's lanes whose memory may be full before all memories grow."""
+"""Share of the lanes of a batch whose memory may be full before all memories are enlarged."""
 SMALLEST = 64
 """Lanes of the smallest batch."""
 GROWTH = 4
+"""How many times larger the memories become."""
 MEMORY_BYTES = 2**28
-"""WHILE memory that one batch may take; larger batches are halved."""
-
-
+"""Memory of WHILE that one batch may take; larger batches are halved."""
 ANY = -(2**31)
-"""Score to beat of a program whose score is wanted exactly."""
+"""Score to beat of a program whose score is needed in any case; it is below every score."""
 
 
 class Contest(NamedTuple):
-    """What is wanted of P programs."""
+    """Which of P programs' scores are needed."""
 
-    beat: Any  # int32 [P]: only programs with a higher score matter
-    group: Any  # int32 [P], below P: of one group only the first that beats its score matters, and those before it
+    beat: np.ndarray  # int32 [P]: only higher scores are needed, or all for `ANY`
+    group: np.ndarray  # int32 [P], below P: in a group, programs behind the first with a higher score are not needed
 
     @classmethod
     def none(cls, programs: int) -> Contest:
-        """Every return is wanted."""
+        """Return the contest in which every score is needed."""
         return cls(np.full(programs, ANY, np.int32), np.zeros(programs, np.int32))
 
 
 class Lanes(NamedTuple):
     """L runs; every leaf has a leading axis [L]."""
 
-    run: Run
-    program: jax.Array  # int32: row of the instructions
-    result: jax.Array  # int32: which result this lane fills
+    run: Run[Lockstep]
+    program: jax.Array  # int32: row of its instructions
+    result: jax.Array  # int32: row of its outcome; -1, the last row, for lanes that only fill the batch
 
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """What the batches of one call share."""
+    """The engine, for one call of `evaluate` or `first_better`."""
 
     task: Task
     layouts: Layout
     scale: Scale
-    bits: int
-    words: int
-    slots: int = 64
-    """Slots of the first WHILE memory, a power of two."""
-    steps: int = 32
-    """Steps of a chunk."""
+    bits: int  # bits of a REPEAT counter
+    words: int  # words of the REPEAT counters of a run
+    slots: int = 64  # slots of the first memory, a power of two
+    steps: int = 32  # steps of a chunk
 
     def first_better(self, question: Neighbourhoods) -> Improvements:
-        """Return how the neighbourhoods of S programs fare."""
-        score = self.scale.scores(self.run_programs(question.parents)[..., 0]).astype(np.int32)
-        wanted = np.arange(question.programs.shape[1]) < question.counts[:, None]
+        """Find the first better neighbour of S programs; see `evaluate.first_better`.
+
+        All neighbours run at once, so that the lanes are full. Those of one search are a group of a contest: as soon as
+        the third neighbour has beaten its parent, say, the fourth and the following ones are dropped, and the search
+        only waits for the first two.
+        """
+        parents, programs, margins = question.parents, question.programs, question.margins
+        score = self.scale.scores(unpack(self.run_programs(np.asarray(parents))).units).astype(np.int32)
+        wanted = np.arange(programs.shape[1]) < question.counts[:, None]
+        least = np.broadcast_to(score[:, None], wanted.shape)
+        if margins is not None:
+            least = score_to_beat(least, np.asarray(margins))
+            wanted &= (programs != parents[:, None]).any(axis=-1)  # a program is not better than itself
         group = np.nonzero(wanted)[0].astype(np.int32)
-        runs = Runs(*np.moveaxis(self.run_programs(question.programs[wanted], Contest(score[group], group)), -1, 0))
+        rows = self.run_programs(np.asarray(programs[wanted]), Contest(least[wanted], group))
+        runs = Outcomes(*unpack(rows), np.asarray(self.layouts.units))
         better = np.full(wanted.shape, ANY, np.int32)
         better[wanted] = np.where(runs.complete, self.scale.scores(runs.units), ANY)
-        beats = better > score[:, None]
+        beats = better > least
         first = np.where(beats.any(axis=1), beats.argmax(axis=1), -1)
         return Improvements(score, first.astype(np.int32), np.take_along_axis(better, first[:, None], axis=1)[:, 0])
 
     def run_programs(self, programs: np.ndarray, contest: Contest | None = None) -> np.ndarray:
-        """Return units, calls, actions and end of the programs' runs, int32 [P, E, 4]; of a contest, what is wanted."""
+        """Run programs on every layout.
+
+        Args:
+          programs: int32 [P, N].
+          contest: which scores are needed; by default all.
+
+        Returns:
+          Packed outcomes, int32 [P, E, COLUMNS]; runs that are not needed may be DROPPED.
+        """
         count, episodes = len(programs), len(self.layouts.units)
         if not count:
-            return np.zeros((0, episodes, 4), np.int32)
+            return np.zeros((0, episodes, COLUMNS), np.int32)
         contest = contest or Contest.none(count)
         size = _batch_size(count * episodes)
         padded = -(-size // episodes)
@@ -102,14 +122,16 @@ class Batches:
             jnp.int32(self.scale.most),
         )
         lanes = _spread(_start(self.layouts, code, jnp.int32(count), size=size, words=self.words, slots=self.slots))
-        results = jnp.zeros((padded * episodes + 1, 4), jnp.int32)
+        results = jnp.zeros((padded * episodes + 1, COLUMNS), jnp.int32)
         waiting = [lanes]
         while waiting:
             results = self._finish(code, wanted, waiting.pop(), results, waiting)
-        return np.asarray(results)[: count * episodes].reshape(count, episodes, 4)
+        return np.asarray(results)[: count * episodes].reshape(count, episodes, COLUMNS)
 
-    def _finish(self, code: jax.Array, wanted: _Wanted, lanes: Lanes, results: jax.Array, waiting: list[Lanes]):
-        """Step a batch until all its lanes have ended, and return the results with theirs.
+    def _finish(
+        self, code: jax.Array, wanted: _Wanted, lanes: Lanes, results: jax.Array, waiting: list[Lanes]
+    ) -> jax.Array:
+        """Step a batch until all its runs have ended, and return the results with their outcomes.
 
         Where a batch would take too much memory, half of its lanes are put into `waiting`.
         """
@@ -139,7 +161,7 @@ class _Wanted(NamedTuple):
 
 
 def _spread(lanes: Lanes) -> Lanes:
-    """Return the lanes shared out over all local devices; what all lanes need is copied to each by itself."""
+    """Return the lanes shared out over all local devices; jit copies what all lanes need to each device."""
     devices = jax.local_devices()
     if len(devices) == 1 or len(lanes.program) % len(devices):
         return lanes
@@ -154,7 +176,7 @@ def _halves(lanes: Lanes) -> tuple[Lanes, Lanes]:
 def _batch_size(lanes: int) -> int:
     """Return the lanes of the smallest batch that has room: a power of two, of four for small ones.
 
-    Few sizes are compiled; a small batch costs about the same at any size.
+    So few sizes are compiled. Small batches cost about the same at any size.
     """
     size = max(SMALLEST, 1 << max(0, lanes - 1).bit_length())
     return size if size >= 1024 or size.bit_length() % 2 else 2 * size
@@ -162,7 +184,7 @@ def _batch_size(lanes: int) -> int:
 
 @functools.partial(jax.jit, static_argnames=("size", "words", "slots"))
 def _start(layouts: Layout, code: jax.Array, count: jax.Array, *, size: int, words: int, slots: int) -> Lanes:
-    """Return the lanes of `count` programs on all layouts, filled up to `size` with ended ones."""
+    """Return the lanes of `count` programs on all layouts, filled up to `size` with runs that have ended."""
     episodes = len(layouts.units)
     index = jnp.arange(size, dtype=jnp.int32)
     used = index < count * episodes
@@ -177,18 +199,30 @@ def _start(layouts: Layout, code: jax.Array, count: jax.Array, *, size: int, wor
 def _advance(
     task: Task, code: jax.Array, wanted: _Wanted, lanes: Lanes, results: jax.Array, *, bits: int, steps: int
 ) -> tuple[Lanes, jax.Array, jax.Array]:
-    """Return the lanes after a chunk of steps, the results int32 [runs + 1, 4] so far (the last row is for fillers),
-    and int32 [2]: how many lanes go on, and how many of them wait for a larger memory."""
+    """Do a chunk of steps.
 
-    def step(run: Run, program: jax.Array) -> Run:
+    Args:
+      task: the task.
+      code: words of the instructions, uint32 [P, N, WORDS].
+      wanted: which scores are needed.
+      lanes: the lanes.
+      results: packed outcomes so far, int32 [P * E + 1, COLUMNS]; the last row is for lanes that fill the batch.
+      bits: bits of a REPEAT counter.
+      steps: how many steps.
+
+    Returns:
+      The lanes and the results afterwards, and int32 [2]: how many lanes go on, and how many of these wait for a larger
+      memory.
+    """
+
+    def step(run: Run[Lockstep], program: jax.Array) -> Run[Lockstep]:
         running = (run.end == RUNNING) & ~run.memory.is_full
         fetch = functools.partial(_fetch, code, program)
         run = interpreter.act(task, run, run.chain, running & (run.chain != 0))  # the only action of its instruction
         return interpreter.test(task, fetch, run, running=running, bits=bits)
 
     run = jax.lax.fori_loop(0, steps, lambda _, run: jax.vmap(step)(run, lanes.program), lanes.run)
-    rows = jnp.stack([run.units, run.calls, run.actions, run.end], axis=-1)
-    results = results.at[lanes.result].set(rows)
+    results = results.at[lanes.result].set(pack(run))
     dropped = _settled(wanted, results[:-1])[lanes.program]
     end = jnp.where((run.end == RUNNING) & dropped, DROPPED, run.end)
     alive = end == RUNNING
@@ -198,15 +232,19 @@ def _advance(
 
 def _fetch(code: jax.Array, program: jax.Array, address: jax.Array) -> Instruction:
     words = code[program, jnp.minimum(address, code.shape[1] - 1)]
-    return Instruction(words[0], words[1], words[2])
+    return Instruction(*(words[word] for word in range(WORDS)))
 
 
 def _settled(wanted: _Wanted, results: jax.Array) -> jax.Array:
-    """Return for which programs the rest of their runs does not matter, bool [P]."""
+    """Return for which programs the runs that still go on do not matter, bool [P].
+
+    A program's score is at most that of its ended runs plus a return of 1 for each of the others. If this is not above
+    the score to beat, the program is settled. So is one behind a program of its group that has ended and is better.
+    """
     programs, episodes = wanted.beat.shape[0], wanted.weights.shape[0]
-    units, end = results[:, 0].reshape(programs, episodes), results[:, 3].reshape(programs, episodes)
-    ended = (end != RUNNING) & (end != DROPPED)
-    score = jnp.sum(jnp.where(ended, units * wanted.weights[None, :], 0), axis=1)
+    runs = unpack(results.reshape(programs, episodes, COLUMNS))
+    ended = (runs.end != RUNNING) & (runs.end != DROPPED)
+    score = jnp.sum(jnp.where(ended, runs.units * wanted.weights[None, :], 0), axis=1)
     highest = score + jnp.sum(~ended, axis=1) * wanted.most
     beats = jnp.all(ended, axis=1) & (score > wanted.beat) & (wanted.beat != ANY)
     index = jnp.arange(programs)
@@ -216,7 +254,7 @@ def _settled(wanted: _Wanted, results: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames=("size", "slots"))
 def _compact(lanes: Lanes, *, size: int, slots: int) -> Lanes:
-    """Return the lanes that go on in a batch of `size` with a memory of `slots`."""
+    """Return the lanes that go on, in a batch of `size` with memories of `slots`."""
     alive = lanes.run.end == RUNNING
     (kept,) = jnp.nonzero(alive, size=size, fill_value=0)
     filler = jnp.arange(size) >= jnp.sum(alive)

@@ -1,13 +1,21 @@
-"""Runs one after the other in one compiled loop: the engine for CPUs.
+"""The engine for CPUs: runs one after the other in one compiled loop.
 
-XLA compiles the loop to one piece of machine code with real branches (`loops.py`), so a run costs what its own steps
-cost, whatever runs beside it, and what need not be run is not begun. Of a neighbourhood that is most of it
-(`first_better`), and no decision of a search changes:
+XLA compiles the loop to one piece of machine code with real branches (`jaxprl/xla.py`). So a run costs what its own
+steps cost, whatever runs beside it, and a run that is not needed costs nothing. For `first_better` that is most runs,
+and no decision of a search changes:
 
-- Neighbours behind the first better one are not run; nor is one that equals the program or an earlier neighbour.
-- On a layout where the program's run never comes to the changed subtree, the neighbour's run is the same.
-- A return is at most 1. A neighbour is left as soon as the layouts that remain cannot make it better; the layouts
-  where the program itself falls short come first, since there it has to gain.
+- Neighbours behind the first better one are not run, nor is a neighbour that equals its parent or an earlier neighbour.
+- On a layout where the parent's run never comes to the changed subtree, the neighbour's run is the same.
+- A return is at most 1. A neighbour is given up as soon as returns of 1 on the layouts that remain would not be enough
+  for it to be better than its parent. Layouts on which the parent itself falls short of 1 come first, since there it
+  has to gain.
+
+For example, a parent has returns 1, 0.5 and 0 on three layouts, and its run comes to the changed subtree on the first
+two. The neighbour's return on the third layout is 0, too, so its sum is at most 1 + 1 + 0 = 2, against 1.5. It is run
+on the second layout first. If it gets 0.5 there, its sum is at most 1.5: it is not better, and the first layout is
+not run.
+
+Axis letters: P programs, E layouts, S searches, B neighbours of a search, N nodes.
 """
 
 from __future__ import annotations
@@ -21,50 +29,51 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprl.dsl import encode
-from jaxprl.dsl.compile import CHAIN, TRACED, has_idle_repeat, instructions_of
+from jaxprl.search.protocol import Improvements, Neighbourhoods
 from jaxprl.vm import interpreter
-from jaxprl.vm.interpreter import RUNNING, Instruction, Run, take
+from jaxprl.vm.compile import TRACED, has_idle_repeat, instructions_of
+from jaxprl.vm.instruction import CHAIN, WORDS, Instruction
+from jaxprl.vm.interpreter import Run, take
 from jaxprl.vm.memory import Direct
-from jaxprl.vm.runs import Improvements, Neighbourhoods, Scale
+from jaxprl.vm.outcomes import COLUMNS, RUNNING, Scale, pack, score_to_beat, unpack
 from jaxprl.worlds import ops
 from jaxprl.worlds.task import Layout, Task
 
 GROWTH = 16
-"""How much larger the WHILE memory is for runs that need more."""
+"""How many times larger the memory of WHILE becomes for runs that need more."""
 SMALLEST = 32
-"""Programs of the smallest batch: few sizes are compiled, and room that is not used costs next to nothing."""
+"""Programs of the smallest batch. So few sizes are compiled, and rows that are not used cost next to nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """What the batches of one call share."""
+    """The engine, for one call of `evaluate` or `first_better`."""
 
     task: Task
     layouts: Layout
     scale: Scale
-    bits: int
-    words: int
-    slots: int = 4096
-    """Slots of the WHILE memory, a power of two."""
+    bits: int  # bits of a REPEAT counter
+    words: int  # words of the REPEAT counters of a run
+    slots: int = 4096  # slots of the memory of WHILE, a power of two
 
     def run_programs(self, programs: np.ndarray) -> np.ndarray:
-        """Return units, calls, actions and end of the programs' runs, int32 [P, E, 4]."""
+        """Run programs int32 [P, N] on every layout and return packed outcomes, int32 [P, E, COLUMNS]."""
         count = len(programs)
         nodes = np.pad(programs, ((0, max(SMALLEST, 1 << (count - 1).bit_length()) - count), (0, 0)))
         found = np.array(_run_programs(self._machine, nodes, np.int32(count), self.layouts))[:count]
-        crowded = np.flatnonzero((found[:, :, 3] == RUNNING).any(axis=1))
+        crowded = np.flatnonzero((unpack(found).end == RUNNING).any(axis=1))
         if len(crowded):
             found[crowded] = self._enlarged().run_programs(programs[crowded])
         return found
 
     def first_better(self, question: Neighbourhoods) -> Improvements:
-        """Return how the neighbourhoods of S programs fare."""
+        """Find the first better neighbour of S programs; see `evaluate.first_better`."""
         weights, most = self.scale.weights.astype(np.int32), np.int32(self.scale.most)
         found = _first_better(self._machine, question, self.layouts, weights, most)
         *columns, crowded = (np.array(column) for column in found)
         again = np.flatnonzero(crowded)
         if len(again):
-            part = self._enlarged().first_better(Neighbourhoods(*(leaf[again] for leaf in question)))
+            part = self._enlarged().first_better(jax.tree.map(lambda leaf: leaf[again], question))
             for column, new in zip(columns, part, strict=True):
                 column[again] = new
         return Improvements(*columns)
@@ -79,7 +88,7 @@ class Batches:
 
 @dataclasses.dataclass(frozen=True)
 class _Machine:
-    """What a run needs besides its program and layout, static under jit."""
+    """What all runs share, static under jit."""
 
     task: Task
     bits: int
@@ -87,31 +96,42 @@ class _Machine:
     slots: int
 
     def code(self, nodes: jax.Array) -> jax.Array:
-        """Return the instructions of a program, uint32 [N, 3]."""
+        """Return the instructions of a program, uint32 [N, WORDS]."""
         return instructions_of(nodes, encode.length(nodes), bits=self.bits, longest=CHAIN)[0]
 
     def traced_code(self, nodes: jax.Array) -> jax.Array:
-        """Return the instructions with their nodes, uint32 [N, 5]: their run tells which nodes it came to."""
+        """Return the instructions with their nodes behind them, uint32 [N, WORDS + TRACED / 32]. Runs of them also
+        collect the nodes that they come to (`Run.visited`)."""
         parts = instructions_of(nodes, encode.length(nodes), bits=self.bits, longest=CHAIN)
         return jnp.concatenate(parts, axis=1)
 
-    def run(self, code: jax.Array, layouts: Layout, layout: jax.Array, memory: Direct) -> Run:
-        """Return the run of a program at its end, or where its memory became full (RUNNING)."""
+    def run(self, code: jax.Array, layouts: Layout, layout: jax.Array, memory: Direct) -> Run[Direct]:
+        """Run a program on one layout.
+
+        Args:
+          code: its instructions, from `code` or `traced_code`.
+          layouts: stacked layouts.
+          layout: index of the layout, int32.
+          memory: the memory that earlier runs have left.
+
+        Returns:
+          The run at its end; or still RUNNING, where its memory became full.
+        """
         fetch = functools.partial(_fetch, code)
 
-        def goes_on(run: Run) -> jax.Array:
+        def goes_on(run: Run[Direct]) -> jax.Array:
             return (run.end == RUNNING) & ~run.memory.is_full
 
-        def act(run: Run) -> Run:
+        def act(run: Run[Direct]) -> Run[Direct]:
             return interpreter.act(self.task, run, fetch(run.address).chain, jnp.bool_(True))
 
-        def test(run: Run) -> Run:
+        def test(run: Run[Direct]) -> Run[Direct]:
             return interpreter.test(self.task, fetch, run, running=jnp.bool_(True), bits=self.bits)
 
-        def act_and_test(run: Run) -> Run:
+        def act_and_test(run: Run[Direct]) -> Run[Direct]:
             return test(jax.lax.while_loop(_acts, act, run))
 
-        def glide_act_and_test(run: Run) -> Run:
+        def glide_act_and_test(run: Run[Direct]) -> Run[Direct]:
             run = interpreter.glide(self.task, fetch, run, bits=self.bits)
             return test(jax.lax.cond(_acts(run), act, lambda run: run, run))
 
@@ -119,23 +139,24 @@ class _Machine:
         return jax.lax.while_loop(goes_on, glide_act_and_test if self.task.quiet else act_and_test, run)
 
 
-def _acts(run: Run) -> jax.Array:
+def _acts(run: Run[Direct]) -> jax.Array:
     return (run.chain != 0) & (run.end == RUNNING)
 
 
 def _fetch(code: jax.Array, address: jax.Array) -> Instruction:
-    test, targets, chain = (_word(code, address, word) for word in range(3))
-    return Instruction(test, targets, chain, take(code, address)[3:] if code.shape[1] > 3 else ())
+    words = (_word(code, address, word) for word in range(WORDS))
+    instruction = Instruction(*words)
+    return instruction._replace(nodes=take(code, address)[WORDS:]) if code.shape[1] > WORDS else instruction
 
 
 def _word(code: jax.Array, address: jax.Array, word: int) -> jax.Array:
-    # One by one, since XLA would keep a row of words in memory; unsigned, since that spares the look for negative ones.
+    # One by one, since XLA would keep a row of words in memory; unsigned, since that spares a check for negative ones.
     place = address.astype(jnp.uint32), np.uint32(word)
     return jax.lax.dynamic_slice(code, place, (1, 1), allow_negative_indices=False)[0, 0]
 
 
-def _bits(first: jax.Array, count) -> jax.Array:
-    """Return the bits first .. first + count - 1 of 64, uint32 [2]."""
+def _node_range(first: jax.Array, count: jax.Array) -> jax.Array:
+    """Return the set of the nodes first .. first + count - 1 as bits, uint32 [TRACED / 32]."""
     index = jnp.arange(32, dtype=jnp.int32)
     place = jnp.stack([index, index + 32])
     inside = (place >= first) & (place < first + count)
@@ -144,7 +165,7 @@ def _bits(first: jax.Array, count) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _run_programs(machine: _Machine, nodes: jax.Array, count: jax.Array, layouts: Layout) -> jax.Array:
-    """Return the outcomes, int32 [P, E, 4], of the first `count` programs."""
+    """Return packed outcomes, int32 [P, E, COLUMNS], of the first `count` programs; zeros for the others."""
     episodes = layouts.units.shape[0]
 
     def run_program(program, carry):
@@ -153,16 +174,23 @@ def _run_programs(machine: _Machine, nodes: jax.Array, count: jax.Array, layouts
         def run_layout(layout, carry):
             results, memory = carry
             run = machine.run(code, layouts, layout, memory)
-            row = jnp.stack([run.units, run.calls, run.actions, run.end])
             place = (program, layout, 0)
             return jax.lax.dynamic_update_slice(
-                results, row[None, None], place, allow_negative_indices=False
+                results, pack(run)[None, None], place, allow_negative_indices=False
             ), run.memory
 
         return jax.lax.fori_loop(0, episodes, run_layout, carry)
 
-    results = jnp.zeros((nodes.shape[0], episodes, 4), jnp.int32)
+    results = jnp.zeros((nodes.shape[0], episodes, COLUMNS), jnp.int32)
     return jax.lax.fori_loop(0, count, run_program, (results, Direct.empty(machine.slots)))[0]
+
+
+class _Scored(NamedTuple):
+    """Layouts with the scale of the scores on them."""
+
+    layouts: Layout
+    weights: jax.Array  # int32 [E]: score of one unit
+    most: jax.Array  # int32: score of a return of 1 on one layout
 
 
 class _Parent(NamedTuple):
@@ -170,59 +198,84 @@ class _Parent(NamedTuple):
 
     nodes: jax.Array  # int32 [N]
     units: jax.Array  # int32 [E]
-    touched: jax.Array  # uint32 [E, 2]: nodes that each run came to, bits
+    touched: jax.Array  # uint32 [E, TRACED / 32]: the nodes that each run came to, as bits
     score: jax.Array  # int32
-    crowded: jax.Array  # bool: a run's memory became full
+    crowded: jax.Array  # bool: whether the memory became full in a run
+
+
+class _Neighbour(NamedTuple):
+    """A program that is tried in the place of its parent."""
+
+    nodes: jax.Array  # int32 [N]
+    changed: jax.Array  # int32 [2]: the parent's node whose subtree was replaced, and the size of that subtree
+    known: jax.Array  # bool: whether it equals its parent or an earlier neighbour; then nothing is run
+    least: jax.Array  # int32: the score that it has to beat: that of its parent, or lower by its margin
 
 
 class _Climb(NamedTuple):
-    """How far a neighbourhood is."""
+    """How far the search for a better neighbour of one program has come."""
 
-    tried: jax.Array  # int32: neighbours
-    first: jax.Array  # int32: the first better one, -1
+    tried: jax.Array  # int32: neighbours tried
+    first: jax.Array  # int32: index of the first better one, -1 if there is none so far
     better: jax.Array  # int32: its score
-    crowded: jax.Array  # bool
+    crowded: jax.Array  # bool: whether the memory became full in a run
     memory: Direct
 
 
 class _Attempt(NamedTuple):
-    """How far a neighbour is."""
+    """How far one neighbour has come."""
 
     place: jax.Array  # int32: layouts looked at, in two rounds
-    highest: jax.Array  # int32: score if all other runs bring the most
-    crowded: jax.Array  # bool
+    highest: jax.Array  # int32: its score if all remaining runs have a return of 1
+    crowded: jax.Array  # bool: whether the memory became full in a run
     memory: Direct
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _first_better(machine: _Machine, question: Neighbourhoods, layouts: Layout, weights: jax.Array, most: jax.Array):
-    """Return score, first and better, int32 [S], and whether a run's memory became full, bool [S]."""
-    searches = len(question.programs)
-    marks = jax.vmap(jax.vmap(_mark))(question.programs)
+def _first_better(
+    machine: _Machine, question: Neighbourhoods, layouts: Layout, weights: jax.Array, most: jax.Array
+) -> tuple[jax.Array, ...]:
+    """Try the neighbours of S programs until one is better.
+
+    Args:
+      machine: what all runs share.
+      question: the programs and their neighbours.
+      layouts: stacked layouts.
+      weights: score of one unit on each layout, int32 [E].
+      most: score of a return of 1 on one layout, int32.
+
+    Returns:
+      The columns of `Improvements`, and whether the memory became full, bool [S]; then the others mean nothing.
+    """
+    parents, neighbours, changes, counts, all_margins = jax.tree.map(jnp.asarray, question)
+    searches = len(parents)
+    marks = jax.vmap(jax.vmap(_mark))(neighbours)
+    scored = _Scored(layouts, weights, most)
 
     def climb(search, carry):
         found, memory = carry
-        programs, changed, own_marks = (take(leaf, search) for leaf in (question.programs, question.changed, marks))
+        programs, changed, own_marks = (take(leaf, search) for leaf in (neighbours, changes, marks))
+        margins = None if all_margins is None else take(all_margins, search)
         parent, memory = jax.lax.cond(
-            take(question.counts, search) >= 0,
-            lambda memory: _run_parent(machine, take(question.parents, search), layouts, weights, memory),
-            lambda memory: (_no_parent(question.parents.shape[1], weights.shape[0]), memory),
+            take(counts, search) >= 0,
+            lambda memory: _run_parent(machine, take(parents, search), scored, memory),
+            lambda memory: (_no_parent(parents.shape[1], weights.shape[0]), memory),
             memory,
         )
 
-        def goes_on(state: _Climb):
-            return (state.tried < take(question.counts, search)) & (state.first < 0) & ~state.crowded
+        def goes_on(state: _Climb) -> jax.Array:
+            return (state.tried < take(counts, search)) & (state.first < 0) & ~state.crowded
 
         def attempt(state: _Climb) -> _Climb:
             index = state.tried
             nodes = take(programs, index)
-            known = jnp.all(nodes == parent.nodes) | _seen(own_marks, programs, index)
-            highest, crowded, memory = _attempt(
-                machine, parent, nodes, take(changed, index), known, layouts, weights, most, state.memory
-            )
-            beats = (highest > parent.score) & ~crowded
-            first, better = jnp.where(beats, index, -1), jnp.where(beats, highest, state.better)
-            return _Climb(index + 1, first, better, crowded, memory)
+            known = jnp.all(nodes == parent.nodes) | _seen(own_marks, programs, margins, index)
+            least = parent.score if margins is None else score_to_beat(parent.score, take(margins, index))
+            neighbour = _Neighbour(nodes, take(changed, index), known, least)
+            end = _attempt(machine, parent, neighbour, scored, state.memory)
+            beats = (end.highest > least) & ~end.crowded
+            first, better = jnp.where(beats, index, -1), jnp.where(beats, end.highest, state.better)
+            return _Climb(index + 1, first, better, end.crowded, end.memory)
 
         zero = jnp.int32(0)
         state = jax.lax.while_loop(goes_on, attempt, _Climb(zero, zero - 1, zero, parent.crowded, memory))
@@ -239,18 +292,23 @@ def _put(table: jax.Array, value: jax.Array, *, index: jax.Array) -> jax.Array:
 
 def _no_parent(nodes: int, episodes: int) -> _Parent:
     row = jnp.zeros(episodes, jnp.int32)
-    return _Parent(jnp.zeros(nodes, jnp.int32), row, jnp.zeros((episodes, 2), jnp.uint32), row[0], jnp.bool_(False))
+    touched = jnp.zeros((episodes, TRACED // 32), jnp.uint32)
+    return _Parent(jnp.zeros(nodes, jnp.int32), row, touched, row[0], jnp.bool_(False))
 
 
-def _run_parent(machine: _Machine, nodes: jax.Array, layouts: Layout, weights: jax.Array, memory: Direct):
-    """Run a program on every layout and return (what is known of it, memory)."""
+def _run_parent(machine: _Machine, nodes: jax.Array, scored: _Scored, memory: Direct) -> tuple[_Parent, Direct]:
+    """Run a program, int32 [N], on every layout, and trace which nodes its runs come to.
+
+    If the nodes cannot be traced, because there are too many or one is an idle REPEAT, all count as touched.
+    """
+    layouts, weights, _ = scored
     code = machine.traced_code(nodes)
     traceable = (nodes.shape[0] <= TRACED) & ~has_idle_repeat(nodes)
 
     def run_layout(layout, carry):
         parent, memory = carry
         run = machine.run(code, layouts, layout, memory)
-        touched = jnp.where(traceable, run.visited, jnp.uint32(0xFFFFFFFF))
+        touched = jnp.where(traceable, jnp.asarray(run.visited), jnp.uint32(0xFFFFFFFF))
         parent = parent._replace(
             units=_put(parent.units, run.units, index=layout),
             touched=_put(parent.touched, touched, index=layout),
@@ -263,22 +321,36 @@ def _run_parent(machine: _Machine, nodes: jax.Array, layouts: Layout, weights: j
     return jax.lax.fori_loop(0, weights.shape[0], run_layout, (parent, memory))
 
 
-def _attempt(machine: _Machine, parent: _Parent, nodes, changed, known, layouts: Layout, weights, most, memory: Direct):
-    """Return the neighbour's score, or a bound of it that is not above the program's; whether a run's memory became
-    full; and the memory."""
+def _attempt(machine: _Machine, parent: _Parent, neighbour: _Neighbour, scored: _Scored, memory: Direct) -> _Attempt:
+    """Run a neighbour until its score is known, or cannot beat `least`.
+
+    The layouts are gone through twice: first those on which the parent falls short of a return of 1, then the others.
+    Layouts on which the parent's run does not come to the changed subtree are passed over.
+
+    Args:
+      machine: what all runs share.
+      parent: its parent.
+      neighbour: the neighbour.
+      scored: the layouts.
+      memory: the memory that earlier runs have left.
+
+    Returns:
+      The attempt at its end; `highest` is the neighbour's score, or a bound of it that is not above `least`.
+    """
+    nodes, (node, size), known, least = neighbour
+    layouts, weights, most = scored
     episodes = weights.shape[0]
-    node, size = changed
-    differs = jnp.any((parent.touched & _bits(node, size)[None, :]) != 0, axis=1) | (node + size > TRACED)
+    differs = jnp.any((parent.touched & _node_range(node, size)[None, :]) != 0, axis=1) | (node + size > TRACED)
     falls_short = parent.units * weights < most
     highest = jnp.sum(jnp.where(differs, most, parent.units * weights))
     code = jax.lax.cond(
-        known | (highest <= parent.score),
-        lambda: jnp.zeros((nodes.shape[0], 3), jnp.uint32),
+        known | (highest <= least),
+        lambda: jnp.zeros((nodes.shape[0], WORDS), jnp.uint32),
         lambda: machine.code(nodes),
     )
 
-    def goes_on(state: _Attempt):
-        return (state.place < 2 * episodes) & (state.highest > parent.score) & ~state.crowded
+    def goes_on(state: _Attempt) -> jax.Array:
+        return (state.place < 2 * episodes) & (state.highest > least) & ~state.crowded
 
     def look(state: _Attempt) -> _Attempt:
         layout = state.place % episodes
@@ -293,18 +365,30 @@ def _attempt(machine: _Machine, parent: _Parent, nodes, changed, known, layouts:
         )
         return _Attempt(state.place + 1, state.highest + loss, crowded, memory)
 
-    start = jnp.where(known, parent.score, highest)
-    end = jax.lax.while_loop(goes_on, look, _Attempt(jnp.int32(0), start, jnp.bool_(False), memory))
-    return end.highest, end.crowded, end.memory
+    start = jnp.where(known, least, highest)
+    return jax.lax.while_loop(goes_on, look, _Attempt(jnp.int32(0), start, jnp.bool_(False), memory))
 
 
 def _mark(nodes: jax.Array) -> jax.Array:
-    """Return a number by which equal programs are found, uint32."""
+    """Return a hash of a program's nodes int32 [N], uint32."""
     salts = ops.mixed(jnp.arange(nodes.shape[0], dtype=jnp.int32), 0x9E3779B1)
     return jnp.sum(salts * nodes.astype(jnp.uint32), dtype=jnp.uint32)
 
 
-def _seen(marks: jax.Array, programs: jax.Array, index: jax.Array) -> jax.Array:
-    """Return whether a program equals one before it."""
+def _seen(marks: jax.Array, programs: jax.Array, margins: jax.Array | None, index: jax.Array) -> jax.Array:
+    """Return whether a neighbour equals an earlier one that was not taken, so that it will not be taken either, bool.
+
+    Only the first earlier neighbour with the same hash is compared. If two different ones share it, an equal third one
+    is run again, which costs time and changes nothing. A larger margin than the earlier one has is a reason to run it
+    again, too.
+
+    Args:
+      marks: hashes of the neighbours, uint32 [B].
+      programs: the neighbours, int32 [B, N].
+      margins: how far below the parent's score each may be, int32 [B]; None for not at all.
+      index: which of them, int32.
+    """
     alike = (marks == take(marks, index)) & (jnp.arange(len(marks)) < index)
-    return jnp.any(alike) & jnp.all(take(programs, jnp.argmax(alike)) == take(programs, index))
+    first = jnp.argmax(alike)
+    equal = jnp.any(alike) & jnp.all(take(programs, first) == take(programs, index))
+    return equal if margins is None else equal & (take(margins, index) <= take(margins, first))

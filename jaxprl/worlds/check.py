@@ -1,8 +1,9 @@
-"""Whether a task keeps the contracts of `task.py`: what is wrong is said in words, before a search runs into it.
+"""Check that a task keeps the contracts of `task.py`, and describe what is wrong before a search runs into it.
 
-A task whose world is array code is traced once, without being compiled, for the structure of what its rules return.
-Then random actions run on a few layouts, in plain Python and, of an array task, in one jitted step too: both have to
-agree, no return may exceed 1, a quiet task has to be one, and words that never did anything are noted.
+The rules of a task whose world is array code are traced once, without being compiled, to check the structure of what
+they return. Then random actions are run on a few layouts, in plain Python and, for an array task, in one jitted step
+too. Both have to agree, no return may exceed 1, and a task that claims to be quiet has to be quiet. Actions that never
+did anything and perceptions that never changed are reported as notes.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import collections
 import contextlib
 import math
 from collections.abc import Hashable, Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,41 +19,58 @@ import numpy as np
 
 from jaxprl.dsl.language import Language
 from jaxprl.errors import UserError
-from jaxprl.worlds.task import HostTask, Layout, Task, plain
+from jaxprl.types import PyTree
+from jaxprl.worlds.plain import plain_layout
+from jaxprl.worlds.task import Layout, PythonTask, Task
 
 SEEDS = (0, 1, 2, 3, 1_000_000)
-"""Layouts that are tried: searches see the first ones, the final test those from the last one on."""
+"""The seeds of the layouts that are tried. Searches use the first ones, final tests those from the last one on."""
 RUNS, STEPS = 10, 100
-"""Runs of random actions on each, and actions of one."""
+"""The number of runs of random actions on each layout, and the number of actions in a run."""
 COMPARED = 40
-"""The first of them, in which arrays are compared with plain Python."""
+"""The number of actions on each layout, from the first one on, for which arrays are compared with plain Python."""
 SURE = 100
-"""Uses of an action from which on it is noted that it did nothing."""
+"""The number of uses of an action after which it is noted that it never did anything."""
 MOST_UNITS = 2**31 // 32 - 1
-"""Units of a layout: 32 layouts' fit an int32."""
+"""The largest number of units of a layout. The sum over 32 layouts fits an int32."""
 MOST_POSES = 2**22
-"""Poses: with the number of a WHILE they fit an int32."""
+"""The largest number of poses. Together with the number of a WHILE, a pose fits an int32."""
 DTYPES = tuple(np.dtype(kind) for kind in (np.bool_, np.uint8, np.int32, np.uint32))
+"""The dtypes that the leaves of a layout may have."""
 WORDS = ("map", "agent", "goal", "returns")
+"""The keys that `Task.words` may have."""
 
 
-def check(task: Task | HostTask) -> list[str]:
-    """Try a task out and return notes on what may be a mistake.
+def check(task: Task | PythonTask) -> list[str]:
+    """Try a task out.
 
-    Raises UserError for what certainly is one, caused by the exception that the task raised, if it did.
+    Args:
+      task: the task.
+
+    Returns:
+      Notes on what may be a mistake, a sentence each.
+
+    Raises:
+      UserError: the task certainly has a mistake, which the message describes. If the task raised an exception, that is
+        the cause of the error.
+
+    Example:
+      >>> from jaxprl.worlds.make import make
+      >>> check(make("Seeder"))
+      []
     """
-    with _telling(f"task {task.name!r}"):
+    with _reporting(f"task {task.name!r}"):
         _check_values(task)
-        return _HostTrial(task).notes() if isinstance(task, HostTask) else _ArrayTrial(task).notes()
+        return _PythonTrial(task).notes() if isinstance(task, PythonTask) else _ArrayTrial(task).notes()
 
 
 class _Mistake(Exception):
-    """What is wrong; `check` says in which task."""
+    """A description of a mistake, to which `check` adds the name of the task."""
 
 
 @contextlib.contextmanager
-def _telling(where: str) -> Iterator[None]:
-    """Turn what goes wrong into a UserError, or within another one into a `_Mistake`, that says where."""
+def _reporting(where: str) -> Iterator[None]:
+    """Turn a `_Mistake` within the block into a UserError whose message says where it was made."""
     try:
         yield
     except _Mistake as error:
@@ -62,7 +79,7 @@ def _telling(where: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _calling(what: str) -> Iterator[None]:
-    """Run the task's own code: an exception that comes from it is a mistake in `what`."""
+    """Turn any exception of the task's own code, which the block runs, into a `_Mistake` in `what`."""
     try:
         yield
     except _Mistake:
@@ -77,15 +94,22 @@ def _calling(what: str) -> Iterator[None]:
 
 
 def _expect(condition: bool, mistake: str) -> None:
+    """Raise a `_Mistake` with this description unless a condition holds."""
     if not condition:
         raise _Mistake(mistake)
 
 
-def _check_values(task: Task | HostTask) -> None:
-    """Check what is neither rule nor layout."""
+def _check_values(task: Task | PythonTask) -> None:
+    """Check the fields of a task that are neither rules nor layouts."""
     _expect(isinstance(task.name, str) and bool(task.name.strip()), "its name is no text")
-    world = () if isinstance(task, HostTask) else ("act", "perceive", "key", "pose", "language", "poses", "call_limit")
-    lacking = [name for name in (*world, *(("terminated_hides_crash",) if world else ())) if not _has(task, name)]
+    world = (
+        () if isinstance(task, PythonTask) else ("act", "perceive", "key", "pose", "language", "poses", "call_limit")
+    )
+    lacking = [
+        name
+        for name in (*world, *(("terminated_hides_crash",) if world else ()))
+        if not hasattr(getattr(task, "world", None), name)
+    ]
     _expect(not lacking, f"its world lacks {', '.join(lacking)} (jaxprl/worlds/task.py, World)")
     _expect(isinstance(task.language, Language), f"its language is a {type(task.language).__name__}, not a Language")
     _expect(
@@ -106,12 +130,8 @@ def _check_values(task: Task | HostTask) -> None:
         _expect(type(poses) is int and 0 < poses <= MOST_POSES, f"poses is {poses!r}; it goes from 1 to {MOST_POSES}")
 
 
-def _has(task: Any, name: str) -> bool:
-    return hasattr(task.world, name)
-
-
 class _Uses:
-    """How often words were tried, and which of them did something."""
+    """Counts how often actions were tried, and collects which of them did something and what perceptions returned."""
 
     def __init__(self) -> None:
         self.tried: collections.Counter[str] = collections.Counter()
@@ -119,22 +139,24 @@ class _Uses:
         self.seen: dict[str, set[bool]] = {}
 
     def acted(self, action: str, effect: bool) -> None:
+        """Record a use of an action, and whether it had any effect."""
         self.tried[action] += 1
         if effect:
             self.effective.add(action)
 
-    def notes(self, task: Task | HostTask) -> list[str]:
+    def notes(self, task: Task | PythonTask) -> list[str]:
+        """Return at most one note: which actions did nothing, and which perceptions were always the same."""
         total, idle = sum(self.tried.values()), {word for word, times in self.tried.items() if times >= SURE}
-        found = {"did nothing": sorted(idle - self.effective)}
+        notable = {"did nothing": sorted(idle - self.effective)}
         if total >= SURE * len(task.language.actions):
             for value in (False, True):
-                found[f"always {value}"] = [word for word, values in self.seen.items() if values == {value}]
-        told = [f"{what}: {', '.join(words)}" for what, words in found.items() if words]
-        return [f"task {task.name!r}, in {total:,} random actions: {'; '.join(told)}"] if told else []
+                notable[f"always {value}"] = [word for word, values in self.seen.items() if values == {value}]
+        parts = [f"{what}: {', '.join(words)}" for what, words in notable.items() if words]
+        return [f"task {task.name!r}, in {total:,} random actions: {'; '.join(parts)}"] if parts else []
 
 
 class _ArrayTrial:
-    """Tries a task whose world is array code."""
+    """The trial of a task whose world is array code. Creating it checks the layouts and traces the rules."""
 
     def __init__(self, task: Task):
         self.task, self.world, self.uses = task, task.world, _Uses()
@@ -148,7 +170,7 @@ class _ArrayTrial:
         self.step = jax.jit(self.steps_of)
 
     def layout(self, seed: int) -> Layout:
-        """Return a layout, having checked its leaves."""
+        """Return the layout of a seed after checking its leaves."""
         with _calling(f"generate({seed})"):
             layout, again = self.task.layout(seed), self.task.layout(seed)
         _expect(isinstance(layout, Layout), f"generate({seed}) gives a {type(layout).__name__}, not a Layout")
@@ -173,8 +195,8 @@ class _ArrayTrial:
         _expect(same, f"generate({seed}) gives another layout each time; draw from np.random.default_rng(seed)")
         return layout
 
-    def trace(self, state: Any, progress: Any) -> None:
-        """Check the form of what the rules return on arrays."""
+    def trace(self, state: PyTree, progress: PyTree) -> None:
+        """Check the structure, shapes and dtypes of what the rules return on arrays."""
         number, truth = jnp.int32(1), jnp.bool_(False)
         with _calling("act(state, action, at_limit)"):
             pair = jax.eval_shape(self.world.act, state, number, truth)
@@ -197,40 +219,42 @@ class _ArrayTrial:
             )
             words = jax.tree.leaves(key[1])
             whole = key[1] is None or (len(words) == 2 and all(_is(word, np.uint32) for word in words))
-            given = ", ".join(map(_described, words)) or "nothing"
-            _expect(whole, f"key(..) gives a hash of {given}; it is two uint32 or None")
+            described = ", ".join(map(_described, words)) or "nothing"
+            _expect(whole, f"key(..) gives a hash of {described}; it is two uint32 or None")
         with _calling("reward(world, progress, state, event)"):
-            found = jax.eval_shape(lambda *given: self.task.reward(self.world, *given), progress, new_state, event)
+            result = jax.eval_shape(lambda *args: self.task.reward(self.world, *args), progress, new_state, event)
             _expect(
-                type(found) is tuple and len(found) == 4, "reward(..) does not give state, progress, units, terminated"
+                type(result) is tuple and len(result) == 4,
+                "reward(..) does not give state, progress, units, terminated",
             )
-            _same_form("the state from reward(..)", found[0], "the one before", state)
-            _same_form("the progress from reward(..)", found[1], "the one before", progress)
+            _same_form("the state from reward(..)", result[0], "the one before", state)
+            _same_form("the progress from reward(..)", result[1], "the one before", progress)
             _expect(
-                _is(found[2], np.integer), f"reward(..) gives units of {_described(found[2])}; they are whole numbers"
+                _is(result[2], np.integer), f"reward(..) gives units of {_described(result[2])}; they are whole numbers"
             )
-            _expect(_is(found[3], np.bool_), f"reward(..) gives terminated as {_described(found[3])}, not as a bool")
+            _expect(_is(result[3], np.bool_), f"reward(..) gives terminated as {_described(result[3])}, not as a bool")
 
-    def steps_of(self, state: Any, progress: Any, action: Any) -> Any:
-        """Return all that an action and every perception after it give."""
+    def steps_of(self, state: PyTree, progress: PyTree, action: jax.Array) -> tuple[PyTree, ...]:
+        """Return what an action leads to on arrays: the state, the progress, the units, termination, all perceptions
+        (bool [perceptions]), whether it only changes a pose (False if the task is not quiet), and the pose."""
         quiet = self.world.glide(state, action)[1] if self.task.quiet else jnp.bool_(False)
-        state, event = self.world.act(state, action, jnp.bool_(False))
-        state, progress, units, terminated = self.task.reward(self.world, progress, state, event)
+        state, progress, units, terminated = self.task.step(state, progress, action, jnp.bool_(False))
         codes = jnp.arange(len(self.task.language.perceptions), dtype=jnp.int32)
         sensed = jax.lax.map(lambda code: self.world.perceive(state, code), codes)
         return state, progress, units, terminated, sensed, quiet, self.world.key(state)[0]
 
     def notes(self) -> list[str]:
+        """Do all runs and return the notes on them."""
         for seed in SEEDS:
             for number in range(RUNS):
                 self.run(seed, number)
         return self.uses.notes(self.task)
 
     def run(self, seed: int, number: int) -> None:
-        """Take random actions on a layout, in plain Python and the first of them on arrays too."""
+        """Take random actions on a layout in plain Python, and the first `COMPARED` of them on arrays too."""
         names = self.task.language.action_names
-        state, progress, most = plain(self.layouts[seed])
-        arrays: Any = jax.tree.map(jnp.asarray, self.layouts[seed])[:2]
+        state, progress, most = plain_layout(self.layouts[seed])
+        arrays: tuple[PyTree, ...] = jax.tree.map(jnp.asarray, self.layouts[seed])[:2]
         rng, total, path = np.random.default_rng([seed, number]), 0, f"random actions on the layout of seed {seed}"
         for index, code in enumerate(rng.integers(1, len(names) + 1, STEPS).tolist()):
             before = state, progress
@@ -239,8 +263,7 @@ class _ArrayTrial:
                 with _calling(f"{path}, in plain Python: glide"):
                     glided, quiet = self.world.glide(state, code)
             with _calling(f"{path}, in plain Python: act, reward, perceive or key"):
-                state, event = self.world.act(state, code, False)
-                state, progress, units, ended = self.task.reward(self.world, progress, state, event)
+                state, progress, units, ended = self.task.step(state, progress, code, False)
                 sensed = [self.world.perceive(state, code) for code in range(len(self.task.language.perceptions))]
                 key = self.world.key(state)
                 _expect(isinstance(key, Hashable), f"key(..) gives {key!r} in plain Python, which cannot be hashed")
@@ -268,13 +291,13 @@ class _ArrayTrial:
                 return
 
     def compare(self, where: str, ours: tuple, arrays: tuple) -> None:
-        """Check that both interpreters are told the same."""
-        *found, pose = jax.device_get(arrays)
+        """Check that plain Python led to the same values as `steps_of` did on arrays."""
+        *result, pose = jax.device_get(arrays)
         _expect(
             0 <= int(pose) < self.world.poses, f"{where} the pose of key(..) is {pose}, not below {self.world.poses}"
         )
-        state, progress, _ = plain(Layout(found[0], found[1], np.int32(0)))
-        rest = (found[2].item(), found[3].item(), tuple(found[4].tolist()), found[5].item())
+        state, progress, _ = plain_layout(Layout(result[0], result[1], np.int32(0)))
+        rest = (result[2].item(), result[3].item(), tuple(result[4].tolist()), result[5].item())
         parts = "the state", "the progress", "units", "terminated", "perceptions", "what glide(..) says"
         for part, one, other in zip(parts, ours, (state, progress, *rest), strict=True):
             _expect(
@@ -282,15 +305,16 @@ class _ArrayTrial:
             )
 
 
-class _HostTrial:
-    """Tries a task whose world is not array code."""
+class _PythonTrial:
+    """The trial of a task whose world is not array code."""
 
-    def __init__(self, task: HostTask):
+    def __init__(self, task: PythonTask):
         self.task, self.uses = task, _Uses()
         units = task.units
         _expect(type(units) is int and 1 <= units <= MOST_UNITS, f"units is {units!r}; 1 to {MOST_UNITS:,} are allowed")
 
     def notes(self) -> list[str]:
+        """Do all runs, the first one of each layout twice, and return the notes on them."""
         for seed in SEEDS:
             runs = [self.run(seed, number) for number in (0, *range(RUNS))]
             _expect(
@@ -300,8 +324,8 @@ class _HostTrial:
             )
         return self.uses.notes(self.task)
 
-    def run(self, seed: int, number: int) -> list[Any]:
-        """Take random actions on a layout and return what they gave."""
+    def run(self, seed: int, number: int) -> list[tuple[int, float, bool, dict[str, bool]]]:
+        """Take random actions on a layout; return the key's hash, reward, termination and perceptions after each."""
         names, record, total = self.task.language.action_names, [], 0.0
         path = f"random actions on the layout of seed {seed}"
         with _calling(f"environment({seed})"):
@@ -311,7 +335,7 @@ class _HostTrial:
             for name in ("act", "perceive", "key", "pose", "call_limit", "terminated_hides_crash")
             if not hasattr(environment, name)
         ]
-        _expect(not lacking, f"its environment lacks {', '.join(lacking)} (jaxprl/worlds/task.py, Environment)")
+        _expect(not lacking, f"its environment lacks {', '.join(lacking)} (jaxprl/worlds/task.py, PythonEnvironment)")
         rng = np.random.default_rng([seed, number])
         with _calling(f"{path}: key"):
             before = environment.key()
@@ -339,34 +363,36 @@ class _HostTrial:
         return record
 
 
-def _same_form(what: str, found: Any, other: str, expected: Any) -> None:
-    """Check that two pytrees have one structure, and leaves of the same shapes and kinds."""
-    one: Any = jax.tree.structure(found)
-    two: Any = jax.tree.structure(expected)
+def _same_form(what: str, tree: PyTree, other: str, expected: PyTree) -> None:
+    """Check that two pytrees have the same structure, and leaves of the same shapes, either bools or integers."""
+    one: PyTree = jax.tree.structure(tree)
+    two: PyTree = jax.tree.structure(expected)
     _expect(one == two, f"{what} is {_short(one)}, {other} {_short(two)}")
-    leaves = zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True)
+    leaves = zip(jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(expected), strict=True)
     for (path, leaf), like in leaves:
         same = np.shape(leaf) == np.shape(like) and (leaf.dtype == np.bool_) == (like.dtype == np.bool_)
         whole = leaf.dtype == np.bool_ or jnp.issubdtype(leaf.dtype, jnp.integer)
         _expect(same and whole, f"{what}: {_name(path)} is {_described(leaf)}, in {other} {_described(like)}")
 
 
-def _is(leaf: Any, kind: type) -> bool:
-    """Return whether it is a scalar of that kind."""
+def _is(leaf: PyTree, kind: type) -> bool:
+    """Return whether a leaf is a scalar array of a kind of dtype."""
     return getattr(leaf, "shape", None) == () and jnp.issubdtype(leaf.dtype, kind)
 
 
 def _name(path: tuple) -> str:
+    """Return the path to a leaf as text, like `state.cell`."""
     return jax.tree_util.keystr(path).removeprefix(".") or "it"
 
 
-def _described(leaf: Any) -> str:
-    """Return a value's kind in words: float32 [12]; int32; list."""
+def _described(leaf: PyTree) -> str:
+    """Return the type of a leaf as text, like `float32 [12]`, `int32` or `a Python list`."""
     if not hasattr(leaf, "dtype"):
         return f"a Python {type(leaf).__name__}"
     return f"{leaf.dtype} {list(leaf.shape)}" if leaf.shape else str(leaf.dtype)
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
+    """Return a value as text on one line, shortened to at most 120 characters."""
     text = " ".join(str(value).split())
     return text if len(text) <= 120 else f"{text[:117]}..."

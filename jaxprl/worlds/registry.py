@@ -1,6 +1,6 @@
-"""The tasks by name. `register` is the whole plugin story.
+"""The registry of tasks by name: those of the package, and those that users add.
 
-`farama:NAME` are the real `minigrid` environments, `path.py:NAME` is what a Python file registers (`files.py`).
+`make.py` turns any name into a task, including names in files and names of real `minigrid` environments.
 """
 
 from __future__ import annotations
@@ -9,11 +9,8 @@ import contextlib
 import importlib
 from collections.abc import Iterator
 
-from jaxprl.errors import UserError, unknown
-from jaxprl.worlds.task import HostTask, Task
-
-FARAMA = "farama:"
-"""What names of tasks on the real `minigrid` environments begin with; they are not listed."""
+from jaxprl.errors import UserError
+from jaxprl.worlds.task import PythonTask, Task
 
 _TASK_FILES = {
     "karel": (
@@ -24,13 +21,30 @@ _TASK_FILES = {
         "lava_gap", "put_near", "red_blue_door", "reach_goal", "unlock", "pick_up", "fetch", "go_to", "memory",
     ),
 }  # fmt: skip
-_TASKS: dict[str, Task | HostTask] = {}
+_TASKS: dict[str, Task | PythonTask] = {}
 
 
-def register(task: Task | HostTask) -> Task | HostTask:
-    """Make a task known by its name and return it; two tasks with one name are refused."""
-    if not isinstance(task, Task | HostTask):
-        raise UserError(f"register takes a Task or a HostTask, not {task!r}")
+def register(task: Task | PythonTask) -> Task | PythonTask:
+    """Add a task to the registry.
+
+    Args:
+      task: the task. Its name must not be taken.
+
+    Returns:
+      The task.
+
+    Raises:
+      UserError: it is not a task, or a task of that name exists already.
+
+    Example:
+      >>> import dataclasses
+      >>> with apart():  # so that this example leaves the registry as it was
+      ...     task = register(dataclasses.replace(tasks()["DoorKey"], name="DoorKeyShort", budget=1_000))
+      ...     tasks()["DoorKeyShort"].budget
+      1000
+    """
+    if not isinstance(task, Task | PythonTask):
+        raise UserError(f"register takes a Task or a PythonTask, not {task!r}")
     if task.name in _TASKS:
         raise UserError(f"there is already a task {task.name!r}")
     _TASKS[task.name] = task
@@ -38,55 +52,31 @@ def register(task: Task | HostTask) -> Task | HostTask:
 
 
 @contextlib.contextmanager
-def apart() -> Iterator[dict[str, Task | HostTask]]:
-    """Within, `register` fills the dictionary that is given, and the tasks of the package are the only others."""
+def apart() -> Iterator[dict[str, Task | PythonTask]]:
+    """Use another registry for the length of a `with` block. It holds the tasks of the package and what the block adds.
+
+    Yields:
+      A dictionary that, after the block, holds the added tasks by name.
+    """
     global _TASKS
     kept, known = _TASKS, {name: _TASKS[name] for name in _OF_PACKAGE}
-    found = _TASKS = dict(known)
+    registered = _TASKS = dict(known)
     try:
-        yield found
+        yield registered
     finally:
         _TASKS = kept
         for name in known:
-            del found[name]
+            del registered[name]
 
 
-def tasks() -> dict[str, Task | HostTask]:
-    """Return all tasks by name."""
-    return dict(_TASKS)
+def tasks() -> dict[str, Task | PythonTask]:
+    """Return the registered tasks by name.
 
-
-def make(name: str) -> Task | HostTask:
-    """Return the task of that name. Raises UserError with the list of known ones.
-
-    One from a file is tried out first (`check.py`): so `loops.prefer_whole_loops` comes before, if it is called.
+    Example:
+      >>> tasks()["DoorKey"].budget
+      1000000
     """
-    if name.startswith(FARAMA):
-        from jaxprl.worlds.minigrid.real import real
-
-        return real(name.removeprefix(FARAMA))
-    from jaxprl.worlds import files
-
-    if files.names_file(name):
-        return files.make(name)
-    if name not in _TASKS:
-        raise unknown("task", name, _TASKS)
-    return _TASKS[name]
-
-
-def short_name(name: str) -> str:
-    """Return a task's name for people: of one in a file, without the folders, `FILE-NAME`."""
-    from jaxprl.worlds import files
-
-    if name.startswith(FARAMA) or not files.names_file(name):
-        return name
-    path, task_name = files.split(name)
-    return f"{path.stem}-{task_name}"
-
-
-def told_name(task: Task | HostTask) -> str:
-    """Return a task's name as a language model is told it: on the real environments that of the same task on ours."""
-    return task.name.removeprefix(FARAMA)
+    return dict(_TASKS)
 
 
 for _domain, _files in _TASK_FILES.items():

@@ -1,158 +1,257 @@
-"""What a task is: layouts from seeds, and a reward in whole units; also where the world is not array code."""
+"""What a task is: layouts made from seeds, and a reward in whole units. Its world is array code or plain Python."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Hashable, Iterable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
 
 from jaxprl.dsl.language import Language
+from jaxprl.types import PyTree
+from jaxprl.worlds.ops import Bool, Int
 from jaxprl.worlds.picture import Picture
+
+FARAMA = "farama:"
+"""The prefix of the names of tasks on the real `minigrid` environments."""
 
 
 class Layout(NamedTuple):
-    """Where a run starts; stacked over E layouts, every leaf has a leading axis [E]."""
+    """Where a run starts. In E stacked layouts, every leaf has a leading axis [E].
 
-    state: Any
-    """The world's state."""
-    progress: Any
-    """The task's own pytree: what its reward depends on besides the state."""
-    units: Any  # int32
-    """Units per return of 1: every reward of this layout is a multiple of 1 / units."""
+    Example:
+      >>> from jaxprl.worlds.make import make
+      >>> make("DoorKey").layout(0).units
+      np.int32(2)
+      >>> layouts = make("DoorKey").layouts(range(3))
+      >>> layouts.units.tolist(), layouts.state.cells.shape
+      ([2, 2, 2], (3, 100))
+    """
+
+    state: PyTree
+    """The state of the world."""
+    progress: PyTree
+    """What the reward depends on besides the state: a pytree of the task's own."""
+    units: PyTree  # int32
+    """The number of units that make a return of 1: every reward on this layout is a multiple of 1 / units."""
 
 
-def plain(layout: Layout) -> Layout:
-    """Return a layout of one seed in Python values, for the plain-Python world: a table of uint8 as bytes, another one
-    as a tuple, a number as an int or a bool; and no `hash` in the state, since plain Python compares exactly."""
-    found = jax.tree.map(_plain, layout)
-    return found._replace(state=found.state._replace(hash=None)) if hasattr(found.state, "hash") else found
+class Step(NamedTuple):
+    """What an action leads to (`Task.step`): Python values or JAX arrays, like the state it started from."""
 
-
-def _plain(leaf: Any) -> Any:
-    array = np.asarray(leaf)
-    if array.ndim:
-        return array.tobytes() if array.dtype == np.uint8 else tuple(array.tolist())
-    return array.item()
+    state: PyTree  # the state of the world afterwards
+    progress: PyTree  # the progress of the task afterwards
+    units: PyTree  # int32 []: the reward, in units of the layout
+    terminated: PyTree  # bool []: whether the run is over
 
 
 class World(Protocol):
-    """Rules that are array code: what `Task.world` has to offer. It is hashable (a frozen dataclass, say).
+    """The rules of a world that is array code: what `Task.world` has to offer.
 
-    Each rule is one text on the scalars of one run, with the operations of `worlds/ops.py`: on JAX values, under jit
-    and vmap, it is the batched world, on Python ints, bools, bytes and tuples the plain one. So no `if`, `and` or `not`
-    on what comes from the state; `ops.where`, `&` and `ops.invert` instead.
+    A world is hashable, for example a frozen dataclass. Each rule is one text on the scalars of one run, written with
+    the operations of `worlds/ops.py`. On JAX values, under jit and vmap, it is the batched world; on Python ints,
+    bools, bytes and tuples it is the plain one. So there is no `if`, `and` or `not` on anything that comes from the
+    state; `ops.where`, `&` and `ops.invert` take their place.
 
-    A state is a pytree (a NamedTuple, say) of numpy scalars and one-dimensional arrays: bool, uint8, int32 or uint32.
-    Its structure, shapes and dtypes stay the same throughout. A field `hash`, if it has one, is two uint32 on arrays,
-    `ops.NO_CHANGE` at the start, and None in plain Python: `ops.updated_hash`.
+    A state is a pytree, for example a NamedTuple, of numpy scalars and one-dimensional arrays of bool, uint8, int32 or
+    uint32. Its structure, shapes and dtypes never change. If a state has a field `hash`, this is two uint32 on arrays,
+    `ops.NO_CHANGE` at the start, and None in plain Python; `ops.updated_hash` computes it.
     """
 
     @property
     def language(self) -> Language:
-        """The words of programs; their order gives the codes of actions and perceptions."""
+        """The words of programs. Their order gives the codes of actions and perceptions."""
         ...
 
     @property
     def call_limit(self) -> int:
-        """The call that crashes the run. An action that is this call still happens and counts."""
+        """The number of the call that crashes the run. If that call is an action, it still happens and counts."""
         ...
 
     @property
     def terminated_hides_crash(self) -> bool:
-        """Whether a run that is terminated by its last call is reported as terminated only."""
+        """Whether a run that is terminated by the call that crashes it is reported as terminated only."""
         ...
 
     @property
     def poses(self) -> int:
-        """Exclusive bound of a pose in `key`."""
+        """The exclusive upper bound of the pose in `key`."""
         ...
 
-    def act(self, state: Any, action: Any, at_limit: Any) -> tuple[Any, Any]:
-        """Return the state after an action and an event, a pytree that tells the reward what happened.
+    def act(self, state: PyTree, action: Int, at_limit: Bool) -> tuple[PyTree, PyTree]:
+        """Do an action.
 
-        `action` is 0 for nothing, then 1, 2, .. for the language's actions; for 0, the state stays as it is.
-        `at_limit`: it is the crashing call.
+        Args:
+          state: the state.
+          action: 0 for nothing, which leaves the state as it is; 1, 2, ... for the actions of the language.
+          at_limit: whether this is the call that crashes the run.
+
+        Returns:
+          The state afterwards, and an event: a pytree from which the reward learns what happened.
         """
         ...
 
-    def glide(self, state: Any, action: Any) -> tuple[Any, Any]:
-        """Return the state after an action that only changes a pose, and whether the action (not 0) is such a one;
-        the state as it is for another one. It is what `act` gives, who overrides one overrides both. Only a `quiet`
-        task needs it."""
-        ...
+    def glide(self, state: PyTree, action: Int) -> tuple[PyTree, PyTree]:
+        """Do an action if it changes nothing but the pose of the agent.
 
-    def perceive(self, state: Any, perception: Any) -> Any:
-        """Return the bool of a perception: 0, 1, .. for the language's perceptions."""
-        ...
+        Only a task that is `quiet` needs this rule. It agrees with `act`, so whoever overrides one overrides both.
 
-    def key(self, state: Any) -> Any:
-        """Return what WHILE compares; a state seen twice at one WHILE crashes the run.
+        Args:
+          state: the state.
+          action: 1, 2, ... for the actions of the language; never 0.
 
-        On arrays a pair: a pose, int32 in 0 .. poses - 1, and a hash of all else, two uint32, or None where the pose
-        says it all. In plain Python any hashable value, the same for the same states exactly.
+        Returns:
+          The state afterwards, and a bool: whether the action changes nothing but the pose. If it changes more, the
+          state is returned unchanged.
         """
         ...
 
-    def pose(self, state: Any) -> list[int] | None:
-        """Return where the agent is in a plain state, for traces, if there is something to say."""
+    def perceive(self, state: PyTree, perception: Int) -> PyTree:
+        """Return the truth of a perception.
+
+        Args:
+          state: the state.
+          perception: 0, 1, ... for the perceptions of the language.
+
+        Returns:
+          bool [].
+        """
         ...
+
+    def key(self, state: PyTree) -> PyTree:
+        """Return what WHILE compares. A state that one WHILE sees for the second time crashes the run.
+
+        Returns:
+          On arrays a pair: a pose, int32 in 0 .. poses - 1, and a hash of everything else, which is two uint32, or None
+          if the pose says everything. In plain Python any hashable value; it is equal for equal states only.
+        """
+        ...
+
+    def pose(self, state: PyTree) -> list[int] | None:
+        """Return where the agent is in a plain state, for traces, or None if there is nothing to say."""
+        ...
+
+
+Rewarded = tuple[PyTree, PyTree, Int, Bool]
+"""What a reward returns: (state, progress, units, terminated)."""
+Reward = Callable[..., Rewarded]
+"""A rule (world, progress, state, event) -> (state, progress, units, terminated), called after every action.
+
+It gets the world, the progress before the action, and the state and the event that `World.act` returned. It returns
+the state, since a task may change the world (a door opens, food appears); the new progress; the reward in units of the
+layout; and whether the run is over. It is written on scalars, like the rules of a world (`worlds/ops.py`).
+
+The docstring of each reward is its specification. It states rewards as parts of a return of 1.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
     """A world, its layouts and a reward.
 
-    `generate` makes the layout of one seed, of numpy values. `reward(world, progress, state, event)` is called after
-    every action and returns (state, progress, units, terminated): the state because a task may change the world (a
-    door opens, food appears). It is written on scalars, like the world's rules (`worlds/ops.py`). No return exceeds 1:
-    searches drop programs by that bound (`vm/evaluate.py`).
+    No return may exceed 1, at any time: searches drop programs by that bound (`vm/evaluate.py`).
+
+    Example:
+      A task in Karel's world that pays for the first marker put down.
+
+      >>> from jaxprl.worlds import ops
+      >>> from jaxprl.worlds.karel.layouts import EAST, border, nothing
+      >>> from jaxprl.worlds.karel.world import KarelWorld
+      >>> world = KarelWorld(6, 6)
+      >>> def generate(seed):
+      ...     row = int(np.random.default_rng(seed).integers(1, 5))
+      ...     state = world.state(border(6, 6), (row, 1, EAST), nothing(6, 6))
+      ...     return Layout(state, progress=(), units=np.int32(1))
+      >>> def reward(world, progress, state, event):
+      ...     placed = event.change == 1
+      ...     return state, progress, ops.where(placed, 1, 0), placed
+      >>> task = Task("PutOne", world, generate, reward, budget=1_000)
+      >>> task.language.action_names
+      ('move', 'turnLeft', 'turnRight', 'putMarker', 'pickMarker')
     """
 
     name: str
+    """The name by which the task is registered."""
     world: World
+    """The rules."""
     generate: Callable[[int], Layout]
-    reward: Callable[[Any, Any, Any, Any], tuple[Any, Any, Any, Any]]
+    """seed -> the layout of that seed, of numpy values."""
+    reward: Reward
+    """(world, progress, state, event) -> (state, progress, units, terminated); see `Reward`."""
     words: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
-    """Map, agent, goal and returns in words, for prompts and listings."""
+    """Descriptions of the `map`, the `agent`, the `goal` and the `returns`, for prompts and listings."""
     budget: int = 1_000_000
-    """Programs that a search evaluates if nothing else is said."""
+    """The default number of programs that a search evaluates."""
     quiet: bool = False
-    """Whether an action that only changes a pose (`World.glide`) brings no reward, ends nothing and leaves state and
-    `progress` as they are. Then runs do not ask the reward about it, which saves most of their time."""
+    """Whether an action that changes nothing but a pose (`World.glide`) brings no reward, ends nothing and leaves the
+    state and the progress as they are. Runs then skip the reward for such actions, which saves most of their time."""
 
     @property
     def language(self) -> Language:
+        """The language of the world."""
         return self.world.language
 
     def layout(self, seed: int) -> Layout:
-        """Return the layout of one seed, leaves unstacked."""
+        """Return the layout of one seed. Its leaves have no leading axis."""
         return self.generate(seed)
 
     def layouts(self, seeds: Iterable[int]) -> Layout:
-        """Return the layouts of `seeds`, stacked: leaves are numpy arrays [E, ...]."""
+        """Return the layouts of E seeds, stacked: the leaves are numpy arrays [E, ...]."""
         return jax.tree.map(lambda *leaves: np.stack(leaves), *map(self.layout, seeds))
+
+    def step(self, state: PyTree, progress: PyTree, action: Int, at_limit: Bool) -> Step:
+        """Take an action and reward it: the one place where `World.act` and `reward` meet.
+
+        Args:
+          state: the state of the world.
+          progress: the progress of the task.
+          action: 0 for nothing, then 1, 2, ... for the actions of the language.
+          at_limit: whether this is the call that crashes the run.
+
+        Returns:
+          The new state and progress, the reward in units, and whether the run is terminated. All are scalars of one
+          run, Python values or JAX arrays like the arguments.
+
+        Example:
+          >>> from jaxprl.worlds.make import make
+          >>> from jaxprl.worlds.plain import plain_layout
+          >>> task = make("FourCorners")
+          >>> state, progress, units = plain_layout(task.layout(0))
+          >>> step = task.step(state, progress, task.language.action_names.index("putMarker") + 1, False)
+          >>> step.units, units, step.terminated  # a marker that is not in a corner ends the run with -1
+          (-4, 4, True)
+        """
+        state, event = self.world.act(state, action, at_limit)
+        return Step(*self.reward(self.world, progress, state, event))
 
     def __hash__(self) -> int:
         return hash((self.name, self.world))
 
 
-class Environment(Protocol):
-    """What the plain-Python interpreter runs a program in (`vm/host.py`)."""
+class PythonEnvironment(Protocol):
+    """An environment in which the plain-Python interpreter (`vm/plain.py`) runs a program."""
 
     call_limit: int
-    """The call that crashes the run."""
+    """The number of the call that crashes the run."""
     terminated_hides_crash: bool
-    """Whether a run that is terminated by its last call is reported as terminated only."""
+    """Whether a run that is terminated by the call that crashes it is reported as terminated only."""
 
     def act(self, action: str, *, at_limit: bool) -> tuple[float, bool]:
-        """Do an action and return (reward, terminated); `at_limit`: it is the crashing call."""
+        """Do an action.
+
+        Args:
+          action: the name of the action.
+          at_limit: whether this is the call that crashes the run.
+
+        Returns:
+          The reward, and whether the run is terminated.
+        """
         ...
 
     def perceive(self, perception: str) -> bool:
-        """Return what a perception gives; its name includes its argument."""
+        """Return the truth of a perception, whose name includes its argument."""
         ...
 
     def key(self) -> Hashable:
@@ -160,33 +259,63 @@ class Environment(Protocol):
         ...
 
     def pose(self) -> list[int] | None:
-        """Return where the agent is, for traces, if there is something to say."""
+        """Return where the agent is, for traces, or None if there is nothing to say."""
         ...
 
     def picture(self) -> Picture | None:
-        """Return the state in text, for prompts, if there is something to show."""
+        """Return the state as text, for prompts, or None if there is nothing to show."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
-class HostTask:
+class PythonTask:
     """A task whose world is not array code: programs run in it one after the other, in plain Python.
 
-    `environment(seed)` gives an environment at its start; what happens in it follows from the seed and the actions, so
-    that a program has one return on a layout. Rewards are floats. A return, their sum, is taken to the nearest multiple
-    of 1 / units; with that, returns are compared exactly. No return exceeds 1, as in `Task`; one that does is an error.
+    Rewards are floats. A return, which is their sum, is rounded to the nearest multiple of 1 / units, and the rounded
+    returns are compared exactly. As in `Task`, no return may exceed 1; one that does is an error.
+
+    Example:
+      >>> class Coin:  # shows heads for even seeds; a program has to turn heads up
+      ...     call_limit, terminated_hides_crash = 100, False
+      ...     def __init__(self, seed):
+      ...         self.heads = seed % 2 == 0
+      ...     def act(self, action, *, at_limit):
+      ...         self.heads = not self.heads
+      ...         return float(self.heads), self.heads
+      ...     def perceive(self, perception):
+      ...         return self.heads
+      ...     def key(self):
+      ...         return self.heads
+      ...     def pose(self):
+      ...         return None
+      ...     def picture(self):
+      ...         return None
+      >>> language = Language("coin", {"turn": 1.0}, {"is_heads": 1.0}, not_probability=0.5)
+      >>> task = PythonTask("Coin", language, Coin, units=1)
+      >>> task.environment(1).act("turn", at_limit=False)
+      (1.0, True)
     """
 
     name: str
+    """The name by which the task is registered."""
     language: Language
-    environment: Callable[[int], Environment]
+    """The words of programs."""
+    environment: Callable[[int], PythonEnvironment]
+    """seed -> an environment at the start of a run. Whatever happens in it has to follow from the seed and the actions,
+    so that a program has exactly one return on a layout."""
     units: int = 1_000_000
+    """The number of units that make a return of 1."""
     words: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
-    """As `Task.words`."""
+    """Descriptions of the `map`, the `agent`, the `goal` and the `returns`, for prompts and listings."""
     budget: int = 10_000
-    """As `Task.budget`."""
+    """The default number of programs that a search evaluates."""
 
     def layouts(self, seeds: Iterable[int]) -> Layout:
-        """Return the layouts of `seeds`, stacked: the seed is all that there is to one."""
+        """Return the layouts of E seeds, stacked. The state of a layout is just its seed, int [E]."""
         states = np.array(list(seeds))
         return Layout(states, (), np.full(len(states), self.units, np.int32))
+
+
+def prompt_name(task: Task | PythonTask) -> str:
+    """Return the name of a task in prompts: a real `minigrid` environment has that of the same task in our world."""
+    return task.name.removeprefix(FARAMA)

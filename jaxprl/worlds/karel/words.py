@@ -1,4 +1,4 @@
-"""Karel's world in words, for prompts."""
+"""Descriptions of Karel's world in words, for prompts."""
 
 WORLD = (
     "A cell is either open floor or a wall. The outermost ring of cells is always wall.",
@@ -6,6 +6,7 @@ WORLD = (
     "The robot stands on one cell and faces north (up), east (right), south (down) or west (left).",
     "The episode ends after 10,000 actions and perceptions.",
 )
+"""The world, as sentences (`Language.world`)."""
 MEANINGS = {
     "move": "go one cell forward; if a wall is in the way, stay and turn around instead (two left turns).",
     "turnLeft": "rotate 90 degrees counter-clockwise.",
@@ -18,9 +19,11 @@ MEANINGS = {
     "markersPresent": "the robot's cell holds at least one marker.",
     "noMarkersPresent": "the robot's cell holds no marker.",
 }
+"""What each action and perception does (`Language.meanings`)."""
 DIRECTIONS = ("north", "east", "south", "west")
+"""The names of the directions 0..3."""
 SIGNS = (
     "Rows count from the top and columns from the left, both from 0; north is up.",
     "# is a wall, . an open cell without markers, a number the markers on an open cell.",
 )
-"""How to read a picture of the world."""
+"""How to read a picture of the world, as sentences (`Picture.signs`)."""

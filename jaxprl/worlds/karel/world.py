@@ -1,23 +1,24 @@
-"""Karel's world: a robot on a grid of walls and marker piles (SEMANTICS of LLM-GS's Karel, crashes off).
+"""Karel's world: a robot on a grid of walls and piles of markers (the Karel of LLM-GS, where moves never crash).
 
-Grid of H rows x W columns, row 0 on top; directions 0 N, 1 E, 2 S, 3 W; a cell is wall or open and holds 0..10
-markers. `move` goes to the cell ahead if it is inside the grid and not a wall, and otherwise turns the robot around.
-`pickMarker` takes one marker if there is one, `putMarker` adds one if there are fewer than 10.
+The grid has H rows x W columns, with row 0 on top. Directions are 0 N, 1 E, 2 S, 3 W. A cell is a wall or open, and
+holds 0..10 markers. `move` goes to the cell ahead if that is inside the grid and not a wall, and otherwise turns the
+robot around. `pickMarker` takes one marker if there is one; `putMarker` adds one if there are fewer than 10.
 
-Every rule here is written once on scalars (`worlds/ops.py`): on JAX values it is jitted and vmapped, on Python ints
-and bytes it is the plain-Python world.
+Every rule is written once on scalars (`worlds/ops.py`). On JAX values it is jitted and vmapped; on Python ints and
+bytes it is the plain-Python world.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxprl.dsl.language import Language
 from jaxprl.worlds import ops
 from jaxprl.worlds.karel import words
+from jaxprl.worlds.ops import Bool, Int
 from jaxprl.worlds.picture import Picture
 
 LANGUAGE = Language(
@@ -31,94 +32,135 @@ LANGUAGE = Language(
     world=words.WORLD,
     meanings=words.MEANINGS,
 )  # fmt: skip
+"""Karel's language."""
 
 NOTHING, MOVE, LEFT, RIGHT, PUT, PICK = range(6)
-"""Action codes: 0 does nothing, then the language's actions in order."""
+"""The codes of actions: 0 does nothing, then the actions of the language in order."""
 FRONT_CLEAR, LEFT_CLEAR, RIGHT_CLEAR, MARKERS, NO_MARKERS = range(5)
-"""Perception codes: the language's perceptions in order."""
+"""The codes of perceptions: those of the language in order."""
 MAX_MARKERS = 10
+"""The largest number of markers in a cell."""
 
 COUNT = 0x0F
+"""The bits of a cell that hold its number of markers."""
 WALL = 0x10
+"""The bit of a cell that is a wall."""
 GATE = 0x20
-"""A wall until the world is `opened` (DoorKey's door)."""
+"""The bit of a cell that is a wall until the world is `opened`: DoorKey's door."""
 TARGET = 0x40
-"""A cell that the task cares about: a corner, a stair, a legal cell."""
+"""The bit of a cell that matters to the task: a corner, a stair, a legal cell."""
 BODY = 0x80
-"""A cell of the snake."""
+"""The bit of a cell that the body of the snake occupies."""
 
-_MARKERS_ONLY = bytes(byte & COUNT for byte in range(256))
+_MARKERS_ONLY = bytes(byte & COUNT for byte in range(256))  # for bytes.translate
 
 
-class Karel(NamedTuple):
-    """One Karel world. Cells are numbered in a grid with a ring of walls around it: see `Geometry`."""
+class KarelState(NamedTuple):
+    """The state of one Karel world. `KarelWorld.cell` numbers the cells of the grid and of the ring of walls around."""
 
-    cell: Any  # int32: where the robot is
-    direction: Any  # int32: 0 N, 1 E, 2 S, 3 W
-    opened: Any  # bool: whether gates are open
-    cells: Any  # uint8 [(H+2)*(W+2)], or bytes: marker count in the low four bits, WALL, GATE, TARGET, BODY
-    hash: Any  # two uint32, or None in plain Python: hash of the change of marker counts since the start
+    cell: Int  # int32 []: the cell where the robot is
+    direction: Int  # int32 []: 0 N, 1 E, 2 S, 3 W
+    opened: Bool  # bool []: whether the gates are open
+    cells: ops.Table  # uint8 [(H+2)*(W+2)], or bytes: the number of markers in COUNT, and WALL, GATE, TARGET, BODY
+    hash: ops.Hash  # two uint32 [], or None in plain Python: hash of the changes in markers since the start
 
 
 class Event(NamedTuple):
     """What an action did, as far as rewards depend on it."""
 
-    moved: Any  # bool: the robot changed its cell
-    change: Any  # int: markers put (+1) or taken (-1) on the robot's cell
-    count: Any  # int: markers on the robot's cell afterwards, for putMarker and pickMarker
-    byte: Any  # int: the cell that was looked at: the one ahead for `move`, else the robot's
+    moved: Bool  # bool []: whether the robot changed its cell
+    change: Int  # int32 []: the markers put (+1) or taken (-1) on the robot's cell
+    count: Int  # type: ignore[assignment]  # int32 []: after putMarker and pickMarker, the markers on the robot's cell
+    byte: Int  # int32 []: the contents before the action of the cell ahead for `move`, else of the robot's cell
 
 
 @dataclasses.dataclass(frozen=True)
-class Geometry:
-    """Size of a world and its rules. Stored grids have a ring of walls around them, so looks need no bounds."""
+class KarelWorld:
+    """The rules of a Karel world of a certain size.
+
+    Cells are stored with a ring of walls around the grid, so that looking ahead needs no check of bounds.
+
+    Args:
+      height: the number H of rows.
+      width: the number W of columns.
+
+    Example:
+      >>> from jaxprl.worlds.karel.layouts import EAST, border, nothing
+      >>> from jaxprl.worlds.plain import plain_layout
+      >>> from jaxprl.worlds.task import Layout
+      >>> world = KarelWorld(4, 5)
+      >>> state = world.state(border(4, 5), (2, 1, EAST), nothing(4, 5))
+      >>> state = plain_layout(Layout(state, (), np.int32(1))).state
+      >>> state, event = world.act(state, MOVE, at_limit=False)
+      >>> world.pose(state), event.moved
+      ([2, 2, 1], True)
+    """
 
     height: int
     width: int
 
     language = LANGUAGE
     call_limit = 10_001
-    """The call that crashes the run: 10,000 are free. An action that is this call still happens and counts."""
+    """The number of the call that crashes the run; 10,000 are free. If it is an action, it still happens and counts."""
     terminated_hides_crash = False
+    """A run that is terminated by the call that crashes it is reported as both."""
 
     @property
     def stride(self) -> int:
+        """The number of stored cells in a row, W + 2."""
         return self.width + 2
 
     def cell(self, row: int, column: int) -> int:
-        """Return the number of a cell; row and column may be -1 and H, W (the ring)."""
+        """Return the number of a cell. Row and column may be -1 and H or W, which is the ring around the grid."""
         return (row + 1) * self.stride + column + 1
 
-    def position(self, cell):
-        """Return (row, column) of a cell."""
+    def position(self, cell: Int) -> tuple[Int, Int]:
+        """Return the row and column of a cell."""
         return cell // self.stride - 1, cell % self.stride - 1
 
-    def pose(self, state: Karel) -> list[int]:
-        """Return [row, column, direction] of a plain state."""
-        return [*self.position(state.cell), state.direction]
-
-    def picture(self, state: Karel) -> Picture:
-        """Return a plain state in text."""
+    def pose(self, state: KarelState) -> list[int]:
+        """Return the row, column and direction of a plain state."""
         row, column = self.position(state.cell)
+        return [int(row), int(column), int(state.direction)]
+
+    def picture(self, state: KarelState) -> Picture:
+        """Return a plain state as text."""
+        row, column, direction = self.pose(state)
         cells = [
             [self._sign(state.cells[self.cell(row, column)], state.opened) for column in range(self.width)]
             for row in range(self.height)
         ]
-        pose = f"row {row}, column {column}, facing {words.DIRECTIONS[state.direction]}"
-        return Picture(cells, (row, column), "^>v<"[state.direction], pose, words.SIGNS)
+        pose = f"row {row}, column {column}, facing {words.DIRECTIONS[direction]}"
+        return Picture(cells, (row, column), "^>v<"[direction], pose, words.SIGNS)
 
-    def _sign(self, byte: int, opened: bool) -> str:
+    def _sign(self, byte: Int, opened: Bool) -> str:
+        """Return the sign of a cell in a picture."""
         return str(byte & COUNT or ".") if self._is_clear(byte, opened) else "#"
 
-    def state(self, walls: np.ndarray, pose: tuple[int, int, int], markers: np.ndarray, targets=None) -> Karel:
-        """Return the state of numpy scalars and arrays for walls bool [H, W], (row, column, direction), counts [H, W]
-        and, if given, target cells bool [H, W]."""
+    def state(
+        self,
+        walls: np.ndarray,
+        pose: tuple[int, int, int],
+        markers: np.ndarray,
+        targets: np.ndarray | None = None,
+    ) -> KarelState:
+        """Make a state of numpy values, as layouts hold them.
+
+        Args:
+          walls: bool [H, W], the cells that are walls.
+          pose: the row, column and direction of the robot.
+          markers: uint8 [H, W], the numbers of markers.
+          targets: bool [H, W], the cells that matter to the task; None for none.
+
+        Returns:
+          The state.
+        """
         cells = np.full((self.height + 2, self.stride), WALL, np.uint8)
         cells[1:-1, 1:-1] = walls * WALL + markers
         if targets is not None:
             cells[1:-1, 1:-1] |= (targets * TARGET).astype(np.uint8)
         row, column, direction = pose
-        return Karel(
+        return KarelState(
             cell=np.int32(self.cell(row, column)),
             direction=np.int32(direction),
             opened=np.bool_(False),
@@ -126,11 +168,17 @@ class Geometry:
             hash=ops.NO_CHANGE,
         )
 
-    def act(self, state: Karel, action, at_limit) -> tuple[Karel, Event]:
-        """Return the state after an action code and what happened.
+    def act(self, state: KarelState, action: Int, at_limit: Bool) -> tuple[KarelState, Event]:
+        """Do an action.
 
-        `at_limit`: this is the call that crashes the run; a `move` then turns the robot around even where the way
-        is clear (kept from the published system).
+        Args:
+          state: the state.
+          action: the code of the action.
+          at_limit: whether this is the call that crashes the run. A `move` then turns the robot around even where the
+            way is clear (kept from the published system).
+
+        Returns:
+          The state afterwards, and what happened.
         """
         looked = self._looked(state, action)
         byte = ops.read(state.cells, looked)
@@ -138,19 +186,28 @@ class Geometry:
         state = self._put(state, looked, byte, change)
         return state, Event(moved=moved, change=change, count=(byte & COUNT) + change, byte=byte)
 
-    def glide(self, state: Karel, action) -> tuple[Karel, Any]:
-        """Return the state after an action that changes no marker, and whether the action is such a one; another one
-        leaves the pose."""
+    def glide(self, state: KarelState, action: Int) -> tuple[KarelState, Bool]:
+        """Do an action if it changes no marker.
+
+        Args:
+          state: the state.
+          action: the code of the action, not 0.
+
+        Returns:
+          The state afterwards, and whether the action changes no marker. If it does, the pose stays as it is.
+        """
         looked = self._looked(state, action)
         state, _, change = self._pose_after(state, action, looked, ops.peek(state.cells, looked), False)
         return state, change == 0
 
-    def _looked(self, state: Karel, action):
+    def _looked(self, state: KarelState, action: Int) -> Int:
         """Return the cell that an action is about: the one ahead for `move`, else the robot's."""
         return state.cell + ops.where(action == MOVE, self._ahead(state.direction), 0)
 
-    def _pose_after(self, state: Karel, action, looked, byte, at_limit):
-        """Return the state with the pose after an action, whether it moved, and how many markers it puts."""
+    def _pose_after(
+        self, state: KarelState, action: Int, looked: Int, byte: Int, at_limit: Bool
+    ) -> tuple[KarelState, Bool, Int]:
+        """Return the state with the pose after an action, whether the robot moved, and how many markers it puts."""
         moving = action == MOVE
         moved = moving & self._is_clear(byte, state.opened) & ops.invert(at_limit)
         turn = ops.where(moving & ops.invert(moved), 2, ops.where(action == LEFT, 3, ops.where(action == RIGHT, 1, 0)))
@@ -158,8 +215,16 @@ class Geometry:
         cell, direction = ops.where(moved, looked, state.cell), (state.direction + turn) & 3
         return state._replace(cell=cell, direction=direction), moved, change
 
-    def perceive(self, state: Karel, perception):
-        """Return the bool that a perception code gives."""
+    def perceive(self, state: KarelState, perception: Int) -> Bool:
+        """Return the truth of a perception.
+
+        Args:
+          state: the state.
+          perception: the code of the perception.
+
+        Returns:
+          bool [].
+        """
         turn = ops.where(perception == LEFT_CLEAR, 3, ops.where(perception == RIGHT_CLEAR, 1, 0))
         about_markers = perception >= MARKERS
         ahead = self._ahead((state.direction + turn) & 3)
@@ -167,21 +232,41 @@ class Geometry:
         empty = (byte & COUNT) == 0
         return ops.where(about_markers, empty == (perception == NO_MARKERS), self._is_clear(byte, state.opened))
 
-    def add_markers(self, state: Karel, cell, wish) -> Karel:
-        """Return the state with `wish` (-1, 0 or 1) markers more on a cell, within 0..10."""
-        byte = ops.read(state.cells, cell)
-        return self._put(state, cell, byte, _change(byte, wish == 1, wish == -1))
+    def add_markers(self, state: KarelState, cell: Int, amount: Int) -> KarelState:
+        """Put a marker on a cell or take one from it.
 
-    def flag(self, state: Karel, cell, bits, on) -> Karel:
-        """Return the state with a cell's WALL or BODY bits set where `on` is 1, cleared where -1, kept where 0."""
+        Args:
+          state: the state.
+          cell: the number of the cell.
+          amount: 1 to put a marker, -1 to take one, 0 for no change.
+
+        Returns:
+          The state afterwards. It is unchanged where the cell would hold less than 0 or more than 10 markers.
+        """
+        byte = ops.read(state.cells, cell)
+        return self._put(state, cell, byte, _change(byte, amount == 1, amount == -1))
+
+    def flag(self, state: KarelState, cell: Int, bits: int, on: Int) -> KarelState:
+        """Set or clear bits of a cell.
+
+        Args:
+          state: the state.
+          cell: the number of the cell.
+          bits: WALL, BODY or both.
+          on: 1 to set the bits, -1 to clear them, 0 for no change.
+
+        Returns:
+          The state afterwards.
+        """
         byte = ops.read(state.cells, cell)
         byte = ops.where(on == 1, byte | bits, ops.where(on == -1, byte & (0xFF - bits), byte))
         return state._replace(cells=ops.write(state.cells, cell, byte))
 
-    def key(self, state: Karel):
-        """Return what WHILE compares: row, column, direction and every cell's marker count; walls are no part of it.
+    def key(self, state: KarelState) -> tuple[Int, Int, bytes] | tuple[Int, ops.Hash]:
+        """Return what WHILE compares: row, column, direction and the number of markers of every cell, but no walls.
 
-        In plain Python the exact value; on arrays (pose int32, hash of the counts, two uint32).
+        Returns:
+          In plain Python the exact value. On arrays a pose, int32, and a hash of the numbers of markers, two uint32.
         """
         if isinstance(state.cells, bytes):
             return state.cell, state.direction, state.cells.translate(_MARKERS_ONLY)
@@ -189,21 +274,24 @@ class Geometry:
 
     @property
     def poses(self) -> int:
-        """Exclusive bound of a pose in `key`."""
+        """The exclusive upper bound of the pose in `key`."""
         return 4 * (self.height + 2) * self.stride
 
-    def _ahead(self, direction):
+    def _ahead(self, direction: Int) -> Int:
+        """Return the difference in cell number of a step: -stride, 1, stride and -1 for N, E, S and W."""
         return ops.where((direction & 1) == 0, ops.where(direction == 0, -self.stride, self.stride), 2 - direction)
 
-    def _is_clear(self, byte, opened):
+    def _is_clear(self, byte: Int, opened: Bool) -> Bool:
+        """Return whether the robot can enter a cell with these contents."""
         return ((byte & WALL) == 0) & (((byte & GATE) == 0) | opened)
 
-    def _put(self, state: Karel, cell, byte, change):
+    def _put(self, state: KarelState, cell: Int, byte: Int, change: Int) -> KarelState:
+        """Return the state with `change` markers more on a cell, whose contents were `byte`."""
         cells = ops.write(state.cells, cell, byte + change)
         return state._replace(cells=cells, hash=ops.updated_hash(state.hash, cell, change))
 
 
-def _change(byte, puts, picks):
-    """Return by how much a cell's markers change: there are 0 to 10."""
+def _change(byte: Int, puts: Bool, picks: Bool) -> Int:
+    """Return by how much the number of markers of a cell changes, which has to stay within 0..10."""
     count = byte & COUNT
     return ops.where(puts & (count < MAX_MARKERS), 1, ops.where(picks & (count > 0), -1, 0))

@@ -1,10 +1,10 @@
-"""From Farama's `minigrid` environments to our states and back. `minigrid` itself is not imported here."""
+"""Convert the states of Farama's `minigrid` environments to ours and back. `minigrid` itself is not imported here."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -21,16 +21,23 @@ from jaxprl.worlds.minigrid.world import (
     OPEN,
     TYPE_BITS,
     TYPES,
-    Geometry,
-    MiniGrid,
+    MiniGridState,
+    MiniGridWorld,
     ends_episode,
     item,
-)  # fmt: skip
+)
+
+FaramaEnv: TypeAlias = Any
+"""An environment of `minigrid`. Each class has attributes of its own."""
+FaramaObject: TypeAlias = Any
+"""An object of `minigrid`'s grid. Each class has attributes of its own."""
 
 MOST_CELLS = 2**20
-"""Cells of the largest world, so that the numbers in WHILE's key do not overflow."""
+"""The number of cells of the largest world, ring included. With it, the numbers in the key of WHILE do not overflow."""
 TYPE_NAMES = {code: name for name, code in TYPES.items()}
+"""The names of object types by number."""
 COLOR_NAMES = {code: name for name, code in COLORS.items()}
+"""The names of colours by number."""
 
 
 @functools.partial(
@@ -38,31 +45,46 @@ COLOR_NAMES = {code: name for name, code in COLORS.items()}
 )
 @dataclasses.dataclass(frozen=True)
 class State:
-    """A MiniGrid world of any size; a pytree, so `act` can be jitted and vmapped over it."""
+    """The state of a MiniGrid world of any size. It is a pytree, so `act` can be jitted and vmapped over it."""
 
-    world: MiniGrid
-    terminated: Any  # bool: the last action ended the episode by the base rules (goal or lava)
+    world: MiniGridState
+    """The state, of JAX values."""
+    terminated: ops.Bool  # bool []
+    """Whether the last action ended the episode by the base rules, by a step onto a goal or lava."""
     width: int
+    """The number of columns, which is not a leaf of the pytree."""
     height: int
+    """The number of rows, which is not a leaf of the pytree."""
 
 
 class Exported(NamedTuple):
-    """What Farama's environments show of their state."""
+    """A state in the form in which Farama's environments show it."""
 
     grid: np.ndarray
-    """uint8 [W, H, 3]: type, colour, door state, as in `grid.encode()`."""
+    """uint8 [W, H, 3]: the type, colour and door state of each cell, as in `grid.encode()`."""
     agent_pos: tuple[int, int]
+    """The x and y of the agent."""
     agent_dir: int
+    """The direction of the agent: 0 E, 1 S, 2 W, 3 N."""
     carrying: tuple[str, str] | None
-    """Type and colour."""
+    """The type and colour of the object that the agent carries, or None."""
     terminated: bool
+    """Whether the last action ended the episode by the base rules."""
 
 
-def from_farama(env: Any) -> State:
-    """Return the state of any `minigrid` environment after its reset, wrapped or not.
+def from_farama(env: FaramaEnv) -> State:
+    """Convert the current state of a `minigrid` environment.
 
-    Raises UserError for what a state cannot hold: objects of another class than the package's own, a door both open
-    and locked, boxes within boxes beyond three objects, a grid of more than `MOST_CELLS` cells.
+    Args:
+      env: any environment of the package, wrapped or not, that has been reset.
+
+    Returns:
+      The state, of JAX values.
+
+    Raises:
+      UserError: the environment has not been reset, or it holds what a state cannot hold: an object of a class that is
+        not the package's own, a door that is both open and locked, boxes within boxes beyond three objects, or a grid
+        of more than `MOST_CELLS` cells.
     """
     env = getattr(env, "unwrapped", env)
     if getattr(env, "grid", None) is None or env.agent_pos is None:
@@ -71,57 +93,90 @@ def from_farama(env: Any) -> State:
     if (width + 2) * (height + 2) > MOST_CELLS:
         raise UserError(f"a grid of {width} x {height} cells; at most {MOST_CELLS} fit a state")
     objects = {(x, y): env.grid.get(x, y) for x in range(width) for y in range(height)}
-    cells = {place: object_code(found, place) for place, found in objects.items() if found is not None}
+    cells = {place: object_code(thing, place) for place, thing in objects.items() if thing is not None}
     carrying = 0 if env.carrying is None else object_code(env.carrying, "what the agent carries")
     world = make_world(
-        Geometry(width, height), cells, (int(env.agent_pos[0]), int(env.agent_pos[1]), int(env.agent_dir)), carrying
+        MiniGridWorld(width, height),
+        cells,
+        (int(env.agent_pos[0]), int(env.agent_pos[1]), int(env.agent_dir)),
+        carrying,
     )
     return State(jax.tree.map(jnp.asarray, world), jnp.asarray(False), width, height)
 
 
 def make_world(
-    geometry: Geometry, cells: dict[tuple[int, int], int], pose: tuple[int, int, int], carrying: int = 0
-) -> MiniGrid:
-    """Return a world of numpy values with objects at (x, y) and the agent at (x, y, direction)."""
+    geometry: MiniGridWorld, cells: dict[tuple[int, int], int], pose: tuple[int, int, int], carrying: int = 0
+) -> MiniGridState:
+    """Make the state of a world, of numpy values.
+
+    Args:
+      geometry: the world, for its size.
+      cells: (x, y) -> the object in that cell; all other cells are empty.
+      pose: the x, y and direction of the agent.
+      carrying: the object that the agent carries, 0 for none.
+
+    Returns:
+      The state.
+    """
     x, y, direction = pose
     grid = np.full((geometry.width + 2, geometry.stride), item("wall", "grey"), np.int32)
     grid[1:-1, 1:-1] = 0
     for (column, row), code in cells.items():
         grid[column + 1, row + 1] = code
     cell = np.int32(geometry.cell(x, y))
-    return MiniGrid(cell, np.int32(direction), np.int32(carrying), grid.ravel(), ops.NO_CHANGE)
+    return MiniGridState(cell, np.int32(direction), np.int32(carrying), grid.ravel(), ops.NO_CHANGE)
 
 
-def object_code(found: Any, place: Any, depth: int = 1) -> int:
-    """Return the number of one of the package's objects, with what it holds."""
-    if type(found).__module__ != "minigrid.core.world_object" or found.type not in TYPES:
-        raise UserError(f"{place}: {type(found).__name__} is no object that the world knows ({', '.join(TYPES)})")
+def object_code(thing: FaramaObject, place: object, depth: int = 1) -> int:
+    """Pack one of the package's objects into a number, together with what it holds.
+
+    Args:
+      thing: the object.
+      place: where it is, for error messages.
+      depth: 1 for an object in the grid, 2 for what that holds, and so on.
+
+    Returns:
+      The number, as `item` makes it.
+
+    Raises:
+      UserError: a state cannot hold the object.
+    """
+    if type(thing).__module__ != "minigrid.core.world_object" or thing.type not in TYPES:
+        raise UserError(f"{place}: {type(thing).__name__} is no object that the world knows ({', '.join(TYPES)})")
     if depth > DEEPEST:
         raise UserError(f"{place}: boxes within boxes; at most {DEEPEST} objects fit a cell")
     state = 0
-    if found.type == "door":
-        if found.is_open and found.is_locked:
+    if thing.type == "door":
+        if thing.is_open and thing.is_locked:
             raise UserError(f"{place}: a door that is both open and locked")
-        state = OPEN if found.is_open else LOCKED if found.is_locked else CLOSED
-    inside = getattr(found, "contains", None)
-    if inside is not None and found.type != "box":
-        raise UserError(f"{place}: a {found.type} that holds something; only boxes can")
+        state = OPEN if thing.is_open else LOCKED if thing.is_locked else CLOSED
+    inside = getattr(thing, "contains", None)
+    if inside is not None and thing.type != "box":
+        raise UserError(f"{place}: a {thing.type} that holds something; only boxes can")
     contents = 0 if inside is None else object_code(inside, place, depth + 1)
-    return item(found.type, found.color, state, contents)
+    return item(thing.type, thing.color, state, contents)
 
 
-def act(state: State, action: Any) -> State:
-    """Return the state after one of Farama's actions, 0..6 (left, right, forward, pickup, drop, toggle, done)."""
-    world, event = Geometry(state.width, state.height).act(state.world, jnp.asarray(action, jnp.int32) + 1)
+def act(state: State, action: ops.Int) -> State:
+    """Do one of Farama's actions.
+
+    Args:
+      state: the state.
+      action: int [], 0..6 for left, right, forward, pickup, drop, toggle and done.
+
+    Returns:
+      The state afterwards.
+    """
+    world, event = MiniGridWorld(state.width, state.height).act(state.world, jnp.asarray(action, jnp.int32) + 1)
     world = jax.tree.map(lambda new, old: jnp.asarray(new).astype(old.dtype), world, state.world)
     return dataclasses.replace(state, world=world, terminated=ends_episode(event))
 
 
 def to_farama(state: State) -> Exported:
-    """Return what the environment would show."""
-    geometry = Geometry(state.width, state.height)
+    """Convert a state to what a `minigrid` environment would show of it."""
+    geometry = MiniGridWorld(state.width, state.height)
     cells = np.asarray(state.world.cells).reshape(geometry.width + 2, geometry.stride)[1:-1, 1:-1]
     carrying = int(state.world.carrying)
     held = (TYPE_NAMES[carrying & 15], COLOR_NAMES[carrying >> TYPE_BITS & 7]) if carrying else None
-    x, y = geometry.position(int(state.world.cell))
-    return Exported(encoded(cells), (x, y), int(state.world.direction), held, bool(state.terminated))
+    x, y, direction = geometry.pose(state.world)
+    return Exported(np.asarray(encoded(cells)), (x, y), direction, held, bool(state.terminated))

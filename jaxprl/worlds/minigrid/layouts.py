@@ -1,56 +1,63 @@
-"""Layouts made by `minigrid` itself: `reset(seed=seed)`, then its grid, agent and objects are read.
+"""Make layouts with `minigrid` itself: call `reset(seed=seed)`, then read its grid, agent and objects.
 
-`minigrid` is imported here, when a layout is made.
+`minigrid` is imported when a layout is made.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 import numpy as np
 
 from jaxprl.errors import UserError
-from jaxprl.worlds.minigrid.farama import from_farama
-from jaxprl.worlds.minigrid.world import MiniGrid
+from jaxprl.worlds.minigrid.farama import FaramaEnv, from_farama
+from jaxprl.worlds.minigrid.world import MiniGridState
 
 
-def world_of(env: Any, seed: int) -> MiniGrid:
-    """Return the world of numpy values that `env.reset(seed=seed)` makes."""
+def world_of(env: FaramaEnv, seed: int) -> MiniGridState:
+    """Reset an environment and return its state, of numpy values."""
     env.reset(seed=seed)
     return jax.tree.map(np.asarray, from_farama(env).world)
 
 
 @functools.cache
-def registered(name: str) -> Any:
-    """Return the environment that the package registers by that id: made once, and reset for every layout."""
+def registered(name: str) -> FaramaEnv:
+    """Return the environment that the package registers under an id. It is made once and reset for every layout.
+
+    Raises:
+      UserError: the installed version of the package has no such id.
+    """
     import gymnasium
     import minigrid
 
     spec = gymnasium.registry.get(name)
     if spec is None:
         raise UserError(f"minigrid {minigrid.__version__} has no {name}: install a newer one")
-    return gymnasium.make(spec).unwrapped  # by its name, it would warn of old versions
+    return gymnasium.make(spec).unwrapped  # by its name, gymnasium would warn about old versions
 
 
-def lava_gap() -> Any:
-    """Return LavaGap, 6x6: the package's own."""
+def lava_gap() -> FaramaEnv:
+    """Return the package's own LavaGap of 6x6 cells."""
     from minigrid.envs import LavaGapEnv
 
     return LavaGapEnv(size=6)
 
 
-def red_blue_door() -> Any:
-    """Return RedBlueDoor of size 6, a grid of 12x6: the package's own."""
+def red_blue_door() -> FaramaEnv:
+    """Return the package's own RedBlueDoor of size 6, which has a grid of 12x6 cells."""
     from minigrid.envs import RedBlueDoorEnv
 
     return RedBlueDoorEnv(size=6)
 
 
-def put_near() -> Any:
-    """Return PutNear, 6x6: a ball, then a box, each with a colour of `COLOR_NAMES`, the box not within one cell of the
-    ball, then the agent. (The package draws the types of its objects and which one to move.)"""
+def put_near() -> FaramaEnv:
+    """Return a PutNear of 6x6 cells with one ball, which is to be moved, and one box.
+
+    The ball is placed first and then the box, not within one cell of the ball (also diagonally), each after drawing its
+    colour from `COLOR_NAMES`; then the agent is placed. (The package's own PutNear also draws the types of its objects,
+    and which one is to be moved.)
+    """
     from minigrid.core.constants import COLOR_NAMES
     from minigrid.core.grid import Grid
     from minigrid.core.world_object import Ball, Box
@@ -68,7 +75,7 @@ def put_near() -> Any:
             self.place_agent()
             self.mission = f"put the {color} ball near the {self.target_color} box"
 
-        def _is_near_ball(self, env: Any, position: Any) -> bool:
+        def _is_near_ball(self, env: FaramaEnv, position: tuple[int, int]) -> bool:
             return max(abs(np.subtract(position, self.move_pos))) <= 1
 
     return BallAndBox(size=6, numObjs=2)

@@ -1,4 +1,4 @@
-"""MiniGrid's world in words, for prompts; the words of every language of the domain."""
+"""Descriptions of MiniGrid's world in words, for prompts. They cover the words of all languages of the domain."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ WORLD = (
     "episode.",
     "The episode ends after 1,000 actions and perceptions.",
 )
+"""The world, as sentences (`Language.world`)."""
 _THINGS = {
     "lava": "lava", "door": "a door, open or closed", "ball": "a ball", "box": "a box",
     "wall": "a wall", "floor": "a coloured floor tile, which does not block the way", "key": "a key", "goal": "a goal",
@@ -38,19 +39,36 @@ MEANINGS = {
     **{f"front_object_color h( {name} h)": f"the cell ahead holds an object that is {name}." for name in _COLORS},
     "is_carrying_object": "the agent is carrying something.",
 }
+"""What each action and perception does (`Language.meanings`)."""
 DIRECTIONS = ("east", "south", "west", "north")
+"""The names of the directions 0..3."""
 EMPTY = "."
+"""The sign of an empty cell."""
 DOORS = ("open", "closed", "locked")
+"""The names of the states of doors."""
 SIGNS = (
     "x counts from the left and y from the top, both from 0; north is up.",
     f"# is a wall, {EMPTY} an empty cell; other objects are named, what a box holds in brackets behind it.",
 )
-"""How to read a picture of the world."""
+"""How to read a picture of the world, as sentences (`Picture.signs`)."""
 
 
 def sign(kind: str, color: str, door: str, held: str) -> str:
-    """Return what a picture shows for an object: its type, its colour, how it stands if it is a door, and the sign of
-    what it holds, if anything."""
+    """Return the sign of an object in a picture.
+
+    Args:
+      kind: the name of its type.
+      color: the name of its colour.
+      door: for a door, one of `DOORS`; otherwise empty.
+      held: the sign of what it holds; empty for nothing.
+
+    Returns:
+      The sign, a word without blanks.
+
+    Example:
+      >>> sign("door", "red", "locked", ""), sign("box", "blue", "", "red-key")
+      ('locked-red-door', 'blue-box(red-key)')
+    """
     if kind in ("lava", "goal"):
         return kind
     if kind == "wall":
@@ -59,7 +77,13 @@ def sign(kind: str, color: str, door: str, held: str) -> str:
 
 
 def picture(cells: Sequence[Sequence[str]], pose: tuple[int, int, int], carried: str) -> Picture:
-    """Return the picture of signs [y][x], the agent's (x, y, direction) and the sign of what it carries."""
+    """Return the picture of a state.
+
+    Args:
+      cells: the signs of all cells, [y][x].
+      pose: the x, y and direction of the agent.
+      carried: the sign of what the agent carries, `EMPTY` for nothing.
+    """
     x, y, direction = pose
     words = f"x {x}, y {y}, facing {DIRECTIONS[direction]}"
     carrying = "nothing" if carried == EMPTY else carried

@@ -1,4 +1,4 @@
-"""CleanHouse: collect markers that lie beside the walls of an apartment (LEAPS; sparse: LLM-GS)."""
+"""CleanHouse: collect the markers that lie beside the walls of an apartment (LEAPS; sparse variant: LLM-GS)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import numpy as np
 
 from jaxprl.worlds.karel.layouts import SOUTH, from_seed, nothing
 from jaxprl.worlds.karel.tasks.harvester import DENSE_RETURNS, SPARSE_RETURNS, collecting, reward, sparse_reward
-from jaxprl.worlds.karel.world import Geometry
+from jaxprl.worlds.karel.world import KarelWorld
 from jaxprl.worlds.task import Layout, Task
 
-WORLD = Geometry(14, 22)
+WORLD = KarelWorld(14, 22)
 
 WALLS = """
     ######################
@@ -27,6 +27,7 @@ WALLS = """
     #...#...##..##...#..##
     ######################
 """
+"""The walls (#), 14 x 22 cells."""
 
 CANDIDATES = """
     150 265 147 97 274 94 283 82 103 185 247 46 223 256 55 253 52 134 40 155 37 90 267 96 113 84 199 81 122 282
@@ -35,16 +36,20 @@ CANDIDATES = """
     205 181 128 243 214 190 231 252 51 133 196 261 57 163 139 266 148 275 95 92 80 101 183 23 245 221 192 230 53
     50 239 38 260 141
 """
-"""Cells row * 22 + column that may get a marker, in the order in which they are shuffled.
+"""The cells row * 22 + column that may get a marker, in the order in which they are given to the shuffle.
 
-They are the open neighbours of the walls (up if row - 1 > 0, down if row + 1 < H - 1, left and right likewise)
-without (1,13), (2,12), (3,10), (4,11), (5,11) and (6,10). The published code takes them from a Python set, so the
-order is that of CPython's hashing; it is stored here to stay the same everywhere.
+They are the open neighbours of walls (up if row - 1 > 0, down if row + 1 < H - 1, left and right likewise) except
+(1,13), (2,12), (3,10), (4,11), (5,11) and (6,10). The published code takes them from a Python set, so their order
+depends on CPython's hashing; it is stored here so that it is the same everywhere.
 """
 
 
 def generate(rng: np.random.RandomState, sparse: bool = False) -> Layout:
-    """Fixed walls; start (1, 13) facing south; the first ten of the shuffled candidates and (2, 12) get a marker."""
+    """Make a layout.
+
+    The walls are fixed. The robot starts at (1, 13) and faces south. The candidates are shuffled; the first ten of them
+    and (2, 12) get one marker each.
+    """
     height, width = WORLD.height, WORLD.width
     walls = np.array([[symbol == "#" for symbol in line] for line in WALLS.split()])
     markers = nothing(height, width)

@@ -1,29 +1,36 @@
-"""DoorKey: take the key marker, pass the door that it opens, top off the goal marker (HPRL)."""
+"""DoorKey: take the key marker, pass the door that it opens, and put a marker on the goal marker (HPRL)."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxprl.worlds import ops
 from jaxprl.worlds.karel.layouts import EAST, border, from_seed, mask
-from jaxprl.worlds.karel.world import GATE, Event, Geometry, Karel
-from jaxprl.worlds.task import Layout, Task
+from jaxprl.worlds.karel.world import GATE, Event, KarelState, KarelWorld
+from jaxprl.worlds.ops import Int
+from jaxprl.worlds.task import Layout, Rewarded, Task
 
-WORLD = Geometry(8, 8)
+WORLD = KarelWorld(8, 8)
 
 
 class Progress(NamedTuple):
-    key: Any  # int32: the key's cell
-    goal: Any  # int32: the goal's cell
-    total: Any  # int32: markers in the world
+    """What the reward depends on besides the state."""
+
+    key: Int  # int32 []: the cell of the key
+    goal: Int  # int32 []: the cell of the goal
+    total: Int  # int32 []: the number of markers in the world
 
 
 def generate(rng: np.random.RandomState) -> Layout:
-    """Border and a wall column w = ceil(W/2); key (ri(1, H-1), ri(1, w)), goal (ri(1, H-1), ri(w+1, W-1)), one
-    marker each; start drawn like the key until it is another cell, facing east. The door is (2, w), (3, w)."""
+    """Make a layout.
+
+    There are walls on the border and in the column w = ceil(W/2). The key is at (ri(1, H-1), ri(1, w)), the goal at
+    (ri(1, H-1), ri(w+1, W-1)); each is one marker. The start is drawn like the key until it is another cell, and the
+    robot faces east. The door is the cells (2, w) and (3, w).
+    """
     height, width = WORLD.height, WORLD.width
     wall = math.ceil(width / 2)
     walls = border(height, width)
@@ -35,14 +42,21 @@ def generate(rng: np.random.RandomState) -> Layout:
         start = rng.randint(1, height - 1), rng.randint(1, wall)
     state = WORLD.state(walls, (*start, EAST), mask(height, width, [key, goal]).astype(np.uint8))
     door = [WORLD.cell(2, wall), WORLD.cell(3, wall)]
+    assert isinstance(state.cells, np.ndarray)
     state.cells[door] = GATE
     progress = Progress(np.int32(WORLD.cell(*key)), np.int32(WORLD.cell(*goal)), np.int32(2))
     return Layout(state, progress, np.int32(2))
 
 
-def reward(world: Geometry, progress: Progress, state: Karel, event: Event):
-    """Locked: more than two markers: -1 and end; else key cell empty: +0.5, and the door opens.
-    Unlocked: more than one marker: +0.5 and end if the goal holds exactly two, else -1 and end; none: -1 and end."""
+def reward(world: KarelWorld, progress: Progress, state: KarelState, event: Event) -> Rewarded:
+    """Reward taking the key and then putting a marker on the goal.
+
+    While the door is locked: if there are more than two markers in the world, the reward is -1 and the run ends.
+    Otherwise, if the cell of the key is empty, the reward is +0.5 and the door opens.
+
+    While it is unlocked: if there is more than one marker in the world, the run ends, with +0.5 if the goal holds
+    exactly two markers and with -1 if not. If there is no marker, the reward is -1 and the run ends.
+    """
     total = progress.total + event.change
     took_key = (event.change == -1) & (event.count == 0) & (state.cell == progress.key)
     topped = (event.change == 1) & (event.count == 2) & (state.cell == progress.goal)

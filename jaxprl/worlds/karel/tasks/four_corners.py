@@ -1,26 +1,29 @@
-"""FourCorners: put one marker in each corner (LEAPS; sparse: LLM-GS)."""
+"""FourCorners: put one marker in each corner (LEAPS; sparse variant: LLM-GS)."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxprl.worlds import ops
 from jaxprl.worlds.karel.layouts import EAST, border, from_seed, mask, nothing
-from jaxprl.worlds.karel.world import TARGET, Event, Geometry, Karel
-from jaxprl.worlds.task import Layout, Task
+from jaxprl.worlds.karel.world import TARGET, Event, KarelState, KarelWorld
+from jaxprl.worlds.ops import Int
+from jaxprl.worlds.task import Layout, Rewarded, Task
 
-WORLD = Geometry(12, 12)
+WORLD = KarelWorld(12, 12)
 
 
 class Progress(NamedTuple):
-    corners: Any  # int32: inner corners that hold a marker
-    total: Any  # int32: markers in the world
+    """What the rewards depend on besides the state."""
+
+    corners: Int  # int32 []: the number of inner corners that hold a marker
+    total: Int  # int32 []: the number of markers in the world
 
 
 def generate(rng: np.random.RandomState, units: int = 4) -> Layout:
-    """Border; start at (H-2, ri(2, W-2)) facing east."""
+    """Make a layout: walls on the border, and a start at (H-2, ri(2, W-2)) facing east."""
     height, width = WORLD.height, WORLD.width
     corners = [(1, 1), (1, width - 2), (height - 2, 1), (height - 2, width - 2)]
     pose = height - 2, rng.randint(2, width - 2), EAST
@@ -29,22 +32,31 @@ def generate(rng: np.random.RandomState, units: int = 4) -> Layout:
 
 
 def advance(progress: Progress, event: Event) -> Progress:
-    """Return the counts after an action."""
+    """Return the progress after an action."""
     corner = (event.byte & TARGET) != 0
     filled = ops.where(corner & (event.change == 1) & (event.count == 1), 1, 0)
     emptied = ops.where(corner & (event.change == -1) & (event.count == 0), 1, 0)
     return Progress(progress.corners + filled - emptied, progress.total + event.change)
 
 
-def reward(world: Geometry, progress: Progress, state: Karel, event: Event):
-    """(c - c') / 4, c the corners that hold a marker; more markers than c: -1 and end; else c = 4 ends."""
+def reward(world: KarelWorld, progress: Progress, state: KarelState, event: Event) -> Rewarded:
+    """Reward filling a corner.
+
+    The reward is (c - c') / 4, where c and c' are the numbers of corners that hold a marker after and before the
+    action. If there are more than c markers in the world, it is -1 instead and the run ends. Otherwise c = 4 ends the
+    run.
+    """
     now = advance(progress, event)
     wrong = now.total > now.corners
     return state, now, ops.where(wrong, -4, now.corners - progress.corners), wrong | (now.corners == 4)
 
 
-def sparse_reward(world: Geometry, progress: Progress, state: Karel, event: Event):
-    """More markers than filled corners: -1 and end; else four corners: +1 and end."""
+def sparse_reward(world: KarelWorld, progress: Progress, state: KarelState, event: Event) -> Rewarded:
+    """Reward filling all corners.
+
+    If there are more markers than corners that hold one, the reward is -1 and the run ends. Otherwise, if all four
+    corners hold a marker, it is +1 and the run ends.
+    """
     now = advance(progress, event)
     wrong, done = now.total > now.corners, now.corners == 4
     return state, now, ops.where(wrong, -1, ops.where(done, 1, 0)), wrong | done

@@ -1,46 +1,62 @@
-"""Harvester: collect the marker of every cell (LEAPS; sparse: LLM-GS). CleanHouse has the same rewards."""
+"""Harvester: collect the marker of every cell (LEAPS; sparse variant: LLM-GS). CleanHouse has the same rewards."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxprl.worlds import ops
 from jaxprl.worlds.karel.layouts import EAST, border, from_seed
-from jaxprl.worlds.karel.world import Event, Geometry, Karel
-from jaxprl.worlds.task import Layout, Task
+from jaxprl.worlds.karel.world import Event, KarelState, KarelWorld
+from jaxprl.worlds.ops import Int
+from jaxprl.worlds.task import Layout, Rewarded, Task
 
-WORLD = Geometry(8, 8)
+WORLD = KarelWorld(8, 8)
 
 
 class Progress(NamedTuple):
-    initial: Any  # int32: N, markers at the start
-    total: Any  # int32: markers in the world
+    """What the rewards depend on besides the state."""
+
+    initial: Int  # int32 []: N, the number of markers to collect (or to put down, in other tasks)
+    total: Int  # int32 []: the number of markers in the world
 
 
 def generate(rng: np.random.RandomState, sparse: bool = False) -> Layout:
-    """Border; start (H-2, ri(2, W-2)) facing east; one marker on each of the N = (H-2)(W-2) inner cells."""
+    """Make a layout.
+
+    There are walls on the border. The robot starts at (H-2, ri(2, W-2)) and faces east. Each of the N = (H-2)(W-2)
+    inner cells holds one marker.
+    """
     height, width = WORLD.height, WORLD.width
     walls = border(height, width)
     pose = height - 2, rng.randint(2, width - 2), EAST
     return collecting(WORLD.state(walls, pose, (~walls).astype(np.uint8)), int((~walls).sum()), sparse)
 
 
-def collecting(state: Karel, n: int, sparse: bool) -> Layout:
-    """Return the layout of a world with `n` markers to collect."""
+def collecting(state: KarelState, n: int, sparse: bool) -> Layout:
+    """Return the layout of a state with `n` markers to collect."""
     return Layout(state, Progress(np.int32(n), np.int32(n)), np.int32(1 if sparse else n))
 
 
-def reward(world: Geometry, progress: Progress, state: Karel, event: Event):
-    """(m' - m) / N, m the markers in the world; one more than before: -1 and end; m = 0 ends."""
+def reward(world: KarelWorld, progress: Progress, state: KarelState, event: Event) -> Rewarded:
+    """Reward every marker that is taken.
+
+    The reward is (m' - m) / N, where m and m' are the numbers of markers in the world after and before the action, and
+    N is that of the start. If m > m', it is -1 instead and the run ends. m = 0 ends the run.
+    """
     now = progress._replace(total=progress.total + event.change)
     wrong = event.change == 1
     return state, now, ops.where(wrong, -progress.initial, -event.change), wrong | (now.total == 0)
 
 
-def sparse_reward(world: Geometry, progress: Progress, state: Karel, event: Event):
-    """More markers than at the start (not: than before; kept): -1 and end; m = 0: +1 and end."""
+def sparse_reward(world: KarelWorld, progress: Progress, state: KarelState, event: Event) -> Rewarded:
+    """Reward taking the last marker.
+
+    If there are more markers in the world than at the start, the reward is -1 and the run ends. (The comparison is with
+    the start and not with the previous action; kept from the published system.) If there is no marker, it is +1 and the
+    run ends.
+    """
     now = progress._replace(total=progress.total + event.change)
     wrong, done = now.total > now.initial, now.total == 0
     return state, now, ops.where(wrong, -1, ops.where(done, 1, 0)), wrong | done

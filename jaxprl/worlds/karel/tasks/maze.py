@@ -1,4 +1,4 @@
-"""Maze: find the marker in a random maze (LEAPS; sparse: LLM-GS)."""
+"""Maze: find the marker in a random maze (LEAPS; sparse variant: LLM-GS)."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ import numpy as np
 from jaxprl.worlds import ops
 from jaxprl.worlds.karel.layouts import EAST, from_seed, inner_cell, nothing
 from jaxprl.worlds.karel.tasks.stair_climber import Progress, manhattan
-from jaxprl.worlds.karel.world import Event, Geometry, Karel
-from jaxprl.worlds.task import Layout, Task
+from jaxprl.worlds.karel.world import Event, KarelState, KarelWorld
+from jaxprl.worlds.task import Layout, Rewarded, Task
 
-WORLD = Geometry(8, 8)
+WORLD = KarelWorld(8, 8)
 
 
 def generate(rng: np.random.RandomState, sparse: bool = False) -> Layout:
-    """Carve from (H-2, 1): pop a cell; its neighbours two cells up, down, left, right inside the border, shuffled;
-    open each unvisited one and the cell between and push it. The marker: a drawn cell that is open, not the start."""
+    """Make a layout.
+
+    The maze is carved from the start at (H-2, 1), which is the first cell on a stack. A cell is taken off the stack;
+    its neighbours two cells up, down, left and right that are inside the border, listed in this order, are shuffled;
+    each of them that is not visited yet is opened, together with the cell between, and put on the stack. This goes on
+    until the stack is empty. For the marker, inner cells (ri(1, H-1), ri(1, W-1)) are drawn until one is open and not
+    the start. The robot faces east.
+    """
     height, width = WORLD.height, WORLD.width
     walls, markers = np.ones((height, width), bool), nothing(height, width)
     start = height - 2, 1
@@ -23,10 +29,10 @@ def generate(rng: np.random.RandomState, sparse: bool = False) -> Layout:
     stack = [start]
     while stack:
         row, column = stack.pop()
-        near = [[row - 2, column], [row + 2, column], [row, column - 2], [row, column + 2]]
-        near = [[r, c] for r, c in near if 0 < r < height - 1 and 0 < c < width - 1]
-        rng.shuffle(near)
-        for r, c in near:
+        neighbours = [[row - 2, column], [row + 2, column], [row, column - 2], [row, column + 2]]
+        neighbours = [[r, c] for r, c in neighbours if 0 < r < height - 1 and 0 < c < width - 1]
+        rng.shuffle(neighbours)
+        for r, c in neighbours:
             if walls[r, c]:
                 walls[r, c] = walls[(row + r) // 2, (column + c) // 2] = False
                 stack.append((r, c))
@@ -40,14 +46,18 @@ def generate(rng: np.random.RandomState, sparse: bool = False) -> Layout:
     return Layout(WORLD.state(walls, (*start, EAST), markers), progress, np.int32(units))
 
 
-def reward(world: Geometry, progress: Progress, state: Karel, event: Event):
-    """(d' - d) / d0, d the Manhattan distance to the marker; at the marker the run ends."""
+def reward(world: KarelWorld, progress: Progress, state: KarelState, event: Event) -> Rewarded:
+    """Reward every step towards the marker.
+
+    The reward is (d' - d) / d0, where d and d' are the Manhattan distances to the marker after and before the action,
+    and d0 is that of the start. Reaching the marker ends the run.
+    """
     distance = manhattan(world, state.cell, progress.goal)
     return state, progress._replace(distance=distance), progress.distance - distance, distance == 0
 
 
-def sparse_reward(world: Geometry, progress: Progress, state: Karel, event: Event):
-    """At the marker +1 and end."""
+def sparse_reward(world: KarelWorld, progress: Progress, state: KarelState, event: Event) -> Rewarded:
+    """Reward reaching the marker: +1, and the run ends."""
     arrived = state.cell == progress.goal
     return state, progress, ops.where(arrived, 1, 0), arrived
 

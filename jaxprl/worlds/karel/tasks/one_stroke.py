@@ -1,27 +1,34 @@
-"""OneStroke: visit every cell once; a cell that the robot leaves becomes a wall (HPRL)."""
+"""OneStroke: visit every cell once, where a cell that the robot leaves becomes a wall (HPRL)."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxprl.worlds import ops
 from jaxprl.worlds.karel.layouts import EAST, border, from_seed, nothing
-from jaxprl.worlds.karel.world import WALL, Event, Geometry, Karel
-from jaxprl.worlds.task import Layout, Task
+from jaxprl.worlds.karel.world import WALL, Event, KarelState, KarelWorld
+from jaxprl.worlds.ops import Int
+from jaxprl.worlds.task import Layout, Rewarded, Task
 
-WORLD = Geometry(8, 8)
+WORLD = KarelWorld(8, 8)
 MOVES = (WORLD.height - 2) * (WORLD.width - 2) - 1
+"""The number of moves that visit every cell."""
 
 
 class Progress(NamedTuple):
-    last: Any  # int32: the robot's cell after the previous action
-    moves: Any  # int32: cells visited besides the first
+    """What the reward depends on besides the state."""
+
+    last: Int  # int32 []: the cell of the robot after the previous action
+    moves: Int  # int32 []: the number of cells visited besides the first
 
 
 def generate(rng: np.random.RandomState) -> Layout:
-    """Border; the start's column ri(1, W-1) is drawn first, then its row ri(1, H-1); facing east."""
+    """Make a layout: walls on the border, and a start facing east.
+
+    The column ri(1, W-1) of the start is drawn first, then its row ri(1, H-1).
+    """
     height, width = WORLD.height, WORLD.width
     column = rng.randint(1, width - 1)
     row = rng.randint(1, height - 1)
@@ -29,8 +36,12 @@ def generate(rng: np.random.RandomState) -> Layout:
     return Layout(state, Progress(state.cell, np.int32(0)), np.int32(MOVES))
 
 
-def reward(world: Geometry, progress: Progress, state: Karel, event: Event):
-    """The robot changed its cell: 1/N, N = (H-2)(W-2) - 1, and the cell it left becomes a wall; N moves end."""
+def reward(world: KarelWorld, progress: Progress, state: KarelState, event: Event) -> Rewarded:
+    """Reward every move.
+
+    If the robot changed its cell, the reward is 1/N, with N = (H-2)(W-2) - 1, and the cell that it left becomes a wall.
+    N moves end the run.
+    """
     moved = ops.where(event.moved, 1, 0)
     state = world.flag(state, progress.last, WALL, moved)
     now = Progress(state.cell, progress.moves + moved)

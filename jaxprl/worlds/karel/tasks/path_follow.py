@@ -8,15 +8,19 @@ from jaxprl.worlds import ops
 from jaxprl.worlds.karel.layouts import NORTH, border, from_seed, mask
 from jaxprl.worlds.karel.tasks.harvester import Progress, collecting
 from jaxprl.worlds.karel.tasks.harvester import reward as collect
-from jaxprl.worlds.karel.world import TARGET, Event, Geometry, Karel
-from jaxprl.worlds.task import Layout, Task
+from jaxprl.worlds.karel.world import TARGET, Event, KarelState, KarelWorld
+from jaxprl.worlds.task import Layout, Rewarded, Task
 
-WORLD = Geometry(8, 8)
+WORLD = KarelWorld(8, 8)
 
 
 def generate(rng: np.random.RandomState) -> Layout:
-    """Border; start (H-2, 1) facing north. Steps [0] * (H-3) + [1] * (W-3), 0 up and 1 right, shuffled and walked
-    from the start; a marker on every cell, start included. Legal: the path's cells and their four neighbours."""
+    """Make a layout.
+
+    There are walls on the border. The robot starts at (H-2, 1) and faces north. The steps [0] * (H-3) + [1] * (W-3),
+    where 0 is up and 1 is right, are shuffled and walked from the start; every cell on the way holds one marker, the
+    start included. The legal cells are those of the path and their four neighbours.
+    """
     height, width = WORLD.height, WORLD.width
     steps = [0] * (height - 3) + [1] * (width - 3)
     rng.shuffle(steps)
@@ -30,9 +34,13 @@ def generate(rng: np.random.RandomState) -> Layout:
     return collecting(state, len(path), sparse=False)
 
 
-def reward(world: Geometry, progress: Progress, state: Karel, event: Event):
-    """(m' - m) / N; one marker more than before: -1 and end; m = 0 ends; then the robot off the legal cells: -1 and
-    end."""
+def reward(world: KarelWorld, progress: Progress, state: KarelState, event: Event) -> Rewarded:
+    """Reward every marker that is taken.
+
+    The reward is (m' - m) / N, where m and m' are the numbers of markers in the world after and before the action, and
+    N is that of the start. If m > m', it is -1 instead and the run ends. m = 0 ends the run. In any case, if the robot
+    is off the legal cells, the reward is -1 instead and the run ends.
+    """
     state, now, units, ended = collect(world, progress, state, event)
     strayed = event.moved & ((event.byte & TARGET) == 0)
     return state, now, ops.where(strayed, -progress.initial, units), ended | strayed

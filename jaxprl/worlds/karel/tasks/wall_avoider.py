@@ -7,16 +7,21 @@ import numpy as np
 from jaxprl.worlds import ops
 from jaxprl.worlds.karel.layouts import border, from_seed, nothing
 from jaxprl.worlds.karel.tasks.harvester import Progress
-from jaxprl.worlds.karel.world import TARGET, Event, Geometry, Karel
-from jaxprl.worlds.task import Layout, Task
+from jaxprl.worlds.karel.world import TARGET, Event, KarelState, KarelWorld
+from jaxprl.worlds.task import Layout, Rewarded, Task
 
-WORLD = Geometry(8, 5)
+WORLD = KarelWorld(8, 5)
 CELLS = (WORLD.height - 4) * (WORLD.width - 4)
+"""The number of cells to seed."""
 
 
 def generate(rng: np.random.RandomState) -> Layout:
-    """Border; v = ri(0, 4(H-2)(W-2)) gives column v mod (W-2), row (v div (W-2)) mod (H-2) and direction
-    v div ((H-2)(W-2)). No 1 is added, so the robot can start on a wall of the border (kept)."""
+    """Make a layout: walls on the border, no markers, and a random start.
+
+    A number v = ri(0, 4(H-2)(W-2)) gives the column v mod (W-2), the row (v div (W-2)) mod (H-2) and the direction
+    v div ((H-2)(W-2)) of the start. No 1 is added to row and column, so the robot can start on a wall of the border
+    (kept from the published system).
+    """
     height, width = WORLD.height, WORLD.width
     value = rng.randint(0, 4 * (height - 2) * (width - 2))
     pose = (value // (width - 2)) % (height - 2), value % (width - 2), value // ((height - 2) * (width - 2))
@@ -27,10 +32,14 @@ def generate(rng: np.random.RandomState) -> Layout:
     return Layout(state, Progress(np.int32(CELLS), np.int32(0)), np.int32(CELLS))
 
 
-def reward(world: Geometry, progress: Progress, state: Karel, event: Event):
-    """(m - m') / N, N = (H-4)(W-4); a marker on the ring next to the border: -1 and end; a cell with more than one:
-    -1 and end; else one less than before: -1 and end; else m = N ends. A marker on a border cell counts like any
-    other (kept)."""
+def reward(world: KarelWorld, progress: Progress, state: KarelState, event: Event) -> Rewarded:
+    """Reward every first marker on a cell that does not touch a wall.
+
+    The reward is (m - m') / N, where m and m' are the numbers of markers in the world after and before the action, and
+    N = (H-4)(W-4). If there is a marker on the ring of cells next to the border, or if a cell holds more than one
+    marker, or if m < m', it is -1 instead and the run ends. Otherwise m = N ends the run. A marker on a cell of the
+    border counts like any other (kept from the published system).
+    """
     now = progress._replace(total=progress.total + event.change)
     on_ring = (event.byte & TARGET) != 0
     wrong = ((event.change == 1) & (on_ring | (event.count > 1))) | (event.change == -1)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from jaxprl.worlds import ops
 from jaxprl.worlds.minigrid.family import family, layout
-from jaxprl.worlds.minigrid.world import Event, Geometry, MiniGrid, item, kind_and_color
-from jaxprl.worlds.task import Layout
+from jaxprl.worlds.minigrid.farama import FaramaEnv
+from jaxprl.worlds.minigrid.world import Event, MiniGridState, MiniGridWorld, item, kind_and_color
+from jaxprl.worlds.task import Layout, Rewarded
 
 
-def read(world: Geometry, env: Any, state: MiniGrid) -> Layout:
-    """Several objects can be of the target's type and colour; each of them will do."""
+def read(world: MiniGridWorld, env: FaramaEnv, state: MiniGridState) -> Layout:
+    """Make the layout. Several objects may have the type and colour of the target; any of them will do."""
     return layout(state, target=item(env.targetType, env.targetColor))
 
 
-def reward(world: Geometry, progress: tuple, state: MiniGrid, event: Event):
-    """Carrying the target: 1 and end; carrying anything else: end."""
+def reward(world: MiniGridWorld, progress: tuple, state: MiniGridState, event: Event) -> Rewarded:
+    """Reward carrying the target.
+
+    If the agent carries the target, the reward is 1 and the run ends. If it carries anything else, the run ends.
+    """
     has_it = kind_and_color(state.carrying) == state.mission.target
     return state, progress, ops.where(has_it, 1, 0), state.carrying != 0
 

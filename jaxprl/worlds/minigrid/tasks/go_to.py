@@ -1,36 +1,43 @@
-"""Go to one of several doors or objects and say `done` there (`minigrid`'s GoToDoor and GoToObject)."""
+"""GoTo: go to one of several doors or objects and do `done` there (`minigrid`'s GoToDoor and GoToObject)."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxprl.worlds import ops
 from jaxprl.worlds.minigrid.family import family, layout
-from jaxprl.worlds.minigrid.world import DONE, TOGGLE, Event, Geometry, MiniGrid, item
-from jaxprl.worlds.task import Layout
+from jaxprl.worlds.minigrid.farama import FaramaEnv
+from jaxprl.worlds.minigrid.world import DONE, TOGGLE, Event, MiniGridState, MiniGridWorld, item
+from jaxprl.worlds.ops import Int
+from jaxprl.worlds.task import Layout, Rewarded
 
 
 class Progress(NamedTuple):
-    target: Any  # int32: the target's initial cell
+    """What the reward depends on besides the state."""
+
+    target: Int  # int32 []: the initial cell of the target
 
 
-def read_door(world: Geometry, env: Any, state: MiniGrid) -> Layout:
-    """The four doors have different colours."""
+def read_door(world: MiniGridWorld, env: FaramaEnv, state: MiniGridState) -> Layout:
+    """Make a layout of GoToDoor. The target is one of four doors, which have different colours."""
     cell = np.int32(world.cell(*env.target_pos))
     return layout(state, Progress(cell), target=item("door", env.target_color))
 
 
-def read_object(world: Geometry, env: Any, state: MiniGrid) -> Layout:
-    """The objects differ in type or colour."""
+def read_object(world: MiniGridWorld, env: FaramaEnv, state: MiniGridState) -> Layout:
+    """Make a layout of GoToObject. The target is one of the objects, which differ in type or colour."""
     cell = np.int32(world.cell(*env.target_pos))
     return layout(state, Progress(cell), target=item(env.targetType, env.target_color))
 
 
-def reward(world: Geometry, progress: Progress, state: MiniGrid, event: Event):
-    """done: 1 if the agent is right above, below or beside the target's initial cell, whichever way it faces; the run
-    ends in any case. toggle: end."""
+def reward(world: MiniGridWorld, progress: Progress, state: MiniGridState, event: Event) -> Rewarded:
+    """Reward `done` next to the target.
+
+    After `done`, the reward is 1 if the agent is directly above, below or beside the initial cell of the target,
+    whichever way it faces; the run ends in any case. A `toggle` ends the run.
+    """
     done = event.action == DONE
     distance = abs(state.cell - progress.target)
     reached = done & ((distance == 1) | (distance == world.stride))

@@ -1,32 +1,44 @@
-"""LavaGap: reach the goal through the gap in a strip of lava (MiniGrid; LLM-GS's variant of 6x6)."""
+"""LavaGap: reach the goal through the gap in a strip of lava (MiniGrid; LLM-GS's variant of 6x6 cells)."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxprl.worlds import ops
 from jaxprl.worlds.minigrid import layouts
-from jaxprl.worlds.minigrid.world import GOAL, LAVA, Event, Geometry, MiniGrid
-from jaxprl.worlds.task import Layout, Task
+from jaxprl.worlds.minigrid.world import GOAL, LAVA, Event, MiniGridState, MiniGridWorld
+from jaxprl.worlds.ops import Int
+from jaxprl.worlds.task import Layout, Rewarded, Task
 
-WORLD = Geometry(6, 6)
+WORLD = MiniGridWorld(6, 6)
 UNLUCKY = 160
-"""The package's reward fades with time and is 0 at this action, which the published code takes for a failure (kept)."""
+"""The number of the action at which the package's reward, which fades with time, is exactly 0. The published code takes
+that for a failure (kept)."""
 
 
 class Progress(NamedTuple):
-    actions: Any  # int32: actions so far
+    """What the reward depends on besides the state."""
+
+    actions: Int  # int32 []: the number of actions so far
 
 
 def generate(seed: int) -> Layout:
-    """Border; agent (1, 1) facing east; goal (4, 4); a column of lava with one gap."""
+    """Make a layout.
+
+    There are walls on the border, a goal at (4, 4), and a column of lava with one gap. The agent starts at (1, 1) and
+    faces east.
+    """
     return Layout(layouts.world_of(layouts.lava_gap(), seed), Progress(np.int32(0)), np.int32(1))
 
 
-def reward(world: Geometry, progress: Progress, state: MiniGrid, event: Event):
-    """Goal: +1 and end, but -1 at exactly the 160th action; lava: -1 and end."""
+def reward(world: MiniGridWorld, progress: Progress, state: MiniGridState, event: Event) -> Rewarded:
+    """Reward reaching the goal, and punish stepping on lava.
+
+    At the goal the reward is +1, but -1 if it is reached by exactly the 160th action, and the run ends. On lava the
+    reward is -1 and the run ends.
+    """
     actions = progress.actions + 1
     at_goal, in_lava = event.entered == GOAL, event.entered == LAVA
     wins = at_goal & (actions != UNLUCKY)

@@ -1,38 +1,47 @@
-"""Memory: go to that end of a passage where the object seen at the start lies again (`minigrid`'s Memory)."""
+"""Memory: go to the end of a passage where the object that was seen at the start lies again (`minigrid`'s Memory)."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxprl.worlds import ops
 from jaxprl.worlds.minigrid.family import family, layout
-from jaxprl.worlds.minigrid.world import PICKUP, TOGGLE, Event, Geometry, MiniGrid
-from jaxprl.worlds.task import Layout
+from jaxprl.worlds.minigrid.farama import FaramaEnv
+from jaxprl.worlds.minigrid.world import PICKUP, TOGGLE, Event, MiniGridState, MiniGridWorld
+from jaxprl.worlds.ops import Bool, Int
+from jaxprl.worlds.task import Layout, Rewarded
 
 
-class World(Geometry):
-    def act(self, state: MiniGrid, action, at_limit=False) -> tuple[MiniGrid, Event]:
-        """As everywhere, but pickup is a toggle."""
+class World(MiniGridWorld):
+    """MiniGrid's world, except that `pickup` does what `toggle` does."""
+
+    def act(self, state: MiniGridState, action: Int, at_limit: Bool = False) -> tuple[MiniGridState, Event]:
+        """Do an action, `toggle` for `pickup` (see `MiniGridWorld.act`)."""
         return super().act(state, ops.where(action == PICKUP, TOGGLE, action), at_limit)
 
 
 class Progress(NamedTuple):
-    success: Any  # int32: the cell next to the matching object
-    failure: Any  # int32: the cell next to the other one
+    """What the reward depends on besides the state."""
+
+    success: Int  # int32 []: the cell next to the matching object
+    failure: Int  # int32 []: the cell next to the other one
 
 
-def read(world: Geometry, env: Any, state: MiniGrid) -> Layout:
-    """The mission names no object."""
+def read(world: MiniGridWorld, env: FaramaEnv, state: MiniGridState) -> Layout:
+    """Make the layout. The mission names no object."""
     success, failure = world.cell(*env.success_pos), world.cell(*env.failure_pos)
     return layout(state, Progress(np.int32(success), np.int32(failure)))
 
 
-def reward(world: Geometry, progress: Progress, state: MiniGrid, event: Event):
-    """Next to the matching object: 1 and end; next to the other one: end."""
-    found = state.cell == progress.success
-    return state, progress, ops.where(found, 1, 0), found | (state.cell == progress.failure)
+def reward(world: MiniGridWorld, progress: Progress, state: MiniGridState, event: Event) -> Rewarded:
+    """Reward going to the matching object.
+
+    Next to the matching object the reward is 1 and the run ends. Next to the other one the run ends.
+    """
+    arrived = state.cell == progress.success
+    return state, progress, ops.where(arrived, 1, 0), arrived | (state.cell == progress.failure)
 
 
 _SIZES = {"S7": 7, "S9": 9, "S11": 11, "S13": 13, "S13Random": 13, "S17Random": 17}

@@ -1,22 +1,22 @@
-"""Pick up one object behind doors: `minigrid`'s UnlockPickup, BlockedUnlockPickup, KeyCorridor and ObstructedMaze."""
+"""PickUp: pick up an object behind doors (`minigrid`'s UnlockPickup, BlockedUnlockPickup, KeyCorridor and
+ObstructedMaze)."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from jaxprl.worlds import ops
 from jaxprl.worlds.minigrid.family import family, layout
-from jaxprl.worlds.minigrid.world import PICKUP, Event, Geometry, MiniGrid, item, kind_and_color
-from jaxprl.worlds.task import Layout, Task
+from jaxprl.worlds.minigrid.farama import FaramaEnv
+from jaxprl.worlds.minigrid.world import PICKUP, Event, MiniGridState, MiniGridWorld, item, kind_and_color
+from jaxprl.worlds.task import Layout, Rewarded, Task
 
 
-def read(world: Geometry, env: Any, state: MiniGrid) -> Layout:
-    """The object to pick up is the only one of its type and colour."""
+def read(world: MiniGridWorld, env: FaramaEnv, state: MiniGridState) -> Layout:
+    """Make the layout. The object to pick up is the only one of its type and colour."""
     return layout(state, target=item(env.obj.type, env.obj.color))
 
 
-def reward(world: Geometry, progress: tuple, state: MiniGrid, event: Event):
-    """pickup that leaves the agent carrying the target: 1 and end."""
+def reward(world: MiniGridWorld, progress: tuple, state: MiniGridState, event: Event) -> Rewarded:
+    """Reward a `pickup` after which the agent carries the target: 1, and the run ends."""
     has_it = (event.action == PICKUP) & (kind_and_color(state.carrying) == state.mission.target)
     return state, progress, ops.where(has_it, 1, 0), has_it
 
@@ -34,11 +34,12 @@ _NINE = (
 )
 _LYING = " The keys lie in the rooms from which the locked doors lead on."
 _HIDDEN = " The keys are in grey boxes, in the rooms from which the locked doors lead on; toggling a box shows its key."
-# In the v0 of the larger mazes such a ball can have taken the place of a box, and the key in it is lost.
+# In the v0 of the larger mazes, such a ball can be put where a box was; then the box and the key in it are lost.
 _BLOCKED = " A green ball lies in front of each locked door."
 
 
 def _maze(names: tuple[str, ...], size: tuple[int, int], map_: str, agent: str) -> tuple[Task, ...]:
+    """Return the tasks of some ObstructedMaze ids with the same size and description."""
     goal = "Find the keys, open the locked doors on the way and pick up the blue ball."
     words = {"map": map_, "agent": agent, "goal": goal, "returns": "1 on picking up the blue ball."}
     return family({f"ObstructedMaze-{name}": size for name in names}, read, reward, words)

@@ -1,22 +1,21 @@
-"""Reach the goal: the environments of `minigrid` whose step adds nothing to the base rules."""
+"""ReachGoal: reach the goal (all environments of `minigrid` whose step adds nothing to the base rules)."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from jaxprl.worlds import ops
 from jaxprl.worlds.minigrid.family import family, layout
-from jaxprl.worlds.minigrid.world import GOAL, Event, Geometry, MiniGrid, ends_episode
-from jaxprl.worlds.task import Layout
+from jaxprl.worlds.minigrid.farama import FaramaEnv
+from jaxprl.worlds.minigrid.world import GOAL, Event, MiniGridState, MiniGridWorld, ends_episode
+from jaxprl.worlds.task import Layout, Rewarded
 
 
-def read(world: Geometry, env: Any, state: MiniGrid) -> Layout:
-    """Nothing to remember; the mission names no object."""
+def read(world: MiniGridWorld, env: FaramaEnv, state: MiniGridState) -> Layout:
+    """Make the layout. There is no progress to keep, and the mission names no object."""
     return layout(state)
 
 
-def reward(world: Geometry, progress: tuple, state: MiniGrid, event: Event):
-    """Goal: 1 and end; lava: end."""
+def reward(world: MiniGridWorld, progress: tuple, state: MiniGridState, event: Event) -> Rewarded:
+    """Reward reaching the goal: 1, and the run ends. Stepping on lava ends the run."""
     return state, progress, ops.where(event.entered == GOAL, 1, 0), ends_episode(event)
 
 

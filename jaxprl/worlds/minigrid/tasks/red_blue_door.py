@@ -2,47 +2,60 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxprl.worlds import ops
 from jaxprl.worlds.minigrid import layouts
 from jaxprl.worlds.minigrid.family import family, layout
-from jaxprl.worlds.minigrid.world import CLOSED, OBJECT, Event, Geometry, MiniGrid, is_open, item
-from jaxprl.worlds.task import Layout, Task
+from jaxprl.worlds.minigrid.farama import FaramaEnv
+from jaxprl.worlds.minigrid.world import CLOSED, OBJECT, Event, MiniGridState, MiniGridWorld, is_open, item
+from jaxprl.worlds.ops import Bool, Int
+from jaxprl.worlds.task import Layout, Rewarded, Task
 
-WORLD = Geometry(12, 6)
+WORLD = MiniGridWorld(12, 6)
 
 
 class Progress(NamedTuple):
-    red: Any  # int32: the red door's cell
-    blue: Any  # int32: the blue door's cell
-    red_open: Any  # bool: the red door is open
-    opened: Any  # bool: it was opened before
+    """What the rewards depend on besides the state."""
+
+    red: Int  # int32 []: the cell of the red door
+    blue: Int  # int32 []: the cell of the blue door
+    red_open: Bool  # bool []: whether the red door is open
+    opened: Bool  # bool []: whether the red door has been opened before
 
 
 def generate(seed: int) -> Layout:
-    """Three rooms; the agent in the middle one; a closed red door in its left wall, a closed blue one in its right."""
+    """Make a layout.
+
+    There are three rooms, with the agent in the middle one. A closed red door is in its left wall, and a closed blue
+    door in its right wall.
+    """
     state = layouts.world_of(layouts.red_blue_door(), seed)
     return Layout(state, doors(state), np.int32(2))
 
 
-def read(world: Geometry, env: Any, state: MiniGrid) -> Layout:
-    """The same in other sizes."""
+def read(world: MiniGridWorld, env: FaramaEnv, state: MiniGridState) -> Layout:
+    """Make the layout of one of the package's environments, which is the same in other sizes."""
     return layout(state, doors(state))
 
 
-def doors(state: MiniGrid) -> Progress:
-    """Return where the doors are."""
-    (red,) = np.flatnonzero(state.cells & OBJECT == item("door", "red", CLOSED))
-    (blue,) = np.flatnonzero(state.cells & OBJECT == item("door", "blue", CLOSED))
+def doors(state: MiniGridState) -> Progress:
+    """Return the progress at the start, when both doors are closed."""
+    objects = np.asarray(state.cells) & OBJECT
+    (red,) = np.flatnonzero(objects == item("door", "red", CLOSED))
+    (blue,) = np.flatnonzero(objects == item("door", "blue", CLOSED))
     return Progress(np.int32(red), np.int32(blue), np.bool_(False), np.bool_(False))
 
 
-def reward(world: Geometry, progress: Progress, state: MiniGrid, event: Event):
-    """Blue open after the action: +0.5 if red was open before it, else -1; the run ends. Otherwise, red open after it
-    and not before, the first time: +0.5."""
+def reward(world: MiniGridWorld, progress: Progress, state: MiniGridState, event: Event) -> Rewarded:
+    """Reward opening the red door and then the blue one.
+
+    If the blue door is open after the action, the reward is +0.5 if the red door was open before the action and -1 if
+    not, and the run ends. Otherwise, if the red door is open after the action and was not before it, the reward is
+    +0.5, but only the first time.
+    """
     red_was_open = progress.red_open
     red_open = ops.where(event.ahead == progress.red, is_open(event.after), red_was_open)
     blue_open = (event.ahead == progress.blue) & is_open(event.after)
@@ -52,8 +65,11 @@ def reward(world: Geometry, progress: Progress, state: MiniGrid, event: Event):
     return state, progress._replace(red_open=red_open, opened=progress.opened | opens_red), units, blue_open
 
 
-def package_reward(world: Geometry, progress: Progress, state: MiniGrid, event: Event):
-    """Blue open after the action: 1 if red was open before it; the run ends."""
+def package_reward(world: MiniGridWorld, progress: Progress, state: MiniGridState, event: Event) -> Rewarded:
+    """Reward opening the blue door while the red one is open.
+
+    If the blue door is open after the action, the reward is 1 if the red door was open before it, and the run ends.
+    """
     state, progress, units, ended = reward(world, progress, state, event)
     return state, progress, ops.where(ended & (units > 0), 1, 0), ended
 

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxprl.worlds import ops
 from jaxprl.worlds.minigrid.family import family, layout
-from jaxprl.worlds.minigrid.world import TOGGLE, Event, Geometry, MiniGrid, is_open
-from jaxprl.worlds.task import Layout
+from jaxprl.worlds.minigrid.farama import FaramaEnv
+from jaxprl.worlds.minigrid.world import TOGGLE, Event, MiniGridState, MiniGridWorld, is_open
+from jaxprl.worlds.ops import Int
+from jaxprl.worlds.task import Layout, Rewarded
 
 
 class Progress(NamedTuple):
-    door: Any  # int32: the locked door's cell
+    """What the reward depends on besides the state."""
+
+    door: Int  # int32 []: the cell of the locked door
 
 
-def read(world: Geometry, env: Any, state: MiniGrid) -> Layout:
-    """The mission names a door, but by no colour."""
+def read(world: MiniGridWorld, env: FaramaEnv, state: MiniGridState) -> Layout:
+    """Make the layout. The mission is about a door, but does not name its colour, so there is no target."""
     return layout(state, Progress(np.int32(world.cell(*env.door.cur_pos))))
 
 
-def reward(world: Geometry, progress: Progress, state: MiniGrid, event: Event):
-    """toggle, after which the door is open: 1 and end."""
+def reward(world: MiniGridWorld, progress: Progress, state: MiniGridState, event: Event) -> Rewarded:
+    """Reward a `toggle` after which the door is open: 1, and the run ends."""
     opened = (event.action == TOGGLE) & is_open(ops.read(state.cells, progress.door))
     return state, progress, ops.where(opened, 1, 0), opened
 

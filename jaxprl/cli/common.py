@@ -1,0 +1,101 @@
+"""What the commands share: seeds in words, errors for people, the compilation cache."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from jaxprl.errors import Stopped, UserError
+
+MOST_SEEDS = 1_000_000
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Return the seeds that a text like `0-31,40` names, in its order. Raises UserError for anything else."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,10})(?:\s*-\s*(\d{1,10}))?\s*", part, re.ASCII)
+        if not match:
+            raise UserError(f"seeds {text!r}: {part.strip()!r} is neither a number nor a range like 0-31")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise UserError(f"seeds {text!r}: the range {part.strip()} ends before it starts")
+        if last >= 2**32:
+            raise UserError(f"seeds {text!r}: seeds go up to {2**32 - 1}")
+        if last - first + len(seeds) >= MOST_SEEDS:
+            raise UserError(f"seeds {text!r}: more than {MOST_SEEDS} seeds")
+        seeds += range(first, last + 1)
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds {text!r}: a seed is named twice")
+    return seeds
+
+
+def one_seed(text: str) -> int:
+    """Return the layout seed that a text names. Raises UserError if it names several."""
+    seeds = parse_seeds(text)
+    if len(seeds) != 1:
+        raise UserError(f"layout seed {text!r}: a run is on one layout")
+    return seeds[0]
+
+
+def command_parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """Return an empty parser for the command `jaxprl NAME`; line breaks of the description are kept."""
+    return argparse.ArgumentParser(
+        prog=f"jaxprl {name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def folder(text: str) -> Path:
+    """Return a folder's name from the command line, which must not be empty."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("an empty name")
+    return Path(text)
+
+
+def run_main(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str]) -> int:
+    """Run a command and return its exit code; a user's mistake is a message and code 2, not a traceback."""
+    try:
+        return main(arguments) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads the output any more
+        return 1
+    except OSError as error:
+        print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        return 2
+
+
+def prepare_jax() -> None:
+    """Have loops compiled whole (`xla.py`), and keep compiled code between processes.
+
+    Compiled code goes to the user's cache folder, unless JAX was told of another one or nothing can be written there.
+    """
+    import jax
+
+    from jaxprl.llm.cache import cache_folder
+    from jaxprl.xla import prefer_whole_loops
+
+    prefer_whole_loops()
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
+        return
+    caches = cache_folder()
+    try:
+        caches.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    if os.access(caches, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(caches))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -1,0 +1,226 @@
+"""Search programs for a task: the main job.
+
+jaxprl run                                                        # LLM-GS on DoorKey from the bundled answers
+jaxprl run --task Maze --method hc --seeds 0-7 --out runs/maze
+jaxprl run --task Maze --method hc --seeds 0-7 --out runs/maze --resume      # after a crash
+
+SIGTERM and SIGINT save and stop: exit codes 75 and 130. Errors: 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import dataclasses
+import json
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxprl.cli.common import command_parser, folder, parse_seeds, prepare_jax
+from jaxprl.errors import UserError
+from jaxprl.experiment.cluster import Host, join
+from jaxprl.experiment.config import Config, resolve
+from jaxprl.experiment.language_model import LLMAccess
+from jaxprl.experiment.run import execute
+from jaxprl.llm.prompts import STYLES
+from jaxprl.llm.settings import Settings
+from jaxprl.methods.base import Request, flag, option_types
+from jaxprl.methods.registry import methods
+from jaxprl.runs.checkpoint import Every
+from jaxprl.runs.mirror import PACKAGES, opener
+from jaxprl.runs.record import USAGE
+from jaxprl.runs.signals import StopRequest
+from jaxprl.types import JSON
+from jaxprl.worlds.make import short_name
+
+OPTION = "option:"
+"""Prefix of the argparse destinations of methods' own options."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = parser().parse_args(arguments)
+    host = join(options.hosts) if options.hosts else Host()
+    prepare_jax()  # before a task is made: one from a file is tried out
+    request = configuration(options, host)
+    limit = None if options.max_spend is None else options.max_spend / host.count
+    cache = {"cache": options.answers} if options.answers else {}
+    access = LLMAccess(**cache, prices=options.prices, limit=limit)
+    every = Every.parse(options.checkpoint_every)
+    out = options.out or _new_folder(request)
+    if host.count > 1:
+        out /= host.name
+    seeds = options.seeds if host.count == 1 else ",".join(map(str, request.seeds))
+    print(f"{request.method.name} on {request.task_name}, seeds {seeds}, up to {request.budget:,} programs -> {out}")
+    mirror = opener(options.log_to) if options.log_to else None
+    with StopRequest() as stop:
+        results = execute(
+            request,
+            out,
+            resume=options.resume,
+            workers=options.devices,
+            every=every,
+            stop=stop,
+            llm_access=access,
+            mirror=mirror,
+        )
+    for result in results:
+        print(
+            f"seed {result['seed']}: return {result['return']:.4f} ({result['unseen_return']:.4f} on "
+            f"{result['unseen_layouts']:,} unseen layouts) after {result['evaluated']:,} programs, {result['stop']}"
+        )
+        if "llm" in result:
+            print(f"  {in_words(result['llm'])}")
+    if request.asks:
+        print(spent(json.loads((out / USAGE).read_text())))
+    best = max(results, key=lambda result: result["return"])
+    print(f"\nBest program (seed {best['seed']}, {out}):\n\n{best['python']}", flush=True)
+    return 0
+
+
+def _new_folder(request: Request) -> Path:
+    """Return the name of a new run directory: the task, the method and the time."""
+    task = re.sub(r"[^\w.+-]+", "-", short_name(request.task_name))
+    return Path("runs") / time.strftime(f"{task}-{request.method.name}-%Y%m%d-%H%M%S")
+
+
+def configuration(options: argparse.Namespace, host: Host) -> Request:
+    """Return what a host is asked to do. Raises UserError if it cannot be done."""
+    own = {name.removeprefix(OPTION): value for name, value in vars(options).items() if name.startswith(OPTION)}
+    config = Config(
+        task=options.task,
+        method=options.method,
+        seeds=host.share(parse_seeds(options.seeds)),
+        budget=options.budget,
+        layouts=tuple(parse_seeds(options.layouts)),
+        llm=options.llm,
+        settings=settings(options),
+        style=options.prompt_style,
+        options={name: value for name, value in own.items() if value is not None},
+    )
+    return resolve(config)
+
+
+def in_words(counts: JSON) -> str:
+    """Return in words how many of the LLM's answers gave a program and what was wrong with the others.
+
+    An answer can hold a program in two notations; a mistake in one of them, where the other is right, is a slip.
+    """
+    rejected, slips = (
+        ", ".join(f"{number} {reason}" for reason, number in counts[name].items()) for name in ("rejected", "slips")
+    )
+    told = f"{counts['accepted']} of {counts['answers']} LLM answers gave a program"
+    told += f"; rejected: {rejected}" if rejected else ""
+    told += f"; slips in the other block: {slips}" if slips else ""
+    if "space" in counts:
+        space = counts["space"]
+        reasons = collections.Counter(each["reason"] for each in space["outside"])
+        outside = ", ".join(f"{number} ({reason})" for reason, number in reasons.items())
+        told += (
+            f"\n  {space['encoded']} of these programs are starts in the learned program space, {space['unchanged']} "
+        )
+        told += f"of them unchanged; not in it: {outside or 'none'}"
+    return told
+
+
+def settings(options: argparse.Namespace) -> Settings | None:
+    """Return how to ask the language model that the options name, or None if they name none."""
+    names = ("model", "base_url", "temperature", "top_p", "max_tokens", "deadline")
+    if options.model is None:
+        others = (*names, "llm_seed", "answers", "prices", "max_spend")
+        flags = [flag(name) for name in others if getattr(options, name) is not None]
+        if flags:
+            raise UserError(f"{', '.join(flags)}: which --model is to be asked?")
+        return None
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    return Settings(**given, seed=options.llm_seed)
+
+
+def spent(usage: JSON) -> str:
+    """Return in words what a run has asked a language model for, and what it cost."""
+    outcomes = ", ".join(f"{number} {outcome}" for outcome, number in usage["requests"].items()) or "none"
+    about = "about " if usage["estimated"] else ""
+    cost = "price unknown" if usage["cost"] is None else f"{usage['cost']:.4f} dollars"
+    return (
+        f"LLM requests: {outcomes}; {about}{usage['prompt_tokens']:,} prompt and {usage['completion_tokens']:,} "
+        f"completion tokens, {cost}"
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    defaults = Config()
+    parser = command_parser("run", __doc__)
+    parser.add_argument("--task", default=defaults.task, help="one of `jaxprl tasks`, farama:NAME or file.py:NAME")
+    parser.add_argument("--method", default=defaults.method, help=", ".join(methods()))
+    parser.add_argument("--seeds", default="0", help="search seeds, like 0-31 or 0,3,7-9")
+    parser.add_argument("--budget", type=int, help="programs that a search may evaluate (default: the task's)")
+    parser.add_argument("--layouts", default="0-31", help="layout seeds that programs are evaluated on")
+    parser.add_argument("--out", type=folder, help="run directory (default: a new one under runs/)")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on in a run directory that is there, from its newest checkpoint"
+    )
+    parser.add_argument(
+        "--checkpoint-every", default="60s", help="how often to save: 60s, 100000 (programs), or both: 60s,100000"
+    )
+    parser.add_argument("--log-to", help=f"also log to: {', '.join(PACKAGES)} (extras of the same names)")
+    parser.add_argument("--devices", type=int, help="threads on a CPU (default: its cores)")
+    parser.add_argument(
+        "--hosts",
+        help="share the seeds with other hosts: auto (Slurm and the like), or ADDRESS:PORT,COUNT,INDEX of host 0",
+    )
+    add_method_options(parser.add_argument_group("options of methods"))
+    add_language_model(parser.add_argument_group("language model"))
+    return parser
+
+
+def add_method_options(group: argparse._ArgumentGroup) -> None:
+    """Add a flag for every option of a method; methods share the flags of options with one name."""
+    uses: dict[str, dict[str, list[str]]] = {}
+    kinds: dict[str, type] = {}
+    for method in methods().values():
+        kinds |= option_types(method.options)
+        for name, help in option_lines(method.options).items():
+            uses.setdefault(name, {}).setdefault(help, []).append(method.name)
+    for name, helps in uses.items():
+        text = "; ".join(f"{', '.join(names)}: {help}" for help, names in helps.items())
+        group.add_argument(flag(name), dest=f"{OPTION}{name}", type=kinds[name], metavar=kinds[name].__name__.upper(),
+                           help=text)  # fmt: skip
+
+
+def option_lines(options: type) -> dict[str, str]:
+    """Return a line for each option of a method, with its default."""
+    lines = {}
+    for field in dataclasses.fields(options):
+        default = "" if field.default is None else f" (default: {field.default:g})"
+        lines[field.name] = field.metadata["help"] + default
+    return lines
+
+
+def add_language_model(group: argparse._ArgumentGroup) -> None:
+    defaults = Config()
+    group.add_argument(
+        "--llm",
+        help="where answers come from: openai (any server with OpenAI's chat completions; key in OPENAI_API_KEY), "
+        "recorded (those that ship with the package, or with --model those in the cache), none (random programs; the "
+        "default of the latent searches)",
+    )
+    group.add_argument("--model", help="name of the model, as the server knows it")
+    group.add_argument("--base-url", help="address of the server, like http://localhost:11434/v1 (default: OpenAI's)")
+    group.add_argument("--temperature", type=float, help="(default: 1)")
+    group.add_argument("--top-p", type=float, help="(default: 1)")
+    group.add_argument("--max-tokens", type=int, help="of one answer (default: the server's)")
+    group.add_argument("--llm-seed", type=int, help="the server's seed for sampling (default: none is sent)")
+    group.add_argument(
+        "--deadline",
+        type=float,
+        help="seconds that a request may take with its retries, as long as no other is answered (default: 120)",
+    )
+    group.add_argument("--answers", type=Path, help="cache of all answers (default: in the user's cache folder)")
+    group.add_argument("--prices", type=Path, help='JSON: {"MODEL": {"input": 0.15, "output": 0.6}}, $ per 1M tokens')
+    group.add_argument(
+        "--max-spend",
+        type=float,
+        help="dollars that a run may spend, an equal share for each of its hosts; needs --prices, --max-tokens",
+    )
+    group.add_argument("--prompt-style", default=defaults.style, help=", ".join(STYLES))

@@ -1,0 +1,219 @@
+"""Run tasks x methods from one small file, resumable, ending in a report.
+
+jaxprl sweep experiments/sweeps/hc.toml                              # the published hill-climbing column
+jaxprl sweep experiments/sweeps/hc.toml --seeds 0-1 --budget 2000 --out runs/look      # the same for a look
+jaxprl sweep experiments/sweeps/hc.toml --cell 3                     # the fourth cell alone, without report
+jaxprl sweep experiments/sweeps/llm_gs.toml --set llm=openai --set model=gpt-4o --out runs/gpt-4o
+
+The file (TOML or JSON) has `out`, a folder, and any number of `[[grid]]`: `tasks` and `methods`, lists whose pairs are
+the cells; `label`, added to their folders' names; all else are options of `jaxprl run`: seeds = "0-31",
+budget = 1000, base-url = "http://localhost:8000/v1". A cell is the run directory OUT/TASK-METHOD[-LABEL].
+
+Before anything runs, every cell is looked at, and one that cannot be done is named. The same command again skips cells
+that are finished and goes on with the others. A cell that fails is named at the end, the others run all the same; exit
+code 1 then. SIGTERM and SIGINT save and stop: 75 and 130.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import re
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from jaxprl.cli import report
+from jaxprl.cli.common import command_parser, prepare_jax
+from jaxprl.cli.run import configuration
+from jaxprl.cli.run import parser as run_parser
+from jaxprl.errors import Stopped, UserError
+from jaxprl.experiment.cluster import Host
+from jaxprl.report.reading import read
+from jaxprl.runs.signals import CODES
+from jaxprl.types import JSON
+
+RUN = (sys.executable, "-m", "jaxprl", "run")
+"""What runs a cell, before its words."""
+DONE = "cell.json"
+"""File in a finished cell that holds the words of its command."""
+OWN = {"task", "method", "out", "resume", "help"}
+"""Options of `jaxprl run` that a sweep sets itself."""
+
+
+class Cell(NamedTuple):
+    """One run of a sweep."""
+
+    name: str
+    """Name of its run directory."""
+    words: list[str]
+    """Words of its command, after `jaxprl run`."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = parser().parse_args(arguments)
+    sweep = read_sweep(options.file)
+    out = options.out or Path(sweep.get("out", f"runs/{options.file.stem}"))
+    changed = dict(each.split("=", 1) for each in options.set)
+    changed |= {name: value for name in ("seeds", "budget") if (value := getattr(options, name)) is not None}
+    prepare_jax()  # before a task is made: one from a file is tried out
+    cells = make_cells(sweep["grid"], changed)
+    if options.list:
+        print("\n".join(f"{index} {cell.name}: {' '.join(cell.words)}" for index, cell in enumerate(cells)))
+        return 0
+    if options.cell is not None:
+        if not 0 <= options.cell < len(cells):
+            raise UserError(f"cell {options.cell}: they go from 0 to {len(cells) - 1}")
+        return run_cell(cells[options.cell], out)
+    failed = []
+    for index, cell in enumerate(cells):
+        print(f"[{index + 1} of {len(cells)}] {cell.name}", flush=True)
+        if code := run_cell(cell, out):
+            failed.append(f"{cell.name} (exit code {code})")
+    code = report.main([str(out)])
+    if failed:
+        print(f"{len(failed)} of {len(cells)} cells failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else code
+
+
+def read_sweep(file: Path) -> JSON:
+    """Return the content of a sweep's file. Raises UserError if it is not one."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        sweep = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}") from None
+    except ValueError as error:  # of both parsers, and of text that is not UTF-8
+        raise UserError(f"{file}: {error}") from None
+    if not isinstance(sweep, dict) or not set(sweep) <= {"out", "grid"}:
+        raise UserError(f"{file}: expected `out` and `[[grid]]` alone")
+    out = sweep.get("out", "runs")
+    if not isinstance(out, str) or not out.strip() or "\0" in out:
+        raise UserError(f"{file}: out {out!r} is no folder's name")
+    grid = sweep.get("grid")
+    if not isinstance(grid, list) or not grid or not all(isinstance(each, dict) for each in grid):
+        raise UserError(f"{file}: there is no [[grid]]")
+    for each in grid:
+        for name in ("tasks", "methods"):
+            value = each.get(name)
+            if not isinstance(value, list) or not value or not all(isinstance(word, str) for word in value):
+                raise UserError(f"{file}: every [[grid]] needs {name}, a list of names")
+    return sweep
+
+
+def make_cells(grid: Sequence[JSON], changed: JSON) -> list[Cell]:
+    """Return the cells of a sweep, with some options `changed`. Raises UserError for what `jaxprl run` cannot do."""
+    cells: dict[str, Cell] = {}
+    for each in grid:
+        options = {name: value for name, value in each.items() if name not in ("tasks", "methods", "label")} | changed
+        for task, method in itertools.product(each["tasks"], each["methods"]):
+            words = ["--task", task, "--method", method]
+            words += itertools.chain.from_iterable(_words(name, value) for name, value in options.items())
+            label = f"-{each['label']}" if "label" in each else ""
+            name = re.sub(r"[^\w.+-]+", "-", f"{task}-{method}{label}")
+            if name in cells:
+                raise UserError(f"two cells have the name {name}: give one [[grid]] a label")
+            _check(name, words)
+            cells[name] = Cell(name, words)
+    return list(cells.values())
+
+
+def _words(name: str, value: Any) -> list[str]:
+    option = "--" + name.replace("_", "-")
+    if name in OWN:
+        raise UserError(f"{name} = {value!r}: this option is the sweep's own")
+    if isinstance(value, bool):
+        return [option] if value else []
+    values = value if isinstance(value, list) else [value]
+    if not all(isinstance(each, str | int | float) and "\0" not in str(each) for each in values):
+        raise UserError(f"{name} = {value!r}: neither text nor a number, yes or no, nor a list of these")
+    return [option, ",".join(map(str, values))]
+
+
+def _check(name: str, words: Sequence[str]) -> None:
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"cell {name}: {message}")
+
+    run = run_parser()
+    run.error = refuse  # type: ignore[method-assign]
+    run.allow_abbrev = False
+    asked = run.parse_args(words)
+    try:
+        configuration(asked, Host())
+    except UserError as error:
+        refuse(str(error))
+
+
+def run_cell(cell: Cell, out: Path) -> int:
+    """Run a cell, or what is left of it, and return the exit code of `jaxprl run`. Raises Stopped if told to stop."""
+    folder = out / cell.name
+    if _finished(folder, cell):
+        print(f"{folder}: finished before")
+        return 0
+    told: list[int] = []
+    child: subprocess.Popen[bytes] | None = None
+
+    def forward(number: int, frame: Any) -> None:
+        told.append(number)
+        if child:
+            child.send_signal(number)
+
+    handlers = {each: signal.signal(each, forward) for each in CODES}
+    try:
+        # In a group of its own, so that control-C reaches it once, through here.
+        words = [*RUN, *cell.words, "--out", str(folder), "--resume"]
+        child = subprocess.Popen(words, process_group=0)
+        if told:
+            child.send_signal(told[0])
+        code = child.wait()
+    finally:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+    if code == 0:
+        (folder / DONE).write_text(json.dumps(cell.words) + "\n")
+    if told:
+        ended = "" if code in (0, *CODES.values()) else f" (its run ended with exit code {code})"
+        raise Stopped(f"stopped in {cell.name}{ended}; the same command goes on", CODES[signal.Signals(told[0])])
+    return code
+
+
+def _finished(folder: Path, cell: Cell) -> bool:
+    """Return whether the cell has run to its end with the same words, and its results can be read."""
+    try:
+        same = json.loads((folder / DONE).read_text()) == cell.words
+    except (OSError, ValueError):
+        return False
+    if not same:
+        return False
+    searches = read(folder).searches
+    return bool(searches) and all(search.result for search in searches)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = command_parser("sweep", __doc__)
+    parser.add_argument("file", type=Path, help="what to run, TOML or JSON")
+    parser.add_argument("--out", type=Path, help="folder of the cells (default: the file's)")
+    parser.add_argument("--seeds", help="other search seeds for all cells, like 0-1")
+    parser.add_argument("--budget", type=int, help="another budget for all cells, in programs")
+    parser.add_argument(
+        "--set",
+        type=_setting,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any option of `jaxprl run` for all cells",
+    )
+    parser.add_argument("--cell", type=int, metavar="I", help="run one cell alone, from 0: for job arrays")
+    parser.add_argument("--list", action="store_true", help="print the cells and run none")
+    return parser
+
+
+def _setting(text: str) -> str:
+    if "=" not in text.strip("="):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return text

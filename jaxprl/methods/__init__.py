@@ -1,0 +1,28 @@
+"""Named ways to search, one file each. `jaxprl.methods()` returns them by name.
+
+Example:
+  >>> import jaxprl
+  >>> jaxprl.methods()["chain"].options()
+  Options(max_nodes=20)
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxprl.methods.base import Method
+
+
+class _Callable(types.ModuleType):
+    """This package under the name of the function `jaxprl.methods`: whichever is imported first, both work."""
+
+    def __call__(self) -> dict[str, Method]:
+        from jaxprl.methods import registry  # imports every method
+
+        return registry.methods()
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -1,0 +1,49 @@
+"""Simulated annealing from random programs (`search/annealing.py`)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from jaxprl.errors import UserError
+from jaxprl.methods.base import Method, Request, Setup, option
+from jaxprl.search.annealing import Cooling, annealing
+from jaxprl.search.protocol import Search
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of simulated annealing."""
+
+    start_temperature: float = option(0.1, "temperature at the start of a run, in units of the mean return")
+    cooling: float = option(0.9999, "factor that the temperature is multiplied by after each program")
+    restarts: int = option(9, "fresh starts, evenly over the budget")
+
+
+def check(request: Request) -> None:
+    options = request.options
+    if not 0 < options.start_temperature < float("inf"):
+        raise UserError(f"--start-temperature {options.start_temperature:g}: it is above 0")
+    if not 0 < options.cooling <= 1:
+        raise UserError(f"--cooling {options.cooling:g}: it is above 0 and at most 1")
+    if not 0 <= options.restarts < request.budget:
+        raise UserError(f"--restarts {options.restarts}: from 0 to one less than the budget of {request.budget}")
+
+
+def build(setup: Setup) -> Search:
+    request, options = setup.request, setup.request.options
+    return annealing(
+        request.task.language,
+        cooling=Cooling(options.start_temperature, options.cooling),
+        steps=max(1, -(-request.budget // (options.restarts + 1)) - 1),  # a run's start is evaluated too
+        budget=request.budget,
+        goal=setup.goal,
+    )
+
+
+ANNEALING = Method(
+    name="annealing",
+    summary="simulated annealing: take a worse neighbour with probability exp(difference / temperature)",
+    options=Options,
+    check=check,
+    build=build,
+)

@@ -1,0 +1,39 @@
+"""A chain of programs that accepts ties and never starts again (`search/chain.py`)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from jaxprl.errors import UserError
+from jaxprl.methods.base import Method, Request, Setup, option
+from jaxprl.search.chain import chain
+from jaxprl.search.protocol import Search
+
+FEWEST, MOST = 5, 45
+"""Bounds of `max_nodes`: below, most draws are in vain; no program of the grammar has more."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of the chain."""
+
+    max_nodes: int = option(20, "nodes that a program may have")
+
+
+def check(request: Request) -> None:
+    if not FEWEST <= request.options.max_nodes <= MOST:
+        raise UserError(f"--max-nodes {request.options.max_nodes}: it goes from {FEWEST} to {MOST}")
+
+
+def build(setup: Setup) -> Search:
+    request = setup.request
+    return chain(request.task.language, max_nodes=request.options.max_nodes, budget=request.budget, goal=setup.goal)
+
+
+CHAIN = Method(
+    name="chain",
+    summary="one program and one neighbour at a time: move when the return is not lower, never start again",
+    options=Options,
+    check=check,
+    build=build,
+)

@@ -1,0 +1,48 @@
+"""Hill climbing from random programs (Carvalho et al. 2024), the baseline of LLM-GS."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+from jaxprl.errors import UserError
+from jaxprl.methods.base import Method, Request, Setup, option
+from jaxprl.search.hill_climbing import hill_climbing
+from jaxprl.search.program_space import mutations, random_starts
+from jaxprl.search.protocol import Search
+from jaxprl.search.schedule import Constant
+
+MOST = 2**15
+"""Largest neighbourhood."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of hill climbing."""
+
+    k: int = option(250, "neighbours to look at before a climb ends")
+
+
+def check(request: Request) -> None:
+    if not 1 <= request.options.k <= MOST:
+        raise UserError(f"--k {request.options.k}: a neighbourhood has 1 to {MOST} programs")
+
+
+def build(setup: Setup) -> Search:
+    language = setup.request.task.language
+    return hill_climbing(
+        neighbours=functools.partial(mutations, language),
+        start=functools.partial(random_starts, language),
+        schedule=Constant(setup.request.options.k),
+        budget=setup.request.budget,
+        goal=setup.goal,
+    )
+
+
+HC = Method(
+    name="hc",
+    summary="hill climbing from random programs: move to the first better of up to k neighbours, else start again",
+    options=Options,
+    check=check,
+    build=build,
+)

@@ -1,0 +1,1 @@
+"""Reports on run directories: statistics, an HTML page with charts, tables and figures."""

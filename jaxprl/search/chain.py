@@ -1,0 +1,102 @@
+"""A chain: one program, one neighbour at a time, moving whenever the return is not lower, and never starting again.
+
+It differs from hill climbing in that ties are accepted, so that it drifts along plateaus, and in that programs have a
+limited number of nodes instead of restarts. Carvalho et al. (2024) publish results of such a search with their code
+(class `StochasticHillClimbing`), though not in the paper.
+
+The n-th program of a search is drawn with the key `fold_in(search key, n)`. A program that is too large is drawn again
+from that key and does not count as evaluated.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprl.dsl import encode
+from jaxprl.dsl.language import Language
+from jaxprl.search.hill_climbing import State, hill_climbing
+from jaxprl.search.program_space import mutations, random_starts
+from jaxprl.search.protocol import Search
+from jaxprl.search.schedule import Constant
+
+AHEAD = 16
+"""Neighbours drawn at a time: a chain moves often, and what was drawn for the program before is of no use."""
+_REDRAWN = 2**31 + 2
+"""`fold_in` name of the draws that replace a program that is too large."""
+
+
+def chain(language: Language, *, max_nodes: int, budget: int, goal: int) -> Search:
+    """Return the search.
+
+    Args:
+      language: the language of the programs.
+      max_nodes: nodes that a program may have, the Program node included.
+      budget: programs that a search may evaluate.
+      goal: score of return 1.
+    """
+    return hill_climbing(
+        neighbours=functools.partial(small_neighbours, language, max_nodes),
+        start=functools.partial(small_starts, language, max_nodes),
+        schedule=Constant(budget + 1),  # more neighbours than there can be: it never starts again
+        budget=budget,
+        goal=goal,
+        margins=ties,
+        ahead=AHEAD,
+    )
+
+
+def ties(state: State, keys: jax.Array) -> np.ndarray:
+    """Return margins that accept a tie, int32 [S, B]."""
+    return np.ones(keys.shape, np.int32)
+
+
+def small_neighbours(
+    language: Language, max_nodes: int, programs: jax.Array, keys: jax.Array, counts: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return neighbours of at most `max_nodes` nodes; arguments and result are those of `program_space.mutations`."""
+    drawn, changed = _drawn_small(lambda keys: mutations(language, programs, keys, counts), max_nodes, keys)
+    return drawn, changed
+
+
+def small_starts(language: Language, max_nodes: int, keys: jax.Array, climb: jax.Array) -> jax.Array:
+    """Return random programs of at most `max_nodes` nodes, int32 [S, N], as `program_space.random_starts`."""
+    return _drawn_small(lambda keys: (random_starts(language, keys, climb),), max_nodes, keys)[0]
+
+
+Drawn = tuple[jax.Array, ...]
+"""Programs int32 [..., N], and what belongs to them, with the same leading axes."""
+
+
+def _drawn_small(draw: Callable[[jax.Array], Drawn], max_nodes: int, keys: jax.Array) -> Drawn:
+    """Draw programs, and those that are too large again, until none is.
+
+    A program depends on its own key alone, so it is the same whatever is drawn beside it.
+    """
+    found = draw(keys)
+    tries = 0
+    while (large := np.asarray(encode.length(found[0]) > max_nodes)).any():
+        tries += 1
+        again = draw(_again(keys, jnp.int32(tries)))
+        found = tuple(_chosen(jnp.asarray(large), new, old) for new, old in zip(again, found, strict=True))
+    return found
+
+
+@jax.jit
+def _again(keys: jax.Array, tries: jax.Array) -> jax.Array:
+    """Return keys, typed [...], for drawing again for the time number `tries`."""
+
+    def fold(key: jax.Array) -> jax.Array:
+        return jax.random.fold_in(jax.random.fold_in(key, _REDRAWN), tries)
+
+    return jax.vmap(fold)(keys.reshape(-1)).reshape(keys.shape)
+
+
+@jax.jit
+def _chosen(condition: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+    """Return `new` where the condition holds, else `old`; the condition has their leading axes."""
+    return jnp.where(condition[..., None], new, old)

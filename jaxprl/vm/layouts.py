@@ -1,0 +1,49 @@
+"""The layouts that programs are run on: from seeds, checked, and cut in parts."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+
+import jax
+import numpy as np
+
+from jaxprl.errors import UserError
+from jaxprl.worlds.task import Layout, PythonTask, Task
+
+MOST_SEED = 2**32 - 1
+
+
+def layouts_of(task: Task | PythonTask, seeds: Iterable[int]) -> Layout:
+    """Return the stacked layouts of seeds.
+
+    Raises:
+      UserError: there is no seed, or one is not an integer from 0 to `MOST_SEED`.
+    """
+    numbers = [_seed(seed) for seed in seeds]
+    if not numbers:
+        raise UserError("layout seeds: none; programs are run on one layout at least")
+    return task.layouts(numbers)
+
+
+def _seed(seed: int) -> int:
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        raise UserError(f"layout seed {seed!r}: expected an integer") from None
+    if not 0 <= number <= MOST_SEED:
+        raise UserError(f"layout seed {number}: expected 0 to {MOST_SEED}")
+    return number
+
+
+def check_stacked(layouts: Layout) -> None:
+    """Raise UserError unless there is at least one layout, with the leading axis of stacked ones."""
+    if np.ndim(layouts.units) != 1:
+        raise UserError("layouts: expected stacked ones, as Task.layouts gives them")
+    if not len(layouts.units):
+        raise UserError("layouts: none; programs are run on one layout at least")
+
+
+def part_of(layouts: Layout, first: int, count: int) -> Layout:
+    """Return `count` layouts from the `first` one on; fewer at the end."""
+    return jax.tree.map(lambda leaf: leaf[first : first + count], layouts)

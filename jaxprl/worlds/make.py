@@ -1,0 +1,61 @@
+"""Turn a name into a task. A name is resolved once; from there on the task itself is passed along.
+
+- `DoorKey` is a task of the package, or one that was registered (`registry.py`).
+- `farama:NAME` is a real `minigrid` environment (`minigrid/real.py`). `registry.tasks` does not list these.
+- `path.py:NAME` is a task that a Python file registers (`task_files.py`).
+"""
+
+from __future__ import annotations
+
+from jaxprl.errors import unknown
+from jaxprl.worlds import registry, task_files
+from jaxprl.worlds.task import FARAMA, PythonTask, Task
+
+
+def make(name: str) -> Task | PythonTask:
+    """Return the task of a name.
+
+    A task from a file is checked first (`check.py`). That compiles something, so `jaxprl.prefer_whole_loops`, if it is
+    used, has to be called before.
+
+    Args:
+      name: `DoorKey`, `farama:LavaGap` or `path.py:NAME`.
+
+    Returns:
+      The task.
+
+    Raises:
+      UserError: there is no such task; the message lists the known ones, or those with similar names.
+
+    Example:
+      >>> make("DoorKey").language.action_names
+      ('move', 'turnLeft', 'turnRight', 'putMarker', 'pickMarker')
+    """
+    if name.startswith(FARAMA):
+        from jaxprl.worlds.minigrid.real import real  # imports gymnasium and minigrid
+
+        return real(name.removeprefix(FARAMA))
+    if task_files.names_file(name):
+        return task_files.make(name)
+    tasks = registry.tasks()
+    if name not in tasks:
+        raise unknown("task", name, tasks)
+    return tasks[name]
+
+
+def is_in_file(name: str) -> bool:
+    """Return whether a name is that of a task in a user's file."""
+    return not name.startswith(FARAMA) and task_files.names_file(name)
+
+
+def short_name(name: str) -> str:
+    """Return the name of a task without folders, for the name of a run directory: `FILE-NAME` for one in a file.
+
+    Example:
+      >>> short_name("tasks/garden.py:Fence")
+      'garden-Fence'
+    """
+    if not is_in_file(name):
+        return name
+    path, task_name = task_files.split(name)
+    return f"{path.stem}-{task_name}"
