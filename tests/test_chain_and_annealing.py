@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from jaxprl.dsl import encode, sample
 from jaxprl.errors import UserError
-from jaxprl.experiment.config import Config, resolve
+from jaxprl.experiment.config import Config
+from jaxprl.experiment.job import resolve
 from jaxprl.search.annealing import Cooling, annealing, metropolis
 from jaxprl.search.chain import chain, small_neighbours, small_starts
 from jaxprl.search.driver import drive

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from jaxprl.errors import UserError
-from jaxprl.experiment.config import Config, identity, resolve
+from jaxprl.experiment.config import Config
+from jaxprl.experiment.job import identity, resolve
 from jaxprl.experiment.run import run
 from jaxprl.llm import answers
 from jaxprl.runs import checkpoint

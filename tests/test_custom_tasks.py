@@ -16,7 +16,8 @@ from jaxprl.dsl.language import Language
 from jaxprl.dsl.text import from_text
 from jaxprl.errors import UserError
 from jaxprl.experiment import ledger
-from jaxprl.experiment.config import Config, resolve
+from jaxprl.experiment.config import Config
+from jaxprl.experiment.job import resolve
 from jaxprl.experiment.language_model import LLMAccess
 from jaxprl.experiment.run import run
 from jaxprl.llm.settings import Settings

@@ -18,7 +18,8 @@ from jaxprl.errors import Stopped, UserError
 from jaxprl.experiment import ledger
 from jaxprl.experiment import run as experiment
 from jaxprl.experiment.cluster import Host
-from jaxprl.experiment.config import Config, resolve
+from jaxprl.experiment.config import Config
+from jaxprl.experiment.job import resolve
 from jaxprl.experiment.language_model import LanguageModel, LLMAccess
 from jaxprl.llm.programs import FRUITLESS
 from jaxprl.llm.revision_prompts import METHODS as REVISIONS

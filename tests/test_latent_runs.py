@@ -9,7 +9,8 @@ import pytest
 
 from jaxprl.errors import Stopped, UserError
 from jaxprl.experiment import ledger
-from jaxprl.experiment.config import Config, identity, resolve
+from jaxprl.experiment.config import Config
+from jaxprl.experiment.job import identity, resolve
 from jaxprl.experiment.run import run
 from jaxprl.latent import vae
 from jaxprl.latent.grammar import Grammar
@@ -129,7 +130,7 @@ def test_published_parameters_are_part_of_the_configuration_of_latent_searches_a
         ({"method": "leaps", "elite": 3}, "--elite: not of method leaps, whose options are --space"),
         ({"method": "latent-hc", "elite": 3}, "--elite: not of method latent-hc, whose options are --k, --sigma, --sp"),
         ({"method": "regeneration", "k": 3}, "--k: not of method regeneration, which has no options"),
-        ({"method": "hc", "k": 2.5}, "--k 2.5: expected a number"),
+        ({"method": "hc", "k": 2.5}, "--k 2.5: expected a whole number"),
         ({"method": "hc", "k": 0}, "--k 0: a neighbourhood has 1 to"),
         ({"method": "cebs", "k": 20}, "k is a multiple of it"),
         ({"method": "cem", "k": 2}, "the elite goes from 1 to k"),

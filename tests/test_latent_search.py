@@ -11,7 +11,8 @@ import questions
 
 from jaxprl.dsl import sample
 from jaxprl.errors import UserError
-from jaxprl.experiment.config import Config, resolve
+from jaxprl.experiment.config import Config
+from jaxprl.experiment.job import resolve
 from jaxprl.methods import latent as methods
 from jaxprl.methods.latent import encoded, parameters
 from jaxprl.runs import checkpoint

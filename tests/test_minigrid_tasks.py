@@ -14,7 +14,7 @@ from jaxprl.dsl import ast, encode
 from jaxprl.dsl.sample import neighbours, random_programs
 from jaxprl.dsl.text import ParseError, from_text, token_count
 from jaxprl.errors import UserError
-from jaxprl.experiment.config import UNSEEN
+from jaxprl.experiment.job import UNSEEN
 from jaxprl.vm.evaluate import evaluate
 from jaxprl.vm.plain import run
 from jaxprl.worlds import registry

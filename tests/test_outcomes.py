@@ -116,7 +116,7 @@ NODES = encode.encode_all([PROGRAM], TASK.language)
         ([PROGRAM], {"slots": 12}, "slots 12: expected a power of two"),
         ([PROGRAM], {"layouts": TASK.layout(0)}, "stacked"),
         ([PROGRAM], {"layout_seeds": ()}, "layout seeds: none"),
-        ([PROGRAM], {"layout_seeds": [0, -1]}, "layout seed -1: expected 0 to 4294967295"),
+        ([PROGRAM], {"layout_seeds": [0, -1]}, "layout seed -1: seeds go from 0 to 4294967295"),
         ([PROGRAM], {"layout_seeds": [0.5]}, "layout seed 0.5: expected an integer"),
         (PROGRAM, {}, "expected several, in a list"),
         ("DEF run m( move m)", {}, "expected several, in a list"),

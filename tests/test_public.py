@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 
 import jaxprl
+from jaxprl.experiment import ledger
 from jaxprl.search.driver import drive
 from jaxprl.search.protocol import search_keys
 from jaxprl.vm import evaluate as evaluation
+from jaxprl.worlds import registry
 
 WALK = "DEF run m( WHILE c( frontIsClear c) w( move w) m)"
 
@@ -166,3 +168,14 @@ def test_a_slow_way_to_run_is_warned_of_once(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         jaxprl.evaluate(task, [program], layout_seeds=[0])
+
+
+@pytest.mark.parametrize("method", ["hc", "leaps"])
+def test_a_tasks_name_is_resolved_once(method, tmp_path, monkeypatch):
+    """From then on the task itself is passed along."""
+    resolved = []
+    tasks = registry.tasks
+    monkeypatch.setattr(registry, "tasks", lambda: resolved.append(1) or tasks())
+    monkeypatch.setattr(ledger, "UNSEEN", range(1_000_000, 1_000_002))
+    jaxprl.run(jaxprl.Config("Seeder", method, budget=40, layouts=(0, 1)), tmp_path / "out")
+    assert len(resolved) == 1

@@ -78,9 +78,10 @@ def run_main(main: Callable[[Sequence[str]], int | None], arguments: Sequence[st
 
 
 def prepare_jax() -> None:
-    """Have loops compiled whole (`xla.py`), and keep compiled code between processes.
+    """Ask XLA to compile loops whole (`xla.py`), and keep compiled code between processes.
 
-    Compiled code goes to the user's cache folder, unless JAX was told of another one or nothing can be written there.
+    Compiled code goes to the user's cache folder, unless JAX is configured for another one or nothing can be written
+    there.
     """
     import jax
 

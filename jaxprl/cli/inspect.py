@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxprl.cli.common import command_parser, one_seed, parse_seeds, prepare_jax
-from jaxprl.cli.run import option_lines
 from jaxprl.dsl import ast, text
 from jaxprl.errors import UserError
 from jaxprl.llm import prompts
-from jaxprl.methods.base import flag
+from jaxprl.methods.base import flag, option_lines
 from jaxprl.methods.registry import methods
 from jaxprl.render import gif
 from jaxprl.render.rollout import follow, thinned

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import dataclasses
 import json
 import re
 import time
@@ -21,12 +20,13 @@ from pathlib import Path
 from jaxprl.cli.common import command_parser, folder, parse_seeds, prepare_jax
 from jaxprl.errors import UserError
 from jaxprl.experiment.cluster import Host, join
-from jaxprl.experiment.config import Config, resolve
+from jaxprl.experiment.config import Config
+from jaxprl.experiment.job import resolve
 from jaxprl.experiment.language_model import LLMAccess
 from jaxprl.experiment.run import execute
 from jaxprl.llm.prompts import STYLES
 from jaxprl.llm.settings import Settings
-from jaxprl.methods.base import Request, flag, option_types
+from jaxprl.methods.base import Job, flag, option_lines, option_types
 from jaxprl.methods.registry import methods
 from jaxprl.runs.checkpoint import Every
 from jaxprl.runs.mirror import PACKAGES, opener
@@ -43,20 +43,20 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     host = join(options.hosts) if options.hosts else Host()
     prepare_jax()  # before a task is made: one from a file is tried out
-    request = configuration(options, host)
+    job = configuration(options, host)
     limit = None if options.max_spend is None else options.max_spend / host.count
     cache = {"cache": options.answers} if options.answers else {}
     access = LLMAccess(**cache, prices=options.prices, limit=limit)
     every = Every.parse(options.checkpoint_every)
-    out = options.out or _new_folder(request)
+    out = options.out or _new_folder(job)
     if host.count > 1:
         out /= host.name
-    seeds = options.seeds if host.count == 1 else ",".join(map(str, request.seeds))
-    print(f"{request.method.name} on {request.task_name}, seeds {seeds}, up to {request.budget:,} programs -> {out}")
+    seeds = options.seeds if host.count == 1 else ",".join(map(str, job.seeds))
+    print(f"{job.method.name} on {job.task_name}, seeds {seeds}, up to {job.budget:,} programs -> {out}")
     mirror = opener(options.log_to) if options.log_to else None
     with StopRequest() as stop:
         results = execute(
-            request,
+            job,
             out,
             resume=options.resume,
             workers=options.devices,
@@ -72,20 +72,20 @@ def main(arguments: Sequence[str]) -> int:
         )
         if "llm" in result:
             print(f"  {in_words(result['llm'])}")
-    if request.asks:
+    if job.asks:
         print(spent(json.loads((out / USAGE).read_text())))
     best = max(results, key=lambda result: result["return"])
     print(f"\nBest program (seed {best['seed']}, {out}):\n\n{best['python']}", flush=True)
     return 0
 
 
-def _new_folder(request: Request) -> Path:
+def _new_folder(job: Job) -> Path:
     """Return the name of a new run directory: the task, the method and the time."""
-    task = re.sub(r"[^\w.+-]+", "-", short_name(request.task_name))
-    return Path("runs") / time.strftime(f"{task}-{request.method.name}-%Y%m%d-%H%M%S")
+    task = re.sub(r"[^\w.+-]+", "-", short_name(job.task_name))
+    return Path("runs") / time.strftime(f"{task}-{job.method.name}-%Y%m%d-%H%M%S")
 
 
-def configuration(options: argparse.Namespace, host: Host) -> Request:
+def configuration(options: argparse.Namespace, host: Host) -> Job:
     """Return what a host is asked to do. Raises UserError if it cannot be done."""
     own = {name.removeprefix(OPTION): value for name, value in vars(options).items() if name.startswith(OPTION)}
     config = Config(
@@ -110,18 +110,18 @@ def in_words(counts: JSON) -> str:
     rejected, slips = (
         ", ".join(f"{number} {reason}" for reason, number in counts[name].items()) for name in ("rejected", "slips")
     )
-    told = f"{counts['accepted']} of {counts['answers']} LLM answers gave a program"
-    told += f"; rejected: {rejected}" if rejected else ""
-    told += f"; slips in the other block: {slips}" if slips else ""
+    text = f"{counts['accepted']} of {counts['answers']} LLM answers gave a program"
+    text += f"; rejected: {rejected}" if rejected else ""
+    text += f"; slips in the other block: {slips}" if slips else ""
     if "space" in counts:
         space = counts["space"]
         reasons = collections.Counter(each["reason"] for each in space["outside"])
         outside = ", ".join(f"{number} ({reason})" for reason, number in reasons.items())
-        told += (
+        text += (
             f"\n  {space['encoded']} of these programs are starts in the learned program space, {space['unchanged']} "
+            f"of them unchanged; not in it: {outside or 'none'}"
         )
-        told += f"of them unchanged; not in it: {outside or 'none'}"
-    return told
+    return text
 
 
 def settings(options: argparse.Namespace) -> Settings | None:
@@ -133,8 +133,8 @@ def settings(options: argparse.Namespace) -> Settings | None:
         if flags:
             raise UserError(f"{', '.join(flags)}: which --model is to be asked?")
         return None
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    return Settings(**given, seed=options.llm_seed)
+    named = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    return Settings(**named, seed=options.llm_seed)
 
 
 def spent(usage: JSON) -> str:
@@ -184,17 +184,21 @@ def add_method_options(group: argparse._ArgumentGroup) -> None:
             uses.setdefault(name, {}).setdefault(help, []).append(method.name)
     for name, helps in uses.items():
         text = "; ".join(f"{', '.join(names)}: {help}" for help, names in helps.items())
-        group.add_argument(flag(name), dest=f"{OPTION}{name}", type=kinds[name], metavar=kinds[name].__name__.upper(),
-                           help=text)  # fmt: skip
+        group.add_argument(
+            flag(name),
+            dest=f"{OPTION}{name}",
+            type=kinds[name],
+            metavar=kinds[name].__name__.upper(),
+            help=text.replace("%", "%%"),
+        )
 
 
-def option_lines(options: type) -> dict[str, str]:
-    """Return a line for each option of a method, with its default."""
-    lines = {}
-    for field in dataclasses.fields(options):
-        default = "" if field.default is None else f" (default: {field.default:g})"
-        lines[field.name] = field.metadata["help"] + default
-    return lines
+def _default_sources() -> str:
+    """Return in words which source of programs each method uses by default."""
+    users: dict[str, list[str]] = {}
+    for method in methods().values():
+        users.setdefault(method.llms[0], []).append(method.name)
+    return "; ".join(f"{source} ({', '.join(names)})" for source, names in users.items())
 
 
 def add_language_model(group: argparse._ArgumentGroup) -> None:
@@ -202,8 +206,8 @@ def add_language_model(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--llm",
         help="where answers come from: openai (any server with OpenAI's chat completions; key in OPENAI_API_KEY), "
-        "recorded (those that ship with the package, or with --model those in the cache), none (random programs; the "
-        "default of the latent searches)",
+        "recorded (those that ship with the package, or with --model those in the cache), none (random programs). "
+        f"Default: recorded with --model; otherwise {_default_sources()}",
     )
     group.add_argument("--model", help="name of the model, as the server knows it")
     group.add_argument("--base-url", help="address of the server, like http://localhost:11434/v1 (default: OpenAI's)")

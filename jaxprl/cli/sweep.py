@@ -26,10 +26,11 @@ import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple, NoReturn
 
 from jaxprl.cli import report
-from jaxprl.cli.common import command_parser, prepare_jax
+from jaxprl.cli.common import command_parser, prepare_jax, run_main
 from jaxprl.cli.run import configuration
 from jaxprl.cli.run import parser as run_parser
 from jaxprl.errors import Stopped, UserError
@@ -38,8 +39,8 @@ from jaxprl.report.reading import read
 from jaxprl.runs.signals import CODES
 from jaxprl.types import JSON
 
-RUN = (sys.executable, "-m", "jaxprl", "run")
-"""What runs a cell, before its words."""
+RUN = (sys.executable, "-P", "-m", "jaxprl", "run")
+"""The command that runs a cell, before its words. With -P, no file of the working directory is imported."""
 DONE = "cell.json"
 """File in a finished cell that holds the words of its command."""
 OWN = {"task", "method", "out", "resume", "help"}
@@ -75,9 +76,9 @@ def main(arguments: Sequence[str]) -> int:
         print(f"[{index + 1} of {len(cells)}] {cell.name}", flush=True)
         if code := run_cell(cell, out):
             failed.append(f"{cell.name} (exit code {code})")
-    code = report.main([str(out)])
     if failed:
         print(f"{len(failed)} of {len(cells)} cells failed: {', '.join(failed)}", file=sys.stderr)
+    code = run_main(report.main, [str(out)])
     return 1 if failed else code
 
 
@@ -150,16 +151,16 @@ def _check(name: str, words: Sequence[str]) -> None:
 
 
 def run_cell(cell: Cell, out: Path) -> int:
-    """Run a cell, or what is left of it, and return the exit code of `jaxprl run`. Raises Stopped if told to stop."""
+    """Run or resume a cell and return the exit code of `jaxprl run`. Raises Stopped after a signal to stop."""
     folder = out / cell.name
     if _finished(folder, cell):
         print(f"{folder}: finished before")
         return 0
-    told: list[int] = []
+    signals: list[int] = []
     child: subprocess.Popen[bytes] | None = None
 
-    def forward(number: int, frame: Any) -> None:
-        told.append(number)
+    def forward(number: int, frame: FrameType | None) -> None:
+        signals.append(number)
         if child:
             child.send_signal(number)
 
@@ -168,17 +169,17 @@ def run_cell(cell: Cell, out: Path) -> int:
         # In a group of its own, so that control-C reaches it once, through here.
         words = [*RUN, *cell.words, "--out", str(folder), "--resume"]
         child = subprocess.Popen(words, process_group=0)
-        if told:
-            child.send_signal(told[0])
+        if signals:
+            child.send_signal(signals[0])
         code = child.wait()
     finally:
         for each, handler in handlers.items():
             signal.signal(each, handler)
     if code == 0:
         (folder / DONE).write_text(json.dumps(cell.words) + "\n")
-    if told:
+    if signals:
         ended = "" if code in (0, *CODES.values()) else f" (its run ended with exit code {code})"
-        raise Stopped(f"stopped in {cell.name}{ended}; the same command goes on", CODES[signal.Signals(told[0])])
+        raise Stopped(f"stopped in {cell.name}{ended}; the same command goes on", CODES[signal.Signals(signals[0])])
     return code
 
 

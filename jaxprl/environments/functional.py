@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import operator
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -25,6 +24,7 @@ from jaxprl.worlds.karel.world import KarelWorld
 from jaxprl.worlds.make import make as make_task
 from jaxprl.worlds.minigrid import observe as minigrid
 from jaxprl.worlds.minigrid.world import MiniGridWorld
+from jaxprl.worlds.seeds import checked_seed
 from jaxprl.worlds.task import Layout, Task
 
 OBSERVATIONS = ("grid", "view")
@@ -167,24 +167,6 @@ def array_task(task: str | Task, observation: str) -> Task:
     return resolved
 
 
-def layout_seed(value: object) -> int:
-    """Return a layout seed as a Python integer.
-
-    Args:
-      value: an integer of any type.
-
-    Raises:
-      UserError: if it is not an integer from 0 to 2**32 - 1.
-    """
-    try:
-        seed = operator.index(value)  # type: ignore[arg-type]  # any object; TypeError for what is no integer
-    except TypeError:
-        raise UserError(f"seed {value!r} is no whole number") from None
-    if not 0 <= seed < 2**32:
-        raise UserError(f"seed {seed}: layout seeds go from 0 to {2**32 - 1}")
-    return seed
-
-
 def seed_pool(seeds: Iterable[int]) -> tuple[int, ...]:
     """Return layout seeds to draw from.
 
@@ -193,7 +175,7 @@ def seed_pool(seeds: Iterable[int]) -> tuple[int, ...]:
     """
     if not isinstance(seeds, Iterable):
         raise UserError(f"layout_seeds {seeds!r}: expected several seeds, like range(256)")
-    pool = tuple(map(layout_seed, seeds))
+    pool = tuple(map(checked_seed, seeds))
     if not pool:
         raise UserError("layout_seeds are empty: there is nothing to draw from")
     return pool

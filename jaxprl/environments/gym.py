@@ -31,6 +31,7 @@ from jaxprl.worlds.karel.world import KarelWorld
 from jaxprl.worlds.minigrid.observe import mission
 from jaxprl.worlds.minigrid.world import MiniGridWorld
 from jaxprl.worlds.plain import WorldEnvironment
+from jaxprl.worlds.seeds import checked_seed
 from jaxprl.worlds.task import Task
 
 SEEDS = 2**31 - 1
@@ -100,7 +101,7 @@ class WorldEnv(gymnasium.Env):
         Raises:
           UserError: if the seed is not an integer from 0 to 2**32 - 1.
         """
-        seed = None if seed is None else functional.layout_seed(seed)
+        seed = None if seed is None else checked_seed(seed)
         super().reset(seed=seed)
         layout = drawn_seed(self.np_random, self.layout_seeds) if seed is None else seed
         self.plain, self.steps, self.terminated = WorldEnvironment(self.task, self.task.layout(layout)), 0, False

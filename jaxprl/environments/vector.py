@@ -23,6 +23,7 @@ from jaxprl.errors import UserError
 from jaxprl.render.world import draw
 from jaxprl.types import JSON
 from jaxprl.worlds.minigrid.observe import mission
+from jaxprl.worlds.seeds import checked_seed
 from jaxprl.worlds.task import Layout
 
 POOL = range(256)
@@ -120,7 +121,7 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
         Raises:
           UserError: if a seed is not an integer from 0 to 2**32 - 1, or if there is not one seed per copy.
         """
-        asked = [None if each is None else functional.layout_seed(each) for each in _per_copy(seed, self.num_envs)]
+        asked = [None if each is None else checked_seed(each) for each in _per_copy(seed, self.num_envs)]
         if len(asked) != self.num_envs:
             raise UserError(f"{len(asked)} seeds for {self.num_envs} copies")
         super().reset(seed=asked[0])

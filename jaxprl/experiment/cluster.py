@@ -56,9 +56,8 @@ def join(text: str) -> Host:
     Nothing may have been computed before.
 
     Args:
-      text: `ADDRESS:PORT,COUNT,INDEX` (the address of host 0, the number of hosts, and the index of this one, from 0),
-      or
-        `auto` where JAX can ask the cluster (Slurm, Open MPI, Kubernetes, TPU pods), which may also assign a node's
+      text: `ADDRESS:PORT,COUNT,INDEX`: the address of host 0, the number of hosts, and the index of this one, from 0.
+        Or `auto`, where JAX can ask the cluster (Slurm, Open MPI, Kubernetes, TPU pods), which may also assign a node's
         GPUs.
 
     Raises:

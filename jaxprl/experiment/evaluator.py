@@ -50,7 +50,7 @@ class Evaluator:
         """Return the outcomes of programs, nodes int32 [P, N], on the layouts."""
         return evaluate(self.task, programs, self.layouts, workers=self.workers)
 
-    def on(self, programs: np.ndarray, layouts: Layout) -> Outcomes:
+    def evaluate_on(self, programs: np.ndarray, layouts: Layout) -> Outcomes:
         """Return the outcomes of programs, nodes int32 [P, N], on other layouts."""
         return evaluate(self.task, programs, layouts, workers=self.workers)
 

@@ -11,10 +11,10 @@ import numpy as np
 
 from jaxprl.dsl import encode
 from jaxprl.errors import UserError
-from jaxprl.experiment.config import UNSEEN
 from jaxprl.experiment.evaluator import Evaluator
+from jaxprl.experiment.job import UNSEEN
 from jaxprl.llm.programs import Answers, total
-from jaxprl.methods.base import Request
+from jaxprl.methods.base import Job
 from jaxprl.runs.progress import Progress
 from jaxprl.runs.record import ANSWERS, ROUNDS, RunDirectory
 from jaxprl.search.protocol import Event
@@ -22,13 +22,13 @@ from jaxprl.types import JSON
 
 
 class Ledger:
-    """Writes down what the searches of a run find, whatever their method (`methods.base.Log`). Searches go by their
-    index."""
+    """Writes down what the searches of a run find, whatever their method (`methods.base.Log`). Searches are identified
+    by their index."""
 
-    def __init__(self, request: Request, directory: RunDirectory, evaluator: Evaluator):
-        self.request, self.directory, self.evaluator = request, directory, evaluator
-        self.seeds = list(request.seeds)
-        self.task = request.task
+    def __init__(self, job: Job, directory: RunDirectory, evaluator: Evaluator):
+        self.job, self.directory, self.evaluator = job, directory, evaluator
+        self.seeds = list(job.seeds)
+        self.task = job.task
         self.unseen = self.task.layouts(UNSEEN)
         self.progress = Progress()
         self.started = time.monotonic()
@@ -64,18 +64,18 @@ class Ledger:
         row = {"seed": seed, "evaluated": event.evaluated, "best": best, "seconds": round(self.seconds, 3)}
         self.directory.append("metrics.jsonl", row)
 
-    def take(self, search: int, answers: Answers) -> None:
+    def record_answers(self, search: int, answers: Answers) -> None:
         """Record answers of the language model that a search has used or rejected."""
         for row in answers.rows:
             self.directory.append(ANSWERS, row)
         before = [self.answers[search]] if search in self.answers else []
         self.answers[search] = total([*before, answers.counts()])
 
-    def add(self, search: int, name: str, value: JSON) -> None:
+    def add_fact(self, search: int, name: str, value: JSON) -> None:
         """Add facts to those of a search's answers in its result."""
         self.answers[search][name] = value
 
-    def round(self, search: int, row: JSON) -> None:
+    def record_round(self, search: int, row: JSON) -> None:
         """Record what one occasion of asking brought."""
         self.directory.append(ROUNDS, {"seed": self.seeds[search], **row})
 
@@ -105,11 +105,11 @@ class Ledger:
             return
         event, nodes = self.bests[index]
         program = encode.decode(nodes, self.task.language)
-        unseen = self.evaluator.on(nodes[None], self.unseen).mean_returns[0]
+        unseen = self.evaluator.evaluate_on(nodes[None], self.unseen).mean_returns[0]
         result = {
             "seed": self.seeds[index],
             "task": self.task.name,
-            "method": self.request.method.name,
+            "method": self.job.method.name,
             "return": self.evaluator.mean_return(event.score),
             "unseen_return": float(unseen),
             "unseen_layouts": len(UNSEEN),

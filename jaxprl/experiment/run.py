@@ -6,17 +6,17 @@ import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from jaxprl.errors import Stopped
-from jaxprl.experiment.config import Config, identity, resolve
+from jaxprl.experiment.config import Config
 from jaxprl.experiment.evaluator import Evaluator
+from jaxprl.experiment.job import identity, resolve
 from jaxprl.experiment.language_model import LanguageModel, LLMAccess
 from jaxprl.experiment.ledger import Ledger
 from jaxprl.llm.source import Interrupted
-from jaxprl.methods.base import Request, Setup
+from jaxprl.methods.base import Job, Setup
 from jaxprl.runs.checkpoint import EVERY, Checkpoints, Every, Saved, flat, rebuilt
 from jaxprl.runs.mirror import Mirror
 from jaxprl.runs.record import USAGE, RunDirectory
@@ -26,14 +26,29 @@ from jaxprl.search.protocol import Search, State, search_keys
 from jaxprl.types import JSON
 
 
-def run(config: Config, out: str | Path, **options: Any) -> list[JSON]:
+def run(
+    config: Config,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    workers: int | None = None,
+    every: Every = EVERY,
+    stop: StopRequest | None = None,
+    llm_access: LLMAccess | None = None,
+    mirror: Callable[[Path], Mirror] | None = None,
+) -> list[JSON]:
     """Run the searches of a configuration.
 
     Args:
       config: what to do.
       out: the run directory. It is created; without `resume` it must be empty or missing.
-      **options: those of `execute`, none of which changes a result: `resume`, `workers`, `every`, `stop`, `llm_access`,
-        `mirror`.
+      resume: whether to continue a run of the same configuration in that directory, from its newest checkpoint.
+      workers: threads that evaluate programs; None for one per core. No result depends on it, nor on what follows.
+      every: how often to save a checkpoint.
+      stop: when it is set, the run saves and stops early.
+      llm_access: where answers of a language model are cached and what they may cost; by default the user's cache,
+        without a limit.
+      mirror: opens what else gets the rows of the records (`runs/mirror.py`), from the run directory.
 
     Returns:
       The results, by seed, as they are in `seed-N/result.json`: the best program, its return, and so on. A search that
@@ -50,11 +65,20 @@ def run(config: Config, out: str | Path, **options: Any) -> list[JSON]:
       >>> result["evaluated"] <= 200
       True
     """
-    return execute(resolve(config), Path(out), **options)
+    return execute(
+        resolve(config),
+        Path(out),
+        resume=resume,
+        workers=workers,
+        every=every,
+        stop=stop,
+        llm_access=llm_access,
+        mirror=mirror,
+    )
 
 
 def execute(
-    request: Request,
+    job: Job,
     out: Path,
     *,
     resume: bool = False,
@@ -64,18 +88,7 @@ def execute(
     llm_access: LLMAccess | None = None,
     mirror: Callable[[Path], Mirror] | None = None,
 ) -> list[JSON]:
-    """Run the searches of a request that is resolved and checked (`run`).
-
-    Args:
-      request: what to do.
-      out: the run directory.
-      resume: whether to go on in a directory that holds a run of the same configuration, from its newest checkpoint.
-      workers: threads that evaluate programs; None for one per core.
-      every: how often to save a checkpoint.
-      stop: when it is set, the run saves and stops early.
-      llm_access: where answers of a language model are cached and what they may cost; by default the user's cache,
-        without a limit.
-      mirror: opens what else gets the rows of the records (`runs/mirror.py`), from the run directory.
+    """Run the searches of a job, which is resolved and checked. The arguments are those of `run`.
 
     Returns:
       The results, by seed.
@@ -84,36 +97,39 @@ def execute(
       UserError: the directory, the cache or the task's returns do not allow it.
       Stopped: `stop` was set.
     """
-    evaluator = Evaluator(request.task, request.layouts, workers=workers)
-    replay = request.llm == "recorded"
+    evaluator = Evaluator(job.task, job.layouts, workers=workers)
+    replay = job.llm == "recorded"
     llm_access = llm_access or LLMAccess()
-    if request.settings:
-        llm_access.check(request.settings, replay=replay)
+    if job.settings:
+        llm_access.check(job.settings, replay=replay)
     with contextlib.ExitStack() as stack:
-        directory = stack.enter_context(contextlib.closing(RunDirectory(out, identity(request), resume=resume)))
+        directory = stack.enter_context(contextlib.closing(RunDirectory(out, identity(job), resume=resume)))
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(directory)))
         if mirror:
             directory.mirror = stack.enter_context(contextlib.closing(mirror(out)))
         model = None
-        if request.settings:
-            told = lambda: stop is not None and stop.signal is not None  # noqa: E731
-            model = LanguageModel(request.settings, llm_access, directory, replay=replay, should_stop=told)
+        if job.settings:
+            model = LanguageModel(
+                job.settings,
+                llm_access,
+                directory,
+                replay=replay,
+                should_stop=lambda: stop is not None and stop.signal is not None,
+            )
             stack.enter_context(contextlib.closing(model))
             stack.callback(lambda: directory.write_json(USAGE, model.usage()))
-        ledger = Ledger(request, directory, evaluator)
+        ledger = Ledger(job, directory, evaluator)
         if len(ledger.written) < len(ledger.seeds):
             ledger.progress.show(None, 0, note=" | compiling")
-            _Run(request, ledger, checkpoints, every, stop).search(model)
+            _Run(job, ledger, checkpoints, every, stop).search(model)
         return ledger.results()
 
 
 class _Run:
     """Drives the searches of a run, with checkpoints."""
 
-    def __init__(
-        self, request: Request, ledger: Ledger, checkpoints: Checkpoints, every: Every, stop: StopRequest | None
-    ):
-        self.request, self.ledger, self.checkpoints, self.every, self.stop = request, ledger, checkpoints, every, stop
+    def __init__(self, job: Job, ledger: Ledger, checkpoints: Checkpoints, every: Every, stop: StopRequest | None):
+        self.job, self.ledger, self.checkpoints, self.every, self.stop = job, ledger, checkpoints, every, stop
         self.directory = ledger.directory
         self.saved_at = 0.0, 0
         """Seconds and programs at the newest checkpoint."""
@@ -122,14 +138,14 @@ class _Run:
         """Run the searches to their end, from the newest checkpoint if there is one."""
         evaluator = self.ledger.evaluator
         setup = Setup(
-            request=self.request,
+            job=self.job,
             layouts=evaluator.layouts,
             scale=evaluator.scale,
             evaluate=evaluator.evaluate,
-            ask=model,
+            language_model=model,
             log=self.ledger,
         )
-        search = self.request.method.build(setup)
+        search = self.job.method.build(setup)
         try:
             state = self._state(search)
             self._tick(search, state)
@@ -147,11 +163,11 @@ class _Run:
     def _state(self, search: Search) -> State:
         """Return the state of the newest checkpoint, to which the records are cut back, or a new one."""
         saved = self.checkpoints.load() if search.template is not None else None
-        if self.directory.resumed and saved is None:
+        if search.template is not None and self.directory.resumed and saved is None:
             print(f"no checkpoint in {self.directory.path} yet: the searches start again", file=sys.stderr)
         self.directory.cut(saved.facts["records"] if saved else {})
         if saved is None:
-            return search.init(search_keys(self.request.seeds))
+            return search.init(search_keys(self.job.seeds))
         self.ledger.restore(saved.arrays, saved.facts)
         state = rebuilt(search.template, "state", saved.arrays)
         self.saved_at = saved.facts["seconds"], int(np.asarray(state.evaluated).sum())
@@ -168,11 +184,13 @@ class _Run:
             arrays, facts = ledger.saved()
             self.checkpoints.save(Saved(flat(state, "state") | arrays, facts))
             self.saved_at = ledger.seconds, programs
-        if stops:
-            raise self._stopped("saved" if search.template is not None else "the answers that came are kept")
+        if stops and search.template is not None:
+            raise self._stopped("saved")
         ledger.show(evaluated, done)
         for index in np.flatnonzero(done).tolist():
             ledger.finish(index, evaluated[index], search.stop_reason(state, index))
+        if stops:
+            raise self._stopped("the answers that came are kept")
 
     def _stopped(self, how: str) -> Stopped:
         assert self.stop

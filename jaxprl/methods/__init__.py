@@ -8,8 +8,10 @@ Example:
 
 from __future__ import annotations
 
+import importlib
 import sys
 import types
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,6 +25,9 @@ class _Callable(types.ModuleType):
         from jaxprl.methods import registry  # imports every method
 
         return registry.methods()
+
+    def __reduce__(self) -> tuple[Callable[[str], types.ModuleType], tuple[str]]:
+        return importlib.import_module, (self.__name__,)  # pickled by name, like a function
 
 
 sys.modules[__name__].__class__ = _Callable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from jaxprl.errors import UserError
-from jaxprl.methods.base import Method, Request, Setup, option
+from jaxprl.methods.base import Job, Method, Setup, option
 from jaxprl.search.annealing import Cooling, annealing
 from jaxprl.search.protocol import Search
 
@@ -19,23 +19,23 @@ class Options:
     restarts: int = option(9, "fresh starts, evenly over the budget")
 
 
-def check(request: Request) -> None:
-    options = request.options
+def check(job: Job) -> None:
+    options = job.options
     if not 0 < options.start_temperature < float("inf"):
         raise UserError(f"--start-temperature {options.start_temperature:g}: it is above 0")
     if not 0 < options.cooling <= 1:
         raise UserError(f"--cooling {options.cooling:g}: it is above 0 and at most 1")
-    if not 0 <= options.restarts < request.budget:
-        raise UserError(f"--restarts {options.restarts}: from 0 to one less than the budget of {request.budget}")
+    if not 0 <= options.restarts < job.budget:
+        raise UserError(f"--restarts {options.restarts}: from 0 to one less than the budget of {job.budget}")
 
 
 def build(setup: Setup) -> Search:
-    request, options = setup.request, setup.request.options
+    job, options = setup.job, setup.job.options
     return annealing(
-        request.task.language,
+        job.task.language,
         cooling=Cooling(options.start_temperature, options.cooling),
-        steps=max(1, -(-request.budget // (options.restarts + 1)) - 1),  # a run's start is evaluated too
-        budget=request.budget,
+        steps=max(1, -(-job.budget // (options.restarts + 1)) - 1),  # a run's start is evaluated too
+        budget=job.budget,
         goal=setup.goal,
     )
 

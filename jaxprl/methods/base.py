@@ -42,7 +42,7 @@ class NoOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Request:
+class Job:
     """What a method is asked to do, with every name resolved (`experiment.config.resolve`)."""
 
     task: Task | PythonTask
@@ -80,18 +80,19 @@ class Request:
 
 
 class Log(Protocol):
-    """Where a method writes down what becomes of the language model's answers. Searches go by their index."""
+    """Where a method writes down what becomes of the language model's answers. Searches are identified by their
+    index."""
 
     def record(self, event: Event) -> None:
         """Record a new best program."""
 
-    def take(self, search: int, answers: Answers) -> None:
+    def record_answers(self, search: int, answers: Answers) -> None:
         """Record answers that a search has used or rejected."""
 
-    def add(self, search: int, name: str, value: JSON) -> None:
+    def add_fact(self, search: int, name: str, value: JSON) -> None:
         """Add facts to those of a search's answers in its result."""
 
-    def round(self, search: int, row: JSON) -> None:
+    def record_round(self, search: int, row: JSON) -> None:
         """Record what one occasion of asking brought."""
 
     def leave_out(self, search: int, why: str) -> None:
@@ -105,15 +106,15 @@ class Log(Protocol):
 class Setup:
     """What a run offers to the search that a method builds."""
 
-    request: Request
+    job: Job
     layouts: Layout
     """The E layouts that programs are evaluated on."""
     scale: Scale
     """From returns on those layouts to scores."""
     evaluate: Callable[[np.ndarray], Outcomes]
     """Programs, nodes int32 [P, N] -> their outcomes on the layouts."""
-    ask: Ask | None
-    """Asks the language model, if the request names one."""
+    language_model: Ask | None
+    """Asks the language model, if the job names one."""
     log: Log
 
     @property
@@ -122,14 +123,12 @@ class Setup:
         return self.scale.denominator
 
 
-def _accept(request: Request) -> None:
-    """Accept every request."""
+def _accept(job: Job) -> None:
+    """Accept every job."""
 
 
-def _own_options(request: Request) -> JSON:
-    return {
-        name: str(value) if hasattr(value, "__fspath__") else value for name, value in vars(request.options).items()
-    }
+def _own_options(job: Job) -> JSON:
+    return {name: str(value) if hasattr(value, "__fspath__") else value for name, value in vars(job.options).items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,11 +152,11 @@ class Method:
     """Builds the search of a run."""
     options: type = NoOptions
     """A frozen dataclass of its own parameters, with fields made by `option`."""
-    check: Callable[[Request], None] = _accept
-    """Raises UserError for a request that it cannot carry out, before anything is run."""
+    check: Callable[[Job], None] = _accept
+    """Raises UserError for a job that it cannot carry out, before anything is run."""
     llms: tuple[str, ...] = ("none",)
     """Those of `LLMS` that it can take programs from, the default first."""
-    identity: Callable[[Request], JSON] = _own_options
+    identity: Callable[[Job], JSON] = _own_options
     """What a resumed run has to have in common with the one before, besides what all methods have."""
 
     def make_options(self, values: Mapping[str, Value]) -> Value:
@@ -175,7 +174,7 @@ class Method:
                 + (f"whose options are {own}" if own else "which has no options")
             )
         kinds = option_types(self.options)
-        return self.options(**{name: _fitting(name, value, kinds[name]) for name, value in values.items()})
+        return self.options(**{name: _fitting(known[name], value, kinds[name]) for name, value in values.items()})
 
 
 def flag(name: str) -> str:
@@ -183,9 +182,18 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def option_lines(options: type) -> dict[str, str]:
+    """Return a line for each option of a method, with its default."""
+    lines = {}
+    for field in dataclasses.fields(options):
+        shown = f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
+        lines[field.name] = field.metadata["help"] + ("" if field.default is None else f" (default: {shown})")
+    return lines
+
+
 @functools.cache
 def option_types(options: type) -> dict[str, type]:
-    """Return the type of each option; that of `int | None` is int."""
+    """Return the type of each option: int, float, str or Path. That of `int | None` is int."""
     found = {}
     for name, hint in typing.get_type_hints(options).items():
         parts = [part for part in typing.get_args(hint) if part is not types.NoneType]
@@ -193,13 +201,15 @@ def option_types(options: type) -> dict[str, type]:
     return found
 
 
-def _fitting(name: str, value: Value, kind: type) -> Value:
-    if value is None:
+def _fitting(field: dataclasses.Field, value: Value, kind: type) -> Value:
+    """Return an option's value in the type of its field. Raises UserError if it does not fit."""
+    if value is None and field.default is None:
         return None
     try:
         fitting = kind(value)
     except (TypeError, ValueError):
         fitting = None
     if fitting is None or isinstance(value, bool) or (kind is int and fitting != value):
-        raise UserError(f"{flag(name)} {value!r}: expected {'a number' if kind in (int, float) else kind.__name__}")
+        expected = {int: "a whole number", float: "a number"}.get(kind, f"a {kind.__name__}")
+        raise UserError(f"{flag(field.name)} {value!r}: expected {expected}")
     return fitting

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from jaxprl.errors import UserError
-from jaxprl.methods.base import Method, Request, Setup, option
+from jaxprl.methods.base import Job, Method, Setup, option
 from jaxprl.search.chain import chain
 from jaxprl.search.protocol import Search
 
@@ -20,14 +20,14 @@ class Options:
     max_nodes: int = option(20, "nodes that a program may have")
 
 
-def check(request: Request) -> None:
-    if not FEWEST <= request.options.max_nodes <= MOST:
-        raise UserError(f"--max-nodes {request.options.max_nodes}: it goes from {FEWEST} to {MOST}")
+def check(job: Job) -> None:
+    if not FEWEST <= job.options.max_nodes <= MOST:
+        raise UserError(f"--max-nodes {job.options.max_nodes}: it goes from {FEWEST} to {MOST}")
 
 
 def build(setup: Setup) -> Search:
-    request = setup.request
-    return chain(request.task.language, max_nodes=request.options.max_nodes, budget=request.budget, goal=setup.goal)
+    job = setup.job
+    return chain(job.task.language, max_nodes=job.options.max_nodes, budget=job.budget, goal=setup.goal)
 
 
 CHAIN = Method(

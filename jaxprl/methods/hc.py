@@ -6,7 +6,7 @@ import dataclasses
 import functools
 
 from jaxprl.errors import UserError
-from jaxprl.methods.base import Method, Request, Setup, option
+from jaxprl.methods.base import Job, Method, Setup, option
 from jaxprl.search.hill_climbing import hill_climbing
 from jaxprl.search.program_space import mutations, random_starts
 from jaxprl.search.protocol import Search
@@ -23,18 +23,18 @@ class Options:
     k: int = option(250, "neighbours to look at before a climb ends")
 
 
-def check(request: Request) -> None:
-    if not 1 <= request.options.k <= MOST:
-        raise UserError(f"--k {request.options.k}: a neighbourhood has 1 to {MOST} programs")
+def check(job: Job) -> None:
+    if not 1 <= job.options.k <= MOST:
+        raise UserError(f"--k {job.options.k}: a neighbourhood has 1 to {MOST} programs")
 
 
 def build(setup: Setup) -> Search:
-    language = setup.request.task.language
+    language = setup.job.task.language
     return hill_climbing(
         neighbours=functools.partial(mutations, language),
         start=functools.partial(random_starts, language),
-        schedule=Constant(setup.request.options.k),
-        budget=setup.request.budget,
+        schedule=Constant(setup.job.options.k),
+        budget=setup.job.budget,
         goal=setup.goal,
     )
 

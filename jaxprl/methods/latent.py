@@ -24,8 +24,8 @@ from jaxprl.dsl import encode
 from jaxprl.dsl.language import Language
 from jaxprl.errors import UserError
 from jaxprl.latent.space import SHIPPED, LatentSpace
-from jaxprl.methods.base import Method, Request, Setup, option
-from jaxprl.methods.llm_gs import check_recorded, from_programs
+from jaxprl.methods.base import Job, Method, Setup, option
+from jaxprl.methods.from_programs import answers_identity, check_recorded, from_programs
 from jaxprl.search.cem import Parameters, around_each, around_mean, cross_entropy
 from jaxprl.search.hill_climbing import hill_climbing
 from jaxprl.search.latent import neighbours, random_starts
@@ -112,17 +112,17 @@ class LatentHCOptions:
     space: Path | None = option(None, SPACE_HELP)
 
 
-def parameters(request: Request) -> Parameters:
-    """Return the parameters of a request: the chosen ones, or those that LEAPS published for the task."""
-    options = request.options
+def parameters(job: Job) -> Parameters:
+    """Return the parameters of a job: the chosen ones, or those that LEAPS published for the task."""
+    options = job.options
     if isinstance(options, LeapsOptions):
-        return PUBLISHED.get(request.task.name.removesuffix("Sparse"), GENERIC)
+        return PUBLISHED.get(job.task.name.removesuffix("Sparse"), GENERIC)
     return Parameters(options.k, getattr(options, "elite", 0), options.sigma)
 
 
-def program_space(request: Request) -> LatentSpace:
-    """Return the program space of a request. Raises UserError if it is not of the task's language."""
-    return _loaded(request.options.space or SHIPPED, request.task.language)
+def program_space(job: Job) -> LatentSpace:
+    """Return the program space of a job. Raises UserError if it is not of the task's language."""
+    return _loaded(job.options.space or SHIPPED, job.task.language)
 
 
 @functools.cache
@@ -130,24 +130,25 @@ def _loaded(file: Path, language: Language) -> LatentSpace:
     return LatentSpace.load(file, language)
 
 
-def check(request: Request) -> None:
-    check_recorded(request)
-    k, elite, sigma = dataclasses.astuple(parameters(request))
-    has_elite = not isinstance(request.options, LatentHCOptions)
+def check(job: Job) -> None:
+    check_recorded(job)
+    k, elite, sigma = dataclasses.astuple(parameters(job))
+    has_elite = not isinstance(job.options, LatentHCOptions)
     if not 1 <= k <= MOST:
         raise UserError(f"k {k}: it goes from 1 to {MOST}")
     if has_elite and not 1 <= elite <= k:
         raise UserError(f"k {k}, elite {elite}: the elite goes from 1 to k")
     if not 0 < sigma < float("inf"):
         raise UserError(f"sigma {sigma:g}: it is above 0")
-    if isinstance(request.options, CEBSOptions) and k % elite:
+    if isinstance(job.options, CEBSOptions) and k % elite:
         raise UserError(f"k {k}, elite {elite}: each of the elite has k / elite candidates, so k is a multiple of it")
-    program_space(request)
+    program_space(job)
 
 
-def identity(request: Request) -> JSON:
-    k, elite, sigma = dataclasses.astuple(parameters(request))
-    return {"k": k, "elite": elite, "sigma": sigma, "space": program_space(request).checksum[:16]}
+def identity(job: Job) -> JSON:
+    k, elite, sigma = dataclasses.astuple(parameters(job))
+    own = {"k": k, "elite": elite, "sigma": sigma, "space": program_space(job).checksum[:16]}
+    return own | answers_identity(job)
 
 
 def build(setup: Setup, make: Callable[..., Search]) -> Search:
@@ -157,13 +158,13 @@ def build(setup: Setup, make: Callable[..., Search]) -> Search:
       setup: what the run offers.
       make: (space, parameters, start=, pool=, budget=, goal=) -> Search.
     """
-    request = setup.request
-    space = program_space(request)
-    limits = {"budget": request.budget, "goal": setup.goal}
-    if not request.uses_llm:
-        return make(space, parameters(request), start=random_latents(space), pool=None, **limits)
+    job = setup.job
+    space = program_space(job)
+    limits = {"budget": job.budget, "goal": setup.goal}
+    if not job.uses_llm:
+        return make(space, parameters(job), start=random_latents(space), pool=None, **limits)
     pool = TEMPLATE._replace(programs=Point("programs", "latents"))  # type: ignore[arg-type]
-    search = make(space, parameters(request), start=pooled_starts, pool=pool, **limits)
+    search = make(space, parameters(job), start=pooled_starts, pool=pool, **limits)
     return from_programs(setup, search, functools.partial(_encoded, setup, space))
 
 
@@ -198,7 +199,7 @@ def latent_hc(space: Space, chosen: Parameters, **options: Any) -> Search:
 
 def _encoded(setup: Setup, space: Space, index: int, programs: np.ndarray) -> Point:
     """Return the points of a search's programs int32 [K, N], and record which of them have none."""
-    language = setup.request.task.language
+    language = setup.job.task.language
     points, kept, outside = encoded(space, programs)
     points = jax.tree.map(np.asarray, points)
     if not len(programs):
@@ -212,7 +213,7 @@ def _encoded(setup: Setup, space: Space, index: int, programs: np.ndarray) -> Po
 
     same = [text(programs[n]) == text(found) for n, found in zip(kept, points.programs, strict=True)]
     named = [{"program": text(programs[n]), "reason": why} for n, why in outside.items()]
-    setup.log.add(index, "space", {"encoded": len(kept), "unchanged": sum(same), "outside": named})
+    setup.log.add_fact(index, "space", {"encoded": len(kept), "unchanged": sum(same), "outside": named})
     return points
 
 

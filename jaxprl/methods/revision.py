@@ -17,7 +17,7 @@ import numpy as np
 from jaxprl.errors import UserError
 from jaxprl.llm import revision_prompts
 from jaxprl.llm.programs import Answers
-from jaxprl.methods.base import Method, Request, Setup
+from jaxprl.methods.base import Job, Method, Setup
 from jaxprl.methods.reviser import NO_PROGRAM, ON_STALL, Reviser, Round
 from jaxprl.search.protocol import UNKNOWN, Asked, Bests, Candidates, Search
 
@@ -33,24 +33,24 @@ class State(NamedTuple):
     """Why each search stopped."""
 
 
-def check(request: Request) -> None:
-    if not request.asks:
+def check(job: Job) -> None:
+    if not job.asks:
         raise UserError(
-            f"method {request.method.name} asks a language model again and again: use --llm openai, or --llm recorded "
+            f"method {job.method.name} asks a language model again and again: use --llm openai, or --llm recorded "
             "with the --model that was asked before (the answers that ship with jaxprl are to the first prompt only)"
         )
 
 
 def reviser(setup: Setup, method: str = ON_STALL) -> Reviser:
     """Return what asks for programs in a run; `method` is one of `revision_prompts.METHODS`."""
-    assert setup.ask is not None
-    request = setup.request
+    assert setup.language_model is not None
+    job = setup.job
     return Reviser(
-        task=request.task,
+        task=job.task,
         layouts=setup.layouts,
-        ask=setup.ask,
-        budget=request.budget,
-        style=request.style,
+        ask=setup.language_model,
+        budget=job.budget,
+        style=job.style,
         evaluate=lambda task, nodes, layouts: setup.evaluate(nodes),
         method=method,
     )
@@ -58,14 +58,14 @@ def reviser(setup: Setup, method: str = ON_STALL) -> Reviser:
 
 def without_program(setup: Setup, answers: Answers) -> str:
     """Return in words why a search has no program to start from."""
-    trouble = getattr(setup.ask, "trouble", "")
+    trouble = getattr(setup.language_model, "trouble", "")
     return answers.without_program() + (f" ({trouble})" if trouble else "")
 
 
 def build(setup: Setup, method: str) -> Search:
     """Return the searches of a run by one of `revision_prompts.METHODS`."""
     model = reviser(setup, method)
-    seeds = setup.request.seeds
+    seeds = setup.job.seeds
     rounds: list[Iterator[Round]] = [model.rounds(seed) for seed in seeds]
 
     def init(keys: jax.Array) -> State:
@@ -82,8 +82,8 @@ def build(setup: Setup, method: str) -> Search:
     def tell(state: State, asked: Asked, scores: np.ndarray) -> tuple[State, Bests]:
         del scores
         found, index = asked.points, int(np.argmin(state.done))
-        setup.log.take(index, found.answers)
-        setup.log.round(index, {"round": int(state.round[index]), **model.summary(found)})
+        setup.log.record_answers(index, found.answers)
+        setup.log.record_round(index, {"round": int(state.round[index]), **model.summary(found)})
         if found.stop == NO_PROGRAM:
             setup.log.leave_out(index, without_program(setup, found.answers))
         state = State(

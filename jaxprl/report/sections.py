@@ -274,4 +274,4 @@ def notices(problems: Sequence[str]) -> str:
     if not problems:
         return ""
     items = "".join(f"<li>{escape(each)}</li>" for each in problems)
-    return f'<div class="notices" role="note"><strong>Some files are missing or damaged</strong><ul>{items}</ul></div>'
+    return f'<div class="notices" role="note"><strong>Incomplete or damaged</strong><ul>{items}</ul></div>'

@@ -21,14 +21,13 @@ import numpy as np
 
 from jaxprl.dsl.language import Language
 from jaxprl.search.hill_climbing import State, hill_climbing
+from jaxprl.search.names import ACCEPTANCE
 from jaxprl.search.program_space import mutations, random_starts
 from jaxprl.search.protocol import Search
 from jaxprl.search.schedule import Constant
 
 AHEAD = 16
-"""Neighbours drawn at a time: while it is hot a search moves often, and what was drawn ahead is of no use then."""
-_ACCEPTANCE = 2**31 + 3
-"""`fold_in` name of the number that decides whether a worse neighbour is taken."""
+"""Neighbours drawn at a time. It is small, since a hot search moves often and a move discards what was drawn ahead."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +80,10 @@ def metropolis(cooling: Cooling, goal: int, state: State, keys: jax.Array) -> np
     """
     uniform = (np.asarray(_bits(keys)).astype(np.float64) + 0.5) / 2**32
     tried = np.asarray(state.tried)[:, None] + np.arange(keys.shape[1])[None, :]
-    slack = -cooling.temperature(tried) * np.log(uniform) * goal
-    return np.minimum(np.ceil(slack), 2**30).astype(np.int32)
+    with np.errstate(over="ignore", under="ignore"):
+        slack = -cooling.temperature(tried) * np.log(uniform) * goal
+    # At least 1, since exp(0 / T) = 1 takes a tie however cold it is; at most what an int32 holds.
+    return np.clip(np.ceil(slack), 1, 2**31 - 1).astype(np.int32)
 
 
 @jax.jit
@@ -90,6 +91,6 @@ def _bits(keys: jax.Array) -> jax.Array:
     """Return a random uint32 for every key, typed [S, B]."""
 
     def draw(key: jax.Array) -> jax.Array:
-        return jax.random.bits(jax.random.fold_in(key, _ACCEPTANCE), (), jnp.uint32)
+        return jax.random.bits(jax.random.fold_in(key, ACCEPTANCE), (), jnp.uint32)
 
     return jax.vmap(jax.vmap(draw))(keys)

@@ -20,14 +20,13 @@ import numpy as np
 from jaxprl.dsl import encode
 from jaxprl.dsl.language import Language
 from jaxprl.search.hill_climbing import State, hill_climbing
+from jaxprl.search.names import REDRAWN
 from jaxprl.search.program_space import mutations, random_starts
 from jaxprl.search.protocol import Search
 from jaxprl.search.schedule import Constant
 
 AHEAD = 16
-"""Neighbours drawn at a time: a chain moves often, and what was drawn for the program before is of no use."""
-_REDRAWN = 2**31 + 2
-"""`fold_in` name of the draws that replace a program that is too large."""
+"""Neighbours drawn at a time. It is small, since a chain moves often and a move discards what was drawn ahead."""
 
 
 def chain(language: Language, *, max_nodes: int, budget: int, goal: int) -> Search:
@@ -91,7 +90,7 @@ def _again(keys: jax.Array, tries: jax.Array) -> jax.Array:
     """Return keys, typed [...], for drawing again for the time number `tries`."""
 
     def fold(key: jax.Array) -> jax.Array:
-        return jax.random.fold_in(jax.random.fold_in(key, _REDRAWN), tries)
+        return jax.random.fold_in(jax.random.fold_in(key, REDRAWN), tries)
 
     return jax.vmap(fold)(keys.reshape(-1)).reshape(keys.shape)
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprl.search.names import STARTS
 from jaxprl.search.protocol import Point, select
 
 Latents = np.ndarray | jax.Array
@@ -27,8 +28,6 @@ TRIES = 50
 """Draws of a neighbour before the centre is taken."""
 SMALLEST = 32
 """Least number of points to draw together, so that few sizes are compiled."""
-_STARTS = 2**31 + 1
-"""`fold_in` name of the start points; candidates have the names 0, 1, 2, ..."""
 
 
 def random_starts(decode: Decode, size: int, keys: jax.Array, run: jax.Array) -> Point:
@@ -110,7 +109,7 @@ def perturbed(
 def _random(keys: jax.Array, run: jax.Array, tries: jax.Array, *, size: int) -> jax.Array:
     """Return draw number `tries` of the start of each search's run, float32 [S, size]."""
     fold = jax.random.fold_in
-    return jax.vmap(lambda key, run: _noise(fold(fold(key, _STARTS), run), tries, size))(keys, run)
+    return jax.vmap(lambda key, run: _noise(fold(fold(key, STARTS), run), tries, size))(keys, run)
 
 
 @jax.jit

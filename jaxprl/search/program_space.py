@@ -11,17 +11,13 @@ import jax
 
 from jaxprl.dsl import sample
 from jaxprl.dsl.language import Language
-
-BEFORE = 2**31
-"""`fold_in` name of what is drawn before a search's first program; its programs have the names 0, 1, 2, ..."""
-_CLIMBS = 2**31 + 1
-"""`fold_in` name of the programs that climbs start from."""
+from jaxprl.search.names import STARTS
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def random_starts(language: Language, keys: jax.Array, climb: jax.Array) -> jax.Array:
     """Return the random programs int32 [S, N] that the climbs number `climb`, int32 [S], start from."""
-    named = jax.vmap(lambda key, number: jax.random.fold_in(jax.random.fold_in(key, _CLIMBS), number))(keys, climb)
+    named = jax.vmap(lambda key, number: jax.random.fold_in(jax.random.fold_in(key, STARTS), number))(keys, climb)
     return sample.random_programs(language, named)
 
 

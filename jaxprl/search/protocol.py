@@ -148,8 +148,10 @@ class Search(NamedTuple):
     """`ask(state, width)` returns the next question, with room for `width` candidates of each search."""
     tell: Callable[..., tuple[State, Bests]]
     """`tell(state, asked, answer)` returns the next state and the new best programs."""
-    template: State
-    """A state with the right structure and meaningless leaves: a checkpoint is read back into it."""
+    template: State | None
+    """A state with the right structure and meaningless leaves: a checkpoint is read back into it. None for searches
+    that have no checkpoints: a resumed run starts from `init`, and repeats what it did before from the answers that it
+    had. Only such searches may do more in `ask` than compute."""
     join: Callable[..., State] | None = None
     """`join(state, where, evaluated, best, pool)` returns the state after programs from elsewhere have joined."""
     between: Callable[[State], tuple[State, Sequence[Event]]] | None = None

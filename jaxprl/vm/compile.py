@@ -67,7 +67,8 @@ COUNT_BITS = 5
 COUNTER_WORD_BITS = 32
 """Bits of a word of REPEAT counters; several counters share one."""
 TRACED = 64
-"""Nodes of the largest program whose runs can be traced: the nodes of an instruction are a set of so many bits."""
+"""Nodes of the largest program whose runs can be traced. Each instruction holds its nodes as a set of this many
+bits."""
 _NODE_KIND = (1 << encode.KIND_BITS) - 1
 
 _tree = jax.jit(encode.tree)

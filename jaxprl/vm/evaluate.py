@@ -37,9 +37,10 @@ BLOCK = 512
 LAYOUT_SEEDS = range(32)
 """Layouts that programs are run on if none are named."""
 SHARES = 4
-"""Batches for every thread, at least, since batches take different times."""
+"""Minimum number of batches per thread. Several of them even out that batches take different times."""
 SMALL = 16
-"""Programs of a batch, at least, if there are more batches than threads: handing a batch out costs as much."""
+"""Minimum number of programs in a batch, if there are more batches than threads: a smaller batch costs more to hand out
+than to run."""
 
 T = TypeVar("T")
 
@@ -169,7 +170,7 @@ def first_better(
 
 
 Answers = Iterable[tuple[np.ndarray, Improvements]]
-"""Indices of searches, and how the neighbourhoods of these fare; rows behind those are padding."""
+"""Indices of searches, and the answers to these; further rows of the answers are padding."""
 
 
 def _share_searches(batches: Engine, question: Neighbourhoods, active: np.ndarray, workers: int) -> Answers:
@@ -184,8 +185,8 @@ def _share_neighbours(batches: Engine, question: Neighbourhoods, active: np.ndar
     """Answer the question for the few searches `active`, each thread trying every `workers`-th neighbour of each.
 
     Of two threads, one tries neighbours 0, 2, 4, .. and the other 1, 3, 5, .. If they find number 2 of the former and
-    number 1 of the latter, these are neighbours 4 and 3, so neighbour 3 is the answer. There is room for as many
-    searches as this is ever done for, so that one size is compiled.
+    number 1 of the latter, these are neighbours 4 and 3, so neighbour 3 is the answer. The question is
+    padded to the largest number of searches that comes here, so that one size is compiled.
     """
     few = _rows(question, active, min(len(question.counts), 2 * workers))
     jobs = [functools.partial(batches.first_better, _every(few, part, workers)) for part in range(workers)]

@@ -195,8 +195,13 @@ def glide(task: Task, fetch: Fetch, run: Run[M], *, bits: int) -> Run[M]:
 
 
 def _glided(world: World, run: Run[M], chain: jax.Array) -> Run[M]:
-    """Return a run after those next actions of its instruction that change only its pose, but for the call that crashes
-    it; `chain` are the actions of the instruction."""
+    """Do the next actions of an instruction while they change only the pose, and stop before the call at the limit.
+
+    Args:
+      world: the world.
+      run: the run.
+      chain: all actions of the instruction, uint32.
+    """
 
     def goes_on(carry):
         _, left, calls, quiet = carry

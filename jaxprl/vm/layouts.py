@@ -1,39 +1,27 @@
-"""The layouts that programs are run on: from seeds, checked, and cut in parts."""
+"""Creates, checks and slices stacked layouts."""
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable
 
 import jax
 import numpy as np
 
 from jaxprl.errors import UserError
+from jaxprl.worlds.seeds import checked_seed
 from jaxprl.worlds.task import Layout, PythonTask, Task
-
-MOST_SEED = 2**32 - 1
 
 
 def layouts_of(task: Task | PythonTask, seeds: Iterable[int]) -> Layout:
     """Return the stacked layouts of seeds.
 
     Raises:
-      UserError: there is no seed, or one is not an integer from 0 to `MOST_SEED`.
+      UserError: there is no seed, or one is not an integer from 0 to 2**32 - 1.
     """
-    numbers = [_seed(seed) for seed in seeds]
+    numbers = [checked_seed(seed, "layout seed") for seed in seeds]
     if not numbers:
         raise UserError("layout seeds: none; programs are run on one layout at least")
     return task.layouts(numbers)
-
-
-def _seed(seed: int) -> int:
-    try:
-        number = operator.index(seed)
-    except TypeError:
-        raise UserError(f"layout seed {seed!r}: expected an integer") from None
-    if not 0 <= number <= MOST_SEED:
-        raise UserError(f"layout seed {number}: expected 0 to {MOST_SEED}")
-    return number
 
 
 def check_stacked(layouts: Layout) -> None:

@@ -82,7 +82,7 @@ class Lockstep(NamedTuple):
 
     @classmethod
     def empty(cls, slots: int) -> Lockstep:
-        """Return an empty memory with so many slots, a power of two."""
+        """Return an empty memory with `slots` slots, a power of two."""
         return cls(jnp.zeros((slots, KEY_WORDS), jnp.uint32), jnp.int32(0), jnp.int32(0))
 
     @property
@@ -109,7 +109,7 @@ class Lockstep(NamedTuple):
         return wanted & same, Lockstep(table, used, jnp.where(taken, self.probe + 1, 0))
 
     def enlarged(self, slots: int) -> Lockstep:
-        """Return the memory with so many slots, a larger power of two."""
+        """Return the memory with `slots` slots, a larger power of two."""
 
         def put(table, key):
             def occupied(slot):
@@ -141,7 +141,7 @@ class Direct(NamedTuple):
 
     @classmethod
     def empty(cls, slots: int) -> Direct:
-        """Return an empty memory with so many slots, a power of two. The first run begins with `next_run`."""
+        """Return an empty memory with `slots` slots, a power of two. The first run begins with `next_run`."""
         return cls(jnp.zeros(_SLOT * slots, jnp.uint32), jnp.int32(0), jnp.uint32(0))
 
     def next_run(self) -> Direct:

@@ -163,9 +163,14 @@ MOST_SCORE = 2**31 - 1
 
 
 def score_to_beat(score: A, margin: A) -> A:
-    """Return the score that a neighbour has to beat, int32: lower than its parent's by a margin, int32, not negative.
+    """Return the score that a neighbour has to beat.
 
-    The difference stops short of the lowest int32, which is no score.
+    Args:
+      score: the parent's score, int32.
+      margin: how much lower it may be, int32, not negative.
+
+    Returns:
+      The difference, int32, but at least -(2**31 - 1): the lowest int32 stands for a score that is not known.
     """
     maximum = np.maximum if isinstance(score, np.ndarray) else jnp.maximum
     return maximum(score, margin - MOST_SCORE) - margin

@@ -1,0 +1,128 @@
+"""From a configuration to a job: names resolved, everything checked."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+
+from jaxprl.errors import UserError, unknown
+from jaxprl.experiment.config import Config
+from jaxprl.llm import prompts
+from jaxprl.methods import registry
+from jaxprl.methods.base import LLMS, Job, Method
+from jaxprl.types import JSON
+from jaxprl.vm.lanes import MOST_LANES
+from jaxprl.worlds import task_files
+from jaxprl.worlds.make import is_in_file, make
+from jaxprl.worlds.seeds import checked_seed
+from jaxprl.worlds.task import prompt_name
+
+UNSEEN = range(1_000_000, 1_001_000)
+"""Layout seeds that no search sees. The return of the best program on them is reported."""
+MOST_BUDGET = 2**30 - 1
+
+
+def resolve(config: Config) -> Job:
+    """Look up a configuration's names and check that the run can be carried out.
+
+    Returns:
+      The job, with the task and the method themselves.
+
+    Raises:
+      UserError: something is unknown, out of range, or does not go together.
+    """
+    task, method = make(config.task), registry.get(config.method)
+    if config.style not in prompts.STYLES:
+        raise unknown("prompt style", config.style, prompts.STYLES)
+    job = Job(
+        task=task,
+        task_name=config.task,
+        method=method,
+        options=method.make_options(config.options),
+        seeds=_seeds(config.seeds, "search seed"),
+        layouts=_layouts(config),
+        budget=_budget(config, task.budget),
+        llm=_source(config, method),
+        settings=config.settings,
+        style=config.style,
+    )
+    method.check(job)
+    if job.asks:
+        prompts.messages(task.language, prompt_name(task), task.words, config.style)  # says which words are missing
+    return job
+
+
+def _seeds(seeds: Iterable[int], what: str) -> tuple[int, ...]:
+    """Return seeds as Python integers. Raises UserError if there are none, if one repeats, or if one is out of
+    range."""
+    if not isinstance(seeds, Iterable) or isinstance(seeds, str):
+        raise UserError(f"{what}s {seeds!r}: expected several, like range(8)")
+    numbers = tuple(checked_seed(seed, what) for seed in seeds)
+    if not numbers:
+        raise UserError(f"{what}s: none; a run needs at least one")
+    if len(set(numbers)) < len(numbers):
+        raise UserError(f"{what}s {numbers}: a seed is named twice")
+    return numbers
+
+
+def _layouts(config: Config) -> tuple[int, ...]:
+    """Return the layout seeds of a configuration. Raises UserError for too many and for those of the final test."""
+    layouts = _seeds(config.layouts, "layout seed")
+    if not set(layouts).isdisjoint(UNSEEN):
+        raise UserError(f"layouts {UNSEEN.start}-{UNSEEN.stop - 1} are kept for the final test")
+    if len(layouts) > MOST_LANES:
+        raise UserError(f"{len(layouts)} layouts; a search evaluates on at most {MOST_LANES}")
+    return layouts
+
+
+def _budget(config: Config, default: int) -> int:
+    """Return the budget of a configuration, or the default. Raises UserError if it is not one."""
+    try:
+        budget = default if config.budget is None else operator.index(config.budget)
+    except TypeError:
+        raise UserError(f"budget {config.budget!r}: expected a whole number of programs") from None
+    if not 1 <= budget <= MOST_BUDGET:
+        raise UserError(f"budget {budget}: it goes from 1 to {MOST_BUDGET} programs")
+    return budget
+
+
+def _source(config: Config, method: Method) -> str:
+    """Return where programs of a language model come from: what the configuration says, or else what fits best."""
+    llm, asks = config.llm, config.settings is not None
+    if not llm:
+        llm = "recorded" if asks else method.llms[0]
+    if llm not in LLMS:
+        raise unknown("source of LLM answers", llm, LLMS)
+    if llm == "openai" and not asks:
+        raise UserError("--llm openai needs the --model to ask")
+    if llm == "none" and asks:
+        raise UserError("--llm none asks no model, but one is named")
+    if method.llms == ("none",):
+        if asks:
+            raise UserError(f"method {method.name} asks no language model, but one is named")
+        return "none"  # so that one sweep can name a source for all its methods
+    if llm not in method.llms:
+        raise UserError(f"method {method.name} needs a language model: --llm {' or '.join(method.llms)}")
+    return llm
+
+
+def identity(job: Job) -> JSON:
+    """Return what a resumed run has to have in common with the one before, as JSON.
+
+    It holds the configuration, and a checksum of the file that the task is from, if it is from one; the method adds its
+    own part. Of a language model it holds how it is asked, but not where.
+    """
+    common: JSON = {
+        "task": job.task_name,
+        "method": job.method.name,
+        "seeds": job.seeds,
+        "budget": job.budget,
+        "layouts": job.layouts,
+        "llm": job.llm,
+        "settings": job.settings and job.settings.request(),
+        "style": job.style,
+    }
+    common |= job.method.identity(job)
+    if is_in_file(job.task_name):
+        common["task file"] = task_files.checksum(job.task_name)
+    return common
