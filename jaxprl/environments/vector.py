@@ -185,7 +185,7 @@ def _per_copy(seed: int | Sequence[int | None] | None, copies: int) -> list[int 
     if isinstance(seed, int | np.integer):
         return [int(seed) + copy for copy in range(copies)]
     if not isinstance(seed, Iterable):
-        raise UserError(f"seed {seed!r} is no whole number")
+        raise UserError(f"seed {seed!r}: expected an integer, or several")
     return list(seed)
 
 
