@@ -56,7 +56,7 @@ register(
             "goal": "Fence the house in: one marker on every open cell that touches it, also at its corners.",
             "returns": "An equal share of 1 for each such cell. Any other marker, or picking one up, ends the episode.",
         },
-        quiet=True,  # walking and turning bring nothing
+        quiet=True,  # walking and turning bring no reward
     )
 )  # fmt: skip
 

@@ -31,6 +31,7 @@ _MODULES = {
     "Task": "jaxprl.worlds.task",
     "Trace": "jaxprl.vm.trace",
     "UserError": "jaxprl.errors",
+    "check": "jaxprl.worlds.check",
     "draw": "jaxprl.render.world",
     "evaluate": "jaxprl.vm.evaluate",
     "make": "jaxprl.worlds.make",
@@ -46,8 +47,8 @@ _MODULES = {
 
 __all__ = [
     "Config", "Environment", "Language", "Layout", "Method", "Outcomes", "Program", "PythonTask", "Search", "Task",
-    "Trace", "UserError", "draw", "evaluate", "make", "make_env", "methods", "parse", "prefer_whole_loops", "register",
-    "run", "tasks", "trace",
+    "Trace", "UserError", "check", "draw", "evaluate", "make", "make_env", "methods", "parse", "prefer_whole_loops",
+    "register", "run", "tasks", "trace",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from jaxprl.vm.evaluate import evaluate
     from jaxprl.vm.outcomes import Outcomes
     from jaxprl.vm.trace import Trace, trace
+    from jaxprl.worlds.check import check
     from jaxprl.worlds.make import make
     from jaxprl.worlds.registry import register, tasks
     from jaxprl.worlds.task import Layout, PythonTask, Task

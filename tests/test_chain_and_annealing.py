@@ -220,7 +220,7 @@ def questions_of(parents, programs, changed, margins):
         ("annealing", {"start_temperature": 0.0}, "--start-temperature 0: it is above 0"),
         ("annealing", {"cooling": 1.5}, "--cooling 1.5: it is above 0 and at most 1"),
         ("annealing", {"restarts": -1}, "--restarts -1: from 0 to"),
-        ("annealing", {"k": 5}, "--k: not of method annealing, whose options are --start-temperature, --cooling, --r"),
+        ("annealing", {"k": 5}, "method annealing has no option --k; its options: --start-temperature, --cooling, --r"),
     ],
 )
 def test_mistakes_are_messages(method, options, message):

@@ -125,11 +125,11 @@ def test_published_parameters_are_part_of_the_configuration_of_latent_searches_a
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "hc", "space": SHIPPED, "sigma": 0.1}, "--space, --sigma: not of method hc, whose options are --k"),
-        ({"method": "llm-gs", "space": SHIPPED}, "--space: not of method llm-gs, whose options are --revise-every"),
-        ({"method": "leaps", "elite": 3}, "--elite: not of method leaps, whose options are --space"),
-        ({"method": "latent-hc", "elite": 3}, "--elite: not of method latent-hc, whose options are --k, --sigma, --sp"),
-        ({"method": "regeneration", "k": 3}, "--k: not of method regeneration, which has no options"),
+        ({"method": "hc", "space": SHIPPED, "sigma": 0.1}, "hc has no option --space, --sigma; its options: --k"),
+        ({"method": "llm-gs", "space": SHIPPED}, "method llm-gs has no option --space; its options: --revise-every"),
+        ({"method": "leaps", "elite": 3}, "method leaps has no option --elite; its options: --space"),
+        ({"method": "latent-hc", "elite": 3}, "latent-hc has no option --elite; its options: --k, --sigma, --sp"),
+        ({"method": "regeneration", "k": 3}, "method regeneration has no option --k; it has no options"),
         ({"method": "hc", "k": 2.5}, "--k 2.5: expected a whole number"),
         ({"method": "hc", "k": 0}, "--k 0: a neighbourhood has 1 to"),
         ({"method": "cebs", "k": 20}, "k is a multiple of it"),
@@ -144,7 +144,7 @@ def test_published_parameters_are_part_of_the_configuration_of_latent_searches_a
         ),
         ({"method": "leaps", "task": "Maze", "llm": "recorded"}, "no recorded answers for Maze"),
         ({"method": "leaps", "llm": "openai"}, "needs the --model"),
-        ({"method": "leaps", "revise_every": 3}, "--revise-every: not of method leaps"),
+        ({"method": "leaps", "revise_every": 3}, "method leaps has no option --revise-every"),
     ],
 )
 def test_what_cannot_be_done_is_said(options, message):

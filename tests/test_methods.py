@@ -70,7 +70,7 @@ def test_options_of_every_type_are_shown_and_read():
         ({"rate": None}, "--rate None: expected a number"),
         ({"rate": "fast"}, "--rate 'fast': expected a number"),
         ({"rate": True}, "--rate True: expected a number"),
-        ({"speed": 1}, "--speed: not of method toy, whose options are --rate, --words, --file"),
+        ({"speed": 1}, "method toy has no option --speed; its options: --rate, --words, --file"),
     ):
         with pytest.raises(UserError, match=message):
             method.make_options(values)

@@ -1,5 +1,6 @@
 """The public face: what `import jaxprl` offers, and what it says to those who use it wrongly."""
 
+import dataclasses
 import doctest
 import importlib
 import inspect
@@ -179,3 +180,67 @@ def test_a_tasks_name_is_resolved_once(method, tmp_path, monkeypatch):
     monkeypatch.setattr(ledger, "UNSEEN", range(1_000_000, 1_000_002))
     jaxprl.run(jaxprl.Config("Seeder", method, budget=40, layouts=(0, 1)), tmp_path / "out")
     assert len(resolved) == 1
+
+
+def task_and_program():
+    task = jaxprl.make("DoorKey")
+    return task, jaxprl.parse(WALK, task)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "message"),
+    [
+        (lambda task, program: jaxprl.evaluate("DoorKey", [program]), "expected a Task; jaxprl.make"),
+        (lambda task, program: jaxprl.trace("DoorKey", program), "expected a Task; jaxprl.make"),
+        (lambda task, program: jaxprl.parse(WALK, "DoorKey"), "expected a task or a Language"),
+        (lambda task, program: jaxprl.parse(3, task), "program 3: expected text"),
+        (lambda task, program: jaxprl.make(task), "expected a name, like DoorKey"),
+        (lambda task, program: jaxprl.make("DoorKay"), "unknown task 'DoorKay'"),
+        (lambda task, program: jaxprl.run("DoorKey", "out"), "'DoorKey': expected a Config"),
+        (lambda task, program: jaxprl.run(jaxprl.Config(task), "out"), "expected a name, like DoorKey"),
+        (lambda task, program: jaxprl.evaluate(task, program), "expected several programs, in a list"),
+        (lambda task, program: jaxprl.evaluate(task, None), "expected several programs, in a list"),
+        (lambda task, program: jaxprl.evaluate(task, [WALK]), "program 0: expected a Program"),
+        (lambda task, program: jaxprl.evaluate(task, [jaxprl.Program(())]), "a block without a statement"),
+        (lambda task, program: jaxprl.evaluate(task, [program], [0, 1]), "expected those of Task.layouts"),
+        (lambda task, program: jaxprl.evaluate(task, [program], layout_seeds=5), "expected several, like range"),
+        (lambda task, program: jaxprl.evaluate(task, [program], layout_seeds=()), "layout seeds: none"),
+        (
+            lambda task, program: jaxprl.trace(jaxprl.make("LavaGap"), program),
+            "program: 'frontIsClear' is not a perception of the language minigrid; known: front_is_clear",
+        ),
+        (lambda task, program: jaxprl.trace(task, WALK), "expected a Program, got 'DEF run"),
+        (lambda task, program: jaxprl.draw(task, task.layout(0)), "expected one of this 8x8 KarelWorld"),
+        (lambda task, program: jaxprl.draw(task, jaxprl.make("TopOff").layout(0).state), "this 8x8 KarelWorld"),
+        (lambda task, program: jaxprl.draw(jaxprl.make("LavaGap"), task.layout(0).state), "MiniGridWorld, like"),
+        (lambda task, program: jaxprl.register(3), "register takes a Task"),
+        (lambda task, program: jaxprl.make_env("farama:LavaGap"), "farama:LavaGap"),
+        (
+            lambda task, program: jaxprl.methods()["annealing"].make_options({"start-temperature": 1.0}),
+            "method annealing has no option --start-temperature; its options: --start-temperature, --cooling",
+        ),
+        (lambda task, program: jaxprl.methods()["hc"].make_options([3]), "expected a dictionary of names and values"),
+    ],
+)
+def test_a_mistake_is_a_message(attempt, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(jaxprl.UserError, match=message):
+        attempt(*task_and_program())
+
+
+def test_options_may_be_an_instance():
+    options = jaxprl.methods()["hc"].options(k=7)
+    assert jaxprl.methods()["hc"].make_options(options) is options
+
+
+def test_a_task_of_the_session_is_tried_out_before_a_run(tmp_path, monkeypatch):
+    door_key = jaxprl.make("DoorKey")
+
+    def generous(world, progress, state, event):
+        return state, progress, 2, False
+
+    with registry.apart():
+        jaxprl.register(dataclasses.replace(door_key, name="Generous", reward=generous, quiet=False))
+        with pytest.raises(jaxprl.UserError, match=r"'Generous': random actions .* returns go up to 1"):
+            jaxprl.run(jaxprl.Config("Generous", "hc", budget=10), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -18,7 +18,7 @@ def parse_seeds(text: str) -> list[int]:
     """Return the seeds that a text like `0-31,40` names, in its order. Raises UserError for anything else."""
     seeds: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,10})(?:\s*-\s*(\d{1,10}))?\s*", part, re.ASCII)
+        match = re.fullmatch(r"\s*(\d{1,20})(?:\s*-\s*(\d{1,20}))?\s*", part, re.ASCII)
         if not match:
             raise UserError(f"seeds {text!r}: {part.strip()!r} is neither a number nor a range like 0-31")
         first, last = int(match[1]), int(match[2] or match[1])

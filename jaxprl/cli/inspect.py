@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from jaxprl.cli.common import command_parser, one_seed, parse_seeds, prepare_jax
 from jaxprl.dsl import ast, text
+from jaxprl.dsl.parse import parse
 from jaxprl.errors import UserError
 from jaxprl.llm import prompts
 from jaxprl.methods.base import flag, option_lines
@@ -123,7 +124,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     """Add the options that name one run of a program."""
     parser.add_argument("--task", required=True)
     parser.add_argument("--layout-seed", default="0", help="(default: %(default)s)")
-    parser.add_argument("--program", required=True, help="token text")
+    parser.add_argument("--program", required=True, help="token text, or the text of a Python function run()")
 
 
 def trace_program(arguments: Sequence[str]) -> int:
@@ -135,7 +136,7 @@ def trace_program(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     prepare_jax()
     task = make(options.task)
-    program = text.from_text(options.program, task.language)
+    program = parse(options.program, task)
     for row in trace(task, program, one_seed(options.layout_seed)).rows():
         print(json.dumps(row))
     return 0
@@ -158,7 +159,7 @@ def render_program(arguments: Sequence[str]) -> int:
         raise UserError(f"--out {options.out}: a name that ends with .gif or .png")
     prepare_jax()
     task = make(options.task)
-    rollout = follow(task, one_seed(options.layout_seed), text.from_text(options.program, task.language))
+    rollout = follow(task, one_seed(options.layout_seed), parse(options.program, task))
     most = options.most_frames
     if suffix == ".gif":
         most = gif.MOST_FRAMES if most is None else most

@@ -44,6 +44,8 @@ def main(arguments: Sequence[str]) -> int:
     host = join(options.hosts) if options.hosts else Host()
     prepare_jax()  # before a task is made: one from a file is tried out
     job = configuration(options, host)
+    if options.resume and not options.out:
+        raise UserError("--resume goes on in a run directory: name it with --out")
     limit = None if options.max_spend is None else options.max_spend / host.count
     cache = {"cache": options.answers} if options.answers else {}
     access = LLMAccess(**cache, prices=options.prices, limit=limit)
@@ -75,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
     if job.asks:
         print(spent(json.loads((out / USAGE).read_text())))
     best = max(results, key=lambda result: result["return"])
-    print(f"\nBest program (seed {best['seed']}, {out}):\n\n{best['python']}", flush=True)
+    print(f"\nBest program (seed {best['seed']}, {out}):\n\n{best['python']}\n\n{best['program']}", flush=True)
     return 0
 
 
@@ -131,7 +133,7 @@ def settings(options: argparse.Namespace) -> Settings | None:
         others = (*names, "llm_seed", "answers", "prices", "max_spend")
         flags = [flag(name) for name in others if getattr(options, name) is not None]
         if flags:
-            raise UserError(f"{', '.join(flags)}: which --model is to be asked?")
+            raise UserError(f"{', '.join(flags)}: which --model is to be asked? Name it")
         return None
     named = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     return Settings(**named, seed=options.llm_seed)
@@ -158,7 +160,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--layouts", default="0-31", help="layout seeds that programs are evaluated on")
     parser.add_argument("--out", type=folder, help="run directory (default: a new one under runs/)")
     parser.add_argument(
-        "--resume", action="store_true", help="go on in a run directory that is there, from its newest checkpoint"
+        "--resume",
+        action="store_true",
+        help="go on from the newest checkpoint of --out; where there is no run yet, begin one",
     )
     parser.add_argument(
         "--checkpoint-every", default="60s", help="how often to save: 60s, 100000 (programs), or both: 60s,100000"

@@ -149,6 +149,27 @@ def statements(body: Body) -> Iterator[Statement]:
                 yield from statements(other)
 
 
+def words(body: Body) -> Iterator[Action | Perception]:
+    """Yield the actions and perceptions of a body, in program order."""
+    for statement in statements(body):
+        match statement:
+            case Action():
+                yield statement
+            case While(condition=condition) | If(condition=condition) | IfElse(condition=condition):
+                yield from _perceptions(condition)
+
+
+def _perceptions(condition: Condition) -> Iterator[Perception]:
+    match condition:
+        case Perception():
+            yield condition
+        case Not(inner):
+            yield from _perceptions(inner)
+        case And(left, right) | Or(left, right):
+            yield from _perceptions(left)
+            yield from _perceptions(right)
+
+
 def height(body: Body, base: int = 1) -> int:
     """Return the height of a program's body: the largest number of counting nodes on a path from the root.
 

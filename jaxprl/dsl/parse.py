@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 from jaxprl.dsl import ast
 from jaxprl.dsl.language import Language
 from jaxprl.dsl.python import from_python
 from jaxprl.dsl.text import from_text
+from jaxprl.errors import UserError
 
 
 class HasLanguage(Protocol):
@@ -15,6 +17,37 @@ class HasLanguage(Protocol):
 
     @property
     def language(self) -> Language: ...
+
+
+def require_program(program: object, language: Language, what: str = "program") -> None:
+    """Raise UserError unless a value is a program in a language.
+
+    Args:
+      program: the value.
+      language: the language.
+      what: what the message calls it.
+    """
+    if not isinstance(program, ast.Program):
+        raise UserError(f"{what}: expected a Program, got {program!r}; jaxprl.parse(text, task) reads one")
+    if not all([program.body, *_inner_bodies(program.body)]):
+        raise UserError(f"{what} has a block without a statement: {program}")
+    for word in ast.words(program.body):
+        known, kind = (
+            (language.actions, "an action") if isinstance(word, ast.Action) else (language.perceptions, "a perception")
+        )
+        if word.name not in known:
+            raise UserError(
+                f"{what}: {word.name!r} is not {kind} of the language {language.name}; known: {', '.join(known)}"
+            )
+
+
+def _inner_bodies(body: ast.Body) -> Iterator[ast.Body]:
+    for statement in ast.statements(body):
+        match statement:
+            case ast.While(body=inner) | ast.If(body=inner) | ast.Repeat(body=inner):
+                yield inner
+            case ast.IfElse(body=inner, otherwise=other):
+                yield from (inner, other)
 
 
 def parse(text: str, task: HasLanguage | Language) -> ast.Program:
@@ -40,5 +73,9 @@ def parse(text: str, task: HasLanguage | Language) -> ast.Program:
       >>> parse(program.to_python(), make("DoorKey")) == program
       True
     """
-    language = task if isinstance(task, Language) else task.language
+    language = task if isinstance(task, Language) else getattr(task, "language", None)
+    if language is None:
+        raise UserError(f"task {task!r}: expected a task or a Language; jaxprl.make(name) returns the task of a name")
+    if not isinstance(text, str):
+        raise UserError(f"program {text!r}: expected text")
     return from_text(text, language) if text.split()[:1] == ["DEF"] else from_python(text, language)

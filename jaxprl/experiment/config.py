@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Sequence
 
 from jaxprl.llm.settings import Settings
-from jaxprl.types import JSON
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,5 +35,6 @@ class Config:
     "recorded" means the answers that ship with the package."""
     style: str = "python-dsl"
     """Style of the prompts, one of `llm.prompts.STYLES`."""
-    options: JSON = dataclasses.field(default_factory=dict)
-    """The method's own options by name; those that are missing have their defaults."""
+    options: object = dataclasses.field(default_factory=dict)
+    """The method's own options: a dictionary by name, those that are missing at their defaults; or an instance of
+    `Method.options`."""

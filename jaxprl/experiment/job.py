@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import operator
+import sys
 from collections.abc import Iterable
 
 from jaxprl.errors import UserError, unknown
@@ -13,9 +15,11 @@ from jaxprl.methods.base import LLMS, Job, Method
 from jaxprl.types import JSON
 from jaxprl.vm.lanes import MOST_LANES
 from jaxprl.worlds import task_files
+from jaxprl.worlds.check import check
 from jaxprl.worlds.make import is_in_file, make
+from jaxprl.worlds.registry import is_own
 from jaxprl.worlds.seeds import checked_seed
-from jaxprl.worlds.task import prompt_name
+from jaxprl.worlds.task import PythonTask, Task, prompt_name
 
 UNSEEN = range(1_000_000, 1_001_000)
 """Layout seeds that no search sees. The return of the best program on them is reported."""
@@ -31,7 +35,11 @@ def resolve(config: Config) -> Job:
     Raises:
       UserError: something is unknown, out of range, or does not go together.
     """
+    if not isinstance(config, Config):
+        raise UserError(f"{config!r}: expected a Config")
     task, method = make(config.task), registry.get(config.method)
+    if is_own(task):
+        _try_out(task)
     if config.style not in prompts.STYLES:
         raise unknown("prompt style", config.style, prompts.STYLES)
     job = Job(
@@ -50,6 +58,13 @@ def resolve(config: Config) -> Job:
     if job.asks:
         prompts.messages(task.language, prompt_name(task), task.words, config.style)  # says which words are missing
     return job
+
+
+@functools.cache
+def _try_out(task: Task | PythonTask) -> None:
+    """Check a task that the user registered, as one from a file is checked, and print notes on likely mistakes."""
+    for note in check(task):
+        print(f"note: {note}", file=sys.stderr)
 
 
 def _seeds(seeds: Iterable[int], what: str) -> tuple[int, ...]:

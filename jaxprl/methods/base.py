@@ -43,7 +43,7 @@ class NoOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a method is asked to do, with every name resolved (`experiment.config.resolve`)."""
+    """What a method is asked to do, with every name resolved (`experiment.job.resolve`)."""
 
     task: Task | PythonTask
     task_name: str
@@ -159,20 +159,24 @@ class Method:
     identity: Callable[[Job], JSON] = _own_options
     """What a resumed run has to have in common with the one before, besides what all methods have."""
 
-    def make_options(self, values: Mapping[str, Value]) -> Value:
-        """Return the method's options with these values, the others at their defaults.
+    def make_options(self, values: object) -> Value:
+        """Return the method's options.
+
+        Args:
+          values: a dictionary of names and values, the others at their defaults; or an instance of `options`.
 
         Raises:
           UserError: the method has no such option, or a value is of the wrong type.
         """
+        if isinstance(values, self.options):
+            return values
+        if not isinstance(values, Mapping):
+            raise UserError(f"options {values!r}: expected a dictionary of names and values")
         known = {field.name: field for field in dataclasses.fields(self.options)}
-        if strange := [name for name in values if name not in known]:
-            flags = ", ".join(map(flag, strange))
+        if strange := [str(name) for name in values if name not in known]:
             own = ", ".join(map(flag, known))
-            raise UserError(
-                f"{flags}: not of method {self.name}, "
-                + (f"whose options are {own}" if own else "which has no options")
-            )
+            its = f"its options: {own}" if own else "it has no options"
+            raise UserError(f"method {self.name} has no option {', '.join(map(flag, strange))}; {its}")
         kinds = option_types(self.options)
         return self.options(**{name: _fitting(known[name], value, kinds[name]) for name, value in values.items()})
 

@@ -7,8 +7,8 @@ import numpy as np
 from jaxprl.errors import UserError
 from jaxprl.render import karel, minigrid
 from jaxprl.types import PyTree
-from jaxprl.worlds.karel.world import KarelWorld
-from jaxprl.worlds.minigrid.world import MiniGridWorld
+from jaxprl.worlds.karel.world import KarelState, KarelWorld
+from jaxprl.worlds.minigrid.world import MiniGridState, MiniGridWorld
 from jaxprl.worlds.task import PythonTask, Task, World
 
 SMALLEST, LARGEST = 4, 256
@@ -38,9 +38,12 @@ def draw(task_or_world: Task | PythonTask | World, state: PyTree, *, cell: int =
     if not SMALLEST <= cell <= LARGEST:
         raise UserError(f"cells of {cell} pixels; pictures have {SMALLEST} to {LARGEST}")
     world = getattr(task_or_world, "world", task_or_world)
-    if isinstance(world, KarelWorld):
-        return karel.draw(world, state, cell)
-    if isinstance(world, MiniGridWorld):
-        return minigrid.draw(world, state, cell)
+    for kind, form, module in ((KarelWorld, KarelState, karel), (MiniGridWorld, MiniGridState, minigrid)):
+        if isinstance(world, kind):
+            cells = world.poses // 4  # a pose is a cell and one of four directions
+            if not isinstance(state, form) or len(state.cells) != cells:
+                size = f"{world.height}x{world.width}"
+                raise UserError(f"state: expected one of this {size} {kind.__name__}, like task.layout(0).state")
+            return module.draw(world, state, cell)
     name = getattr(task_or_world, "name", type(world).__name__)
     raise UserError(f"{name} cannot be drawn: there are pictures of tasks on Karel's and MiniGrid's world only")

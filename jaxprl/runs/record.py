@@ -209,7 +209,8 @@ class RunDirectory:
         names = {entry.name for entry in self.path.iterdir()} - _NOT_CONTENT
         if names and not resume:
             raise UserError(
-                f"output directory {self.path} is not empty; choose another one, or --resume to go on in it"
+                f"output directory {self.path} is not empty; choose another one, or go on in it with --resume (from "
+                "Python: resume=True)"
             )
         if names and "config.json" not in names:
             raise UserError(f"output directory {self.path} is not empty and holds no run that could be resumed")

@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxprl.dsl import ast, encode
 from jaxprl.dsl.language import Language
+from jaxprl.dsl.parse import require_program
 from jaxprl.errors import UserError, unknown
 from jaxprl.search.protocol import Improvements, Neighbourhoods
 from jaxprl.vm import lanes, plain, sequential
@@ -28,7 +29,7 @@ from jaxprl.vm.instruction import MOST_NODES
 from jaxprl.vm.lanes import MOST_LANES
 from jaxprl.vm.layouts import check_stacked, layouts_of, part_of
 from jaxprl.vm.outcomes import COLUMNS, Outcomes, Scale, unpack
-from jaxprl.worlds.task import Layout, PythonTask, Task
+from jaxprl.worlds.task import Layout, PythonTask, Task, require_task
 from jaxprl.xla import has_whole_loops
 
 ENGINES = {"sequential": sequential.Batches, "lanes": lanes.Batches}
@@ -101,12 +102,13 @@ def evaluate(
       >>> outcomes.ends.tolist(), outcomes.mean_returns.tolist()
       ([['T', 'T', 'T', 'T'], ['E', 'E', 'E', 'E']], [1.0, 0.0])
     """
+    require_task(task)
     layouts = layouts_of(task, layout_seeds) if layouts is None else layouts
     _check(layouts, block, slots, workers)
-    programs = _checked(programs)
+    programs = _checked(programs, task.language)
     if isinstance(task, PythonTask):
         return plain.evaluate(task, programs, layouts)
-    nodes = programs if isinstance(programs, np.ndarray) else _encoded(programs, task.language)
+    nodes = programs if isinstance(programs, np.ndarray) else encode.encode_all(programs, task.language)
     count, episodes = len(nodes), len(layouts.units)
     if episodes > MOST_LANES:
         again = functools.partial(evaluate, task, nodes, engine=engine, block=block, slots=slots, workers=workers)
@@ -230,26 +232,18 @@ def _check(layouts: Layout, block: int, slots: int | None, workers: int | None) 
         raise UserError(f"slots {slots}: expected a power of two")
 
 
-def _checked(programs: np.ndarray | Iterable[ast.Program]) -> np.ndarray | list[ast.Program]:
+def _checked(programs: np.ndarray | Iterable[ast.Program], language: Language) -> np.ndarray | list[ast.Program]:
     """Return the nodes int32 [P, N], or a list of the programs. Raises UserError for anything else."""
     if isinstance(programs, np.ndarray | jax.Array):
         if programs.ndim != 2 or programs.dtype.kind not in "iu":
             raise UserError(f"programs: expected nodes int32 [P, N], got {programs.dtype} {list(programs.shape)}")
         return np.asarray(programs, np.int32)
-    if isinstance(programs, ast.Program | str):
-        raise UserError("programs: expected several, in a list")
+    if isinstance(programs, ast.Program | str) or not isinstance(programs, Iterable):
+        raise UserError(f"programs {programs!r}: expected several programs, in a list")
     rows = list(programs)
     for index, program in enumerate(rows):
-        if not isinstance(program, ast.Program):
-            raise UserError(f"program {index} is a {type(program).__name__}; jaxprl.parse makes programs of text")
+        require_program(program, language, f"program {index}")
     return rows
-
-
-def _encoded(programs: list[ast.Program], language: Language) -> np.ndarray:
-    try:
-        return encode.encode_all(programs, language)
-    except ValueError:  # a word that is not among those of the language
-        raise UserError(f"programs: one has a word that is not in the language {language.name}") from None
 
 
 def _engine(

@@ -18,6 +18,8 @@ def layouts_of(task: Task | PythonTask, seeds: Iterable[int]) -> Layout:
     Raises:
       UserError: there is no seed, or one is not an integer from 0 to 2**32 - 1.
     """
+    if not isinstance(seeds, Iterable) or isinstance(seeds, str):
+        raise UserError(f"layout seeds {seeds!r}: expected several, like range(32)")
     numbers = [checked_seed(seed, "layout seed") for seed in seeds]
     if not numbers:
         raise UserError("layout seeds: none; programs are run on one layout at least")
@@ -26,6 +28,8 @@ def layouts_of(task: Task | PythonTask, seeds: Iterable[int]) -> Layout:
 
 def check_stacked(layouts: Layout) -> None:
     """Raise UserError unless there is at least one layout, with the leading axis of stacked ones."""
+    if not isinstance(layouts, Layout):
+        raise UserError(f"layouts {layouts!r}: expected those of Task.layouts; or name layout_seeds")
     if np.ndim(layouts.units) != 1:
         raise UserError("layouts: expected stacked ones, as Task.layouts gives them")
     if not len(layouts.units):

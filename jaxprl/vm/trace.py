@@ -6,6 +6,7 @@ import dataclasses
 from typing import NamedTuple
 
 from jaxprl.dsl import ast
+from jaxprl.dsl.parse import require_program
 from jaxprl.dsl.python import statement_lines
 from jaxprl.types import JSON, PyTree
 from jaxprl.vm import plain
@@ -13,7 +14,7 @@ from jaxprl.vm.layouts import layouts_of
 from jaxprl.vm.outcomes import End
 from jaxprl.worlds.picture import Picture
 from jaxprl.worlds.plain import WorldEnvironment, environment_of
-from jaxprl.worlds.task import PythonEnvironment, PythonTask, Task
+from jaxprl.worlds.task import PythonEnvironment, PythonTask, Task, require_task
 
 
 class Moment(NamedTuple):
@@ -101,7 +102,7 @@ def trace(task: Task | PythonTask, program: ast.Program, layout_seed: int = 0) -
       The run, with all its calls.
 
     Raises:
-      UserError: the seed is not that of a layout.
+      UserError: an argument is not as described.
 
     Example:
       >>> from jaxprl.dsl.parse import parse
@@ -111,6 +112,8 @@ def trace(task: Task | PythonTask, program: ast.Program, layout_seed: int = 0) -
       >>> [(moment.call, moment.name, moment.pose, round(moment.total, 3)) for moment in run.moments]
       [(0, '', [6, 2, 1], 0.0), (1, 'pickMarker', [6, 2, 1], 0.028), (2, 'move', [6, 3, 1], 0.028)]
     """
+    require_task(task)
+    require_program(program, task.language)
     environment, units = environment_of(task, layouts_of(task, [layout_seed]), 0)
     return follow(program, environment, units)
 

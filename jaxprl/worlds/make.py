@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from jaxprl.errors import unknown
+from jaxprl.errors import UserError, unknown
 from jaxprl.worlds import registry, task_files
 from jaxprl.worlds.task import FARAMA, PythonTask, Task
 
@@ -31,6 +31,8 @@ def make(name: str) -> Task | PythonTask:
       >>> make("DoorKey").language.action_names
       ('move', 'turnLeft', 'turnRight', 'putMarker', 'pickMarker')
     """
+    if not isinstance(name, str):
+        raise UserError(f"task {name!r}: expected a name, like DoorKey")
     if name.startswith(FARAMA):
         from jaxprl.worlds.minigrid.real import real  # imports gymnasium and minigrid
 

@@ -45,6 +45,8 @@ def register(task: Task | PythonTask) -> Task | PythonTask:
     """
     if not isinstance(task, Task | PythonTask):
         raise UserError(f"register takes a Task or a PythonTask, not {task!r}")
+    if not isinstance(task.name, str) or not task.name.strip():
+        raise UserError(f"a task is named {task.name!r}; its name is a text that is not blank")
     if task.name in _TASKS:
         raise UserError(f"there is already a task {task.name!r}")
     _TASKS[task.name] = task
@@ -77,6 +79,11 @@ def tasks() -> dict[str, Task | PythonTask]:
       1000000
     """
     return dict(_TASKS)
+
+
+def is_own(task: Task | PythonTask) -> bool:
+    """Return whether a task was registered in this process, and is not one of the package."""
+    return task.name not in _OF_PACKAGE and _TASKS.get(task.name) is task
 
 
 for _domain, _files in _TASK_FILES.items():

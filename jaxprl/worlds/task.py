@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxprl.dsl.language import Language
+from jaxprl.errors import UserError
 from jaxprl.types import PyTree
 from jaxprl.worlds.ops import Bool, Int
 from jaxprl.worlds.picture import Picture
@@ -319,3 +320,9 @@ class PythonTask:
 def prompt_name(task: Task | PythonTask) -> str:
     """Return the name of a task in prompts: a real `minigrid` environment has that of the same task in our world."""
     return task.name.removeprefix(FARAMA)
+
+
+def require_task(value: object) -> None:
+    """Raise UserError unless a value is a task; the message says how to get one from a name."""
+    if not isinstance(value, Task | PythonTask):
+        raise UserError(f"task {value!r}: expected a Task; jaxprl.make(name) returns the one of a name")
