@@ -41,8 +41,8 @@ _KEYWORDS = {"def", "while", "if", "else", "for", "in", "not", "and", "or"}
 def _pillow() -> tuple[ModuleType, ModuleType, ModuleType, Path]:
     """Return Pillow's modules Image, ImageDraw and ImageFont, and the file of the font."""
     try:
+        from PIL import Image, ImageDraw, ImageFont  # isort: skip  # first, since matplotlib breaks off without it
         import matplotlib as mpl
-        from PIL import Image, ImageDraw, ImageFont
     except ImportError as error:
         raise UserError(f"{error.name} is missing; pip install 'jaxprl[plots]'") from None
     return Image, ImageDraw, ImageFont, Path(mpl.get_data_path()) / "fonts/ttf/DejaVuSansMono.ttf"

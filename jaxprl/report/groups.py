@@ -69,7 +69,7 @@ class Summary(NamedTuple):
     finished: int
     mean: float
     deviation: float
-    """Sample standard deviation of the returns; 0 for one search."""
+    """Sample standard deviation of the returns; NaN for one search, like the ends of the interval."""
     iqm: float
     """Interquartile mean of the returns."""
     low: float
@@ -177,15 +177,16 @@ def summary(group: Group) -> Summary | None:
     results = [search.result for search in group.finished if search.result]
     unseen = [result["unseen_return"] for result in results if "unseen_return" in result]
     middle, low, high = (ends.item() for ends in statistics.band(returns[None]))
+    several = len(returns) > 1  # one search says nothing about how much searches differ
     return Summary(
         searches=len(group.searches),
         begun=len(group.begun),
         finished=len(group.finished),
         mean=float(returns.mean()),
-        deviation=float(returns.std(ddof=1)) if len(returns) > 1 else 0.0,
+        deviation=float(returns.std(ddof=1)) if several else math.nan,
         iqm=middle,
-        low=low,
-        high=high,
+        low=low if several else math.nan,
+        high=high if several else math.nan,
         unseen=float(np.mean(unseen)) if unseen else float("nan"),
         solved=sum(search.solved_after < math.inf for search in group.finished),
         quartiles=tuple(

@@ -85,13 +85,16 @@ def _result_cells(group: Group, colour: int, lowest: float) -> str:
             + "<td></td>" * 5
         )
     returns = [search.best for search in group.begun if search.best is not None]
+    spread, interval = f" &plusmn; {outcome.deviation:.3f}", f" [{outcome.low:.3f}, {outcome.high:.3f}]"
+    if math.isnan(outcome.deviation):
+        spread = interval = ""
     seeds = str(outcome.searches) if outcome.begun == outcome.searches else f"{outcome.begun}/{outcome.searches}"
     return "".join(
         (
             name,
             number(seeds),
-            number(f"{outcome.mean:.3f} <span class='dim'>&plusmn; {outcome.deviation:.3f}</span>"),
-            number(f"{outcome.iqm:.3f} <span class='dim'>[{outcome.low:.3f}, {outcome.high:.3f}]</span>"),
+            number(f"{outcome.mean:.3f}<span class='dim'>{spread}</span>"),
+            number(f"{outcome.iqm:.3f}<span class='dim'>{interval}</span>"),
             f"<td>{svg.strip(returns, colour, lowest)}</td>",
             number("&ndash;" if math.isnan(outcome.unseen) else f"{outcome.unseen:.3f}"),
             number(_solved(outcome)),

@@ -248,8 +248,13 @@ def differences(old: JSON, new: JSON, prefix: str = "") -> str:
         if isinstance(was, dict) and isinstance(now, dict):
             parts.append(differences(was, now, f"{prefix}{name} "))
         elif was != now:
-            parts.append(f"{prefix}{name} was {was!r}, is {now!r}")
+            parts.append(f"{prefix}{name} was {_brief(was)}, is {_brief(now)}")
     return "; ".join(filter(None, parts))
+
+
+def _brief(value: object) -> str:
+    """Return a value of a configuration as text; of an object, such as checksums, only how much there is."""
+    return f"{len(value)} entries" if isinstance(value, dict) else repr(value)
 
 
 def read_lines(file: Path) -> list[JSON]:
