@@ -46,7 +46,8 @@ def test_lanes_on_one_device_and_on_eight_give_the_same():
 SEARCH = """
 import json, sys, tempfile
 from pathlib import Path
-from jaxprl.experiment import Config, run
+from jaxprl.experiment.config import Config
+from jaxprl.experiment.run import run
 results = run(Config(task="StairClimberSparse", method="hc", seeds=(0, 1, 2), budget=300, layouts=(0, 1, 2, 3)),
               Path(tempfile.mkdtemp()) / "out")
 print(json.dumps([{key: value for key, value in row.items() if key != "seconds"} for row in results]))
