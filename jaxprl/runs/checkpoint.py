@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ import re
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,21 +112,29 @@ class Checkpoints:
         content = Saved(content.arrays, json.loads(json.dumps(facts)))
         step = max(self._steps(), default=0) + 1
         mark = self._mark(step)
-        try:
-            self.folder.mkdir(exist_ok=True)
-            mark.touch()
-            sync(self.folder)
-            self._write(step, content)
-            manifest.write(self.folder / str(step), content, format=FORMAT, config=self.directory.config)
-            mark.unlink()
-            self._remove(step - KEPT)
-        except (OSError, ValueError, RuntimeError) as error:  # orbax and tensorstore wrap what the system says
-            with contextlib.suppress(OSError):
-                self._clean()
+        failed = None
+        with _quiet():
+            try:
+                self.folder.mkdir(exist_ok=True)
+                mark.touch()
+                sync(self.folder)
+                self._write(step, content)
+                manifest.write(self.folder / str(step), content, format=FORMAT, config=self.directory.config)
+                mark.unlink()
+                self._remove(step - KEPT)
+            except (OSError, ValueError, RuntimeError) as error:  # orbax and tensorstore wrap what the system says
+                failed = _reason(error)
+                with contextlib.suppress(OSError):
+                    self._clean()
+            if failed is not None:
+                # Orbax has closed its event loop, and the writes that the error held or that go on still report to it.
+                gc.collect()
+                time.sleep(0.5)
+        if failed is not None:
             raise UserError(
-                f"checkpoint {self.folder / str(step)} cannot be saved: {_reason(error)}; what was written before is "
-                "kept, and --resume goes on from there"
-            ) from None
+                f"checkpoint {self.folder / str(step)} cannot be saved: {failed}; what was written before is kept, and "
+                "--resume goes on from there"
+            )
 
     def load(self) -> Saved | None:
         """Load the newest undamaged checkpoint. Damaged ones are set aside, with a warning on standard error.
@@ -193,8 +203,7 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         arguments = {"arrays": ocp.args.StandardSave(content.arrays), "facts": ocp.args.JsonSave(content.facts)}
-        with _quiet():
-            self._orbax().save(step, args=ocp.args.Composite(**arguments), force=True)
+        self._orbax().save(step, args=ocp.args.Composite(**arguments), force=True)
 
     def _mark(self, step: int) -> Path:
         return self.folder / f"{step}.saving"
@@ -337,16 +346,17 @@ def _leaves(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, jax.Arra
 def _quiet() -> Iterator[None]:
     """Keep the threads of orbax from printing errors that are raised in the main thread as well."""
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    before = [logger.disabled for logger in loggers], threading.excepthook
+    before = [logger.disabled for logger in loggers], threading.excepthook, sys.unraisablehook
     for logger in loggers:
         logger.disabled = True
     threading.excepthook = lambda args: None
+    sys.unraisablehook = lambda args: None  # tensorstore's: it reports to an event loop that orbax has closed
     try:
         yield
     finally:
         for logger, disabled in zip(loggers, before[0], strict=True):
             logger.disabled = disabled
-        threading.excepthook = before[1]
+        threading.excepthook, sys.unraisablehook = before[1:]
 
 
 def _reason(error: Exception) -> str:
