@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxprl.dsl import ast
+from jaxprl.dsl.text import from_text
+from jaxprl.vm.evaluate import evaluate
 from jaxprl.vm.outcomes import Outcomes
 from jaxprl.vm.plain import run
 from jaxprl.worlds import registry
@@ -92,6 +94,33 @@ def programs(domain: str) -> list[str]:
     texts += [trace["program"] for task in tasks for trace in load("traces")["tasks"][task]]
     texts += [text for parent in load("grammar")[domain]["neighbours"] for text, _ in parent["top20"]]
     return list(dict.fromkeys([*texts, *load("grammar")[domain]["first_50"]]))
+
+
+LAYOUTS = range(32)
+"""Those of `returns`; the runs of `edge_cases` are on the first of them."""
+BLOCK = 32
+"""Programs that are evaluated together."""
+
+
+@functools.cache
+def _evaluated(task: str) -> tuple[dict[str, int], Outcomes]:
+    """Return the places of all golden programs by their texts, and their outcomes on all layouts, evaluated once."""
+    places: dict[str, int] = {}
+    for row in (*returns(task), *edge_cases(task)):
+        places.setdefault(row.program, len(places))
+    programs = [from_text(text, make(task).language) for text in places]
+    return places, evaluate(make(task), programs, make(task).layouts(LAYOUTS), block=BLOCK)
+
+
+def evaluated(task: str, rows: Sequence[Row], layouts: int | None = None) -> Outcomes:
+    """Return the batched interpreter's outcomes of golden programs, on the first layouts or on those of their rows."""
+    places, runs = _evaluated(task)
+    if layouts is None:
+        [seeds] = {row.seeds for row in rows}
+        layouts = len(seeds)
+        assert seeds == tuple(LAYOUTS[:layouts])
+    index = [places[row.program] for row in rows]
+    return Outcomes(*(column[index, :layouts] for column in runs.columns), runs.layout_units[:layouts])
 
 
 def batched(runs: Outcomes) -> Results:

@@ -14,17 +14,18 @@ from jaxprl.search.protocol import Improvements, Neighbourhoods
 from jaxprl.vm.evaluate import evaluate
 from jaxprl.vm.outcomes import Scale
 
+BLOCK = 32
+"""Programs that are evaluated together: so many whatever the question, so that one size is compiled."""
 
-def answered(task: Any, layouts: Any, question: Any, **options) -> Improvements:
+
+def answered(task: Any, layouts: Any, question: Any) -> Improvements:
     """Return the answer to a question from the complete returns of all its programs."""
     scale = Scale.of(layouts)
     searches, many, width = question.programs.shape
-    parents, near = (
-        scale.scores(evaluate(task, np.asarray(nodes).reshape(-1, width), layouts, **options).units)
-        for nodes in (question.parents, question.programs)
-    )
+    programs = np.concatenate([question.parents, np.asarray(question.programs).reshape(-1, width)])
+    scores = scale.scores(evaluate(task, programs, layouts, block=BLOCK).units)
+    parents, near = scores[:searches], scores[searches:].reshape(searches, many)
     wanted = np.arange(many) < question.counts[:, None]
-    near = near.reshape(searches, many)
     if question.margins is None:
         beats = wanted & (near > parents[:, None])
     else:
@@ -48,6 +49,12 @@ def whole(parents: np.ndarray, programs: np.ndarray, changed: np.ndarray) -> Nei
     """Return the question which neighbour is the first better one, for every search."""
     counts = np.full(len(parents), programs.shape[1], np.int32)
     return Neighbourhoods(parents, programs, changed, counts)
+
+
+def widened(question: Neighbourhoods, many: int) -> Neighbourhoods:
+    """Return the question with room for more neighbours, none of which is wanted."""
+    extra = (0, 0), (0, many - question.programs.shape[1]), (0, 0)
+    return question._replace(programs=np.pad(question.programs, extra), changed=np.pad(question.changed, extra))
 
 
 def single(question: Neighbourhoods) -> Neighbourhoods:

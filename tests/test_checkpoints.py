@@ -1,6 +1,7 @@
 """Searches survive kills, signals, damaged checkpoints and full disks: they leave what unbroken ones do."""
 
 import dataclasses
+import itertools
 import json
 import os
 import random
@@ -16,7 +17,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxprl.errors import UserError
+from jaxprl.errors import Stopped, UserError
+from jaxprl.experiment import ledger
 from jaxprl.experiment.config import Config
 from jaxprl.experiment.job import identity, resolve
 from jaxprl.experiment.run import run
@@ -138,9 +140,14 @@ def test_twenty_times_five_kills(tmp_path, unbroken, name, first):
             assert left_by(out) == want
 
 
-@pytest.mark.parametrize("devices", [1, pytest.param(4, marks=pytest.mark.full)])
-def test_other_devices_and_threads_go_on_alike(tmp_path, unbroken, devices):
-    name = "llm-gs-minigrid"
+@pytest.mark.parametrize(
+    ("name", "devices"),
+    [
+        ("hc-karel", 1),
+        *(pytest.param("llm-gs-minigrid", devices, marks=pytest.mark.full) for devices in (1, 4)),
+    ],
+)
+def test_other_devices_and_threads_go_on_alike(tmp_path, unbroken, name, devices):
     out = tmp_path / "out"
     process = start(name, out, "--checkpoint-every", "300")
     wait_for((out / "checkpoints" / "3").exists, process)
@@ -150,6 +157,24 @@ def test_other_devices_and_threads_go_on_alike(tmp_path, unbroken, devices):
     finish(name, out, "--resume", "--devices", "3", **virtual)
     assert json.loads((out / "env.json").read_text())["devices"] == devices
     assert left_by(out) == unbroken(name)[0]
+
+
+def test_llm_gs_goes_on_after_a_stop(tmp_path, monkeypatch):
+    """Within this process; `llm-gs` in `RUNS` is the same with signals."""
+    monkeypatch.setattr(ledger, "UNSEEN", range(1_000_000, 1_000_004))
+    config, asked = Config("DoorKey", "llm-gs", (0, 1), budget=600, layouts=range(4)), itertools.count()
+    run(config, tmp_path / "whole")
+
+    class Later:
+        @property
+        def signal(self) -> signal.Signals | None:
+            return signal.SIGTERM if next(asked) > 3 else None
+
+    with pytest.raises(Stopped):
+        run(config, tmp_path / "stopped", stop=Later())
+    assert 0 < read_lines(tmp_path / "stopped" / "metrics.jsonl")[-1]["evaluated"] < 600
+    run(config, tmp_path / "stopped", resume=True)
+    assert left_by(tmp_path / "stopped") == left_by(tmp_path / "whole")
 
 
 def stop_and_go_on(name, out, want, moment, sent, **environment):
@@ -392,17 +417,22 @@ def test_the_holder_of_a_directory_is_named(directory):
     assert re.search(rf"in use by process {os.getpid()} on \S+, since \d", done.stderr)
 
 
-@pytest.mark.parametrize("kilobytes", [8, pytest.param(2, marks=pytest.mark.full)])
-def test_no_room_for_a_file_is_an_error_and_loses_nothing(tmp_path, unbroken, kilobytes):
+@pytest.mark.parametrize(
+    ("name", "kilobytes"),
+    [
+        ("hc-karel", 4),
+        *(pytest.param(*case, marks=pytest.mark.full) for case in (("llm-gs-minigrid", 8), ("hc-karel", 2))),
+    ],
+)
+def test_no_room_for_a_file_is_an_error_and_loses_nothing(tmp_path, unbroken, name, kilobytes):
     out = tmp_path / "out"
     shell = f'ulimit -f {kilobytes}; exec "$0" "$@"'
-    words = command("llm-gs-minigrid" if kilobytes == 8 else "hc-karel", out, "--checkpoint-every", "300")
+    words = command(name, out, "--checkpoint-every", "300")
     done = subprocess.run(["bash", "-c", shell, *words], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     told = done.stderr.splitlines()[-1]
     assert re.search(r"error: .*/out/.*: File too large.* kept", told), told
-    name = "llm-gs-minigrid" if kilobytes == 8 else "hc-karel"
     finish(name, out, "--resume")
     assert left_by(out) == unbroken(name)[0]
 

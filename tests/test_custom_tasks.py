@@ -87,12 +87,12 @@ def few_unseen(monkeypatch):
     monkeypatch.setattr(ledger, "UNSEEN", range(1_000_000, 1_000_032))
 
 
-def test_an_example_from_the_command_line(tmp_path):
+@pytest.mark.usefixtures("few_unseen")
+def test_an_example_from_the_command_line(tmp_path, monkeypatch, capsys, command):
     task = f"{EXAMPLES}:Lift"
-    command = [sys.executable, ROOT / "experiments" / "run.py", "--task", task, "--method", "hc"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "note:" not in done.stderr
+    monkeypatch.chdir(tmp_path)
+    assert command.main(["--task", task, "--method", "hc"]) == 0
+    assert "note:" not in capsys.readouterr().err
     [folder] = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("custom_task-Lift-hc-")
     result = json.loads((folder / "seed-0" / "result.json").read_text())
@@ -176,14 +176,14 @@ def test_a_language_model_is_asked_about_an_own_task(tmp_path, name, layouts, li
 @pytest.mark.parametrize("name", ["Lift", pytest.param("Fence", marks=pytest.mark.full)])
 def test_the_interpreters_agree(name):
     task = make(f"{EXAMPLES}:{name}")
-    programs = random_programs(len(name), task.language, counts=range(20), depth=3, sequence=5)
-    ends = agreed(task, programs, range(6)).ends
+    programs = random_programs(len(name), task.language, counts=range(20), depth=3, sequence=5)[-16:]
+    ends = agreed(task, programs, range(4)).ends
     assert {"E", "T", "C"} <= set(ends.ravel())
 
 
 def test_a_pose_that_says_it_all_needs_no_hash(tmp_path):
     task = load(tmp_path)
-    ends = agreed(task, random_programs(3, task.language, counts=range(20), depth=3), range(8)).ends
+    ends = agreed(task, random_programs(3, task.language, counts=range(20), depth=3)[-16:], range(4)).ends
     assert {"E", "T", "C"} <= set(ends.ravel())
 
 
@@ -195,8 +195,9 @@ def test_the_other_commands_take_the_task_too(capsys, tmp_path):
         dispatch(["evaluate", "--task", name, "--layout-seeds", "0-1", "--programs", f"{tmp_path}/programs.txt"]) == 0
     )
     assert json.loads(capsys.readouterr().out)["returns"] == [0.25, 0.25]
-    assert dispatch(["trace", "--task", name, "--layout-seed", "4", "--program", program]) == 0
-    assert [json.loads(line)["pose"] for line in capsys.readouterr().out.splitlines()] == [[5], [6]]
+    words = [sys.executable, "-m", "jaxprl", "trace", "--task", "mine.py:Walk", "--layout-seed", "4"]
+    done = subprocess.run([*words, "--program", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert [json.loads(line)["pose"] for line in done.stdout.splitlines()] == [[5], [6]], done.stderr
     with pytest.raises(UserError, match="lacks words that a prompt needs: world, left, right, at_wall"):
         dispatch(["prompt", "--task", name])
 
@@ -225,13 +226,12 @@ def test_paths_with_colons_and_blanks(tmp_path, file):
     assert load(tmp_path, file=file).name == "Walk"
 
 
-def test_odd_names_make_no_odd_folders(tmp_path):
+@pytest.mark.usefixtures("few_unseen")
+def test_odd_names_make_no_odd_folders(tmp_path, monkeypatch, command):
     load(tmp_path, CORRIDOR.replace('"Walk"', '"Walk/50%: far"'), "Walk/50%: far")
-    command = [sys.executable, ROOT / "experiments" / "run.py", "--task", "mine.py:Walk/50%: far", "--layouts", "6,14"]
-    done = subprocess.run(
-        [*command, "--method", "hc", "--budget", "20"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    words = ["--task", "mine.py:Walk/50%: far", "--layouts", "6,14", "--method", "hc", "--budget", "20"]
+    assert command.main(words) == 0
     [folder] = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("mine-Walk-50-far-hc-")
 

@@ -48,8 +48,9 @@ COUNTS = (0, 1, 2, 3, 7, 19, -1)
 PUT = "IF c( noMarkersPresent c) i( putMarker i)"
 SMALL = {"counts": COUNTS, "depth": 3, "sequence": 3}
 WIDTH = encode.WIDTH
-SINGLES = 160
-"""Questions about one neighbour each: one number for all, since each number is compiled for itself."""
+EPISODES, MANY, SINGLES = 4, 32, 160
+"""Layouts, neighbours of a search, and questions about one neighbour each: one number for all, since each is compiled
+for itself."""
 for_both_engines = pytest.mark.parametrize("engine", ENGINES)
 
 
@@ -59,10 +60,20 @@ def in_width(programs, language, width=WIDTH):
     return np.stack([np.pad(row, (0, width - len(row))) for row in rows if len(row) <= width])
 
 
+@functools.cache
+def capped(world, first=0):
+    """Return a small world's task for searches, and some of its layouts."""
+    return capped_task(world), capped_task(world).layouts(range(first, first + EPISODES))
+
+
+SMALL_WORLD = Limited(5, 4)
+
+
 def golden_parents(name, language, count):
     """Return golden programs of a task from the worst to the best, none that solves it."""
     rows = golden.returns(name) if name in golden.TASKS else ()
-    rows = sorted((row for row in rows if np.mean(row.returns[:8]) < 1), key=lambda row: np.mean(row.returns[:8]))
+    means = {row: np.mean(row.returns[:EPISODES]) for row in rows}
+    rows = sorted((row for row in rows if means[row] < 1), key=means.get)
     if not rows:
         return np.zeros((0, WIDTH), np.int32)
     nodes = in_width([from_text(row.program, language) for row in rows], language)
@@ -94,13 +105,15 @@ def check(task, layouts, question, truth=None, engines=ENGINES, **options):
     return truth
 
 
-def check_task(name, goldens, randoms, many, engines=ENGINES):
+def check_task(name, goldens, randoms, many, engines=ENGINES, episodes=EPISODES):
     task = make(name)
-    layouts = task.layouts(range(8))
+    layouts = task.layouts(range(episodes))
     parents = np.concatenate([golden_parents(name, task.language, goldens), random_parents(task.language, randoms)])
     question = questions.sampled(task.language, parents, many)
     truth = check(task, layouts, question, engines=engines, workers=2)
-    one_by_one = check(task, layouts, questions.single(question), engines=["sequential"])
+    # As wide as the question, and a neighbourhood to a batch: then nothing else is compiled.
+    singles = questions.widened(questions.single(question), many)
+    one_by_one = check(task, layouts, singles, engines=["sequential"], workers=16)
     # The same in other words: the first better one of a neighbourhood is the first that is better by itself.
     beats = one_by_one.first.reshape(len(parents), many) == 0
     assert truth.first.tolist() == np.where(beats.any(axis=1), beats.argmax(axis=1), -1).tolist()
@@ -117,10 +130,10 @@ def test_answers_are_those_of_full_evaluation(name):
 @pytest.mark.full
 @pytest.mark.parametrize("name", SOME_TASKS + OTHER_TASKS)
 def test_answers_are_those_of_full_evaluation_in_all_tasks(name):
-    check_task(name, 40, 24, 64)
+    check_task(name, 40, 24, 64, episodes=8)
 
 
-def mixed_question(seed=0, many=48):
+def mixed_question(seed=0, many=MANY):
     """Return a question about parents and changes of all kinds: sampled and spelled out, equal ones among them."""
     rng = np.random.default_rng(seed)
     parents = np.concatenate([random_parents(LANGUAGE, 6, seed), spelled_parents(seed, 6)])
@@ -134,10 +147,9 @@ def mixed_question(seed=0, many=48):
 
 
 @functools.cache
-def mixed(many=48):
+def mixed():
     """Return a small world's task and layouts, with a question and its truth."""
-    task = capped_task(Limited(5, 4))
-    layouts, question = task.layouts(range(6)), mixed_question(many=many)
+    (task, layouts), question = capped(SMALL_WORLD), mixed_question()
     return task, layouts, question, questions.answered(task, layouts, question)
 
 
@@ -145,7 +157,7 @@ def some_rows(question, truth, rows):
     return jax.tree.map(lambda leaf: leaf[rows], [question, truth])
 
 
-SHARED = ((1, 1), (2, 2), (5, 2), (5, 3), (12, 3))
+SHARED = ((1, 1), (2, 3), (5, 2), (12, 3))
 """Searches and workers: some searches to each worker or some neighbours, evenly or not."""
 MORE_SHARED = [pair for pair in itertools.product((1, 2, 5, 12), (1, 2, 3)) if pair not in SHARED]
 
@@ -178,7 +190,7 @@ def test_neighbours_that_may_be_worse(engine):
     assert (truth.better[truth.first >= 0] < truth.score[truth.first >= 0]).any()
     assert (truth.better[truth.first >= 0] == truth.score[truth.first >= 0]).any()
     check(task, layouts, question, truth, engines=[engine], workers=3)  # some searches to each of them
-    few = some_rows(question, truth, np.argsort(truth.first < 1, kind="stable")[:5])
+    few = some_rows(question, truth, np.argsort(truth.first < 1, kind="stable")[:2])
     check(task, layouts, *few, engines=[engine], workers=3)  # some neighbours to each
 
 
@@ -197,7 +209,7 @@ def test_plain_python_answers_as_the_engines_do(margins):
         question, truth = with_margins(question, task, layouts)
     question, truth = some_rows(question, truth, np.argsort(truth.first < 1, kind="stable")[:4])
     plainly = PythonTask("plain", LANGUAGE, lambda seed: WholeReturns(task, task.layout(seed)), units=UNITS)
-    questions.check(first_better(plainly, question, plainly.layouts(range(6))), truth, question)
+    questions.check(first_better(plainly, question, plainly.layouts(range(EPISODES))), truth, question)
 
 
 @for_both_engines
@@ -208,10 +220,10 @@ def test_a_program_is_not_better_than_itself_and_a_margin_counts_for_its_own_nei
     # The parent, a neighbour that is not better, and the same again with a margin that is wide enough for anything.
     several = np.concatenate([parents[:, None], programs, programs, parents[:, None]], axis=1)
     everything = np.broadcast_to(np.array([1, 63], np.int32), (1, 4, 2))
-    question = questions.whole(parents, several, everything)
+    question = questions.widened(questions.whole(parents, several, everything), MANY)
     wide = Scale.of(layouts).denominator * 100
     for margins, first in (((wide, 0, wide, wide), 2), ((wide, 0, 0, wide), -1), ((0, wide, 0, 0), 1)):
-        asked = question._replace(margins=np.array([margins], np.int32))
+        asked = question._replace(margins=np.resize(np.array(margins, np.int32), (1, MANY)))
         truth = check(task, layouts, asked, engines=[engine], workers=1)
         assert truth.first.tolist() == [first]
 
@@ -222,7 +234,7 @@ def test_only_what_is_wanted_is_looked_at(engine, workers):
     task, layouts, question, truth = mixed()
     [improves, *_] = np.flatnonzero(truth.first > 0)
     first = int(truth.first[improves])
-    counts = np.array([0, -1, first, first + 1, first + 2, 48, -1, 1], np.int32)
+    counts = np.array([0, -1, first, first + 1, first + 2, MANY, -1, 1], np.int32)
     question, _ = some_rows(question, truth, np.full(len(counts), improves))
     question = question._replace(counts=counts)
     found = first_better(task, question, layouts, engine=engine, workers=workers)
@@ -290,11 +302,10 @@ def test_answers_do_not_depend_on_the_size_of_the_memory(slots, engine, enlarged
 
 @pytest.mark.parametrize("engine", ["sequential", pytest.param("lanes", marks=pytest.mark.full)])
 def test_memories_that_grow_often(engine, enlarged):
-    task = capped_task(Limited(5, 4))
-    layouts = task.layouts(range(6))
+    task, layouts = capped(SMALL_WORLD)
     parents = encode.encode_all([from_text(WANDERING, LANGUAGE)] * 2, LANGUAGE)
     rng = np.random.default_rng(3)
-    question = questions.mutated(rng, LANGUAGE, parents, 48, **SMALL)
+    question = questions.mutated(rng, LANGUAGE, parents, MANY, **SMALL)
     check(task, layouts, question, engines=[engine], slots=2, workers=1)
     if engine == "sequential":
         assert enlarged[:1] == [32]
@@ -303,17 +314,16 @@ def test_memories_that_grow_often(engine, enlarged):
 @for_both_engines
 @pytest.mark.parametrize("long_one", ["parent", "neighbour"])
 def test_a_run_whose_memory_becomes_full_is_not_taken_for_ended(long_one, engine, enlarged):
-    task = capped_task(Limited(5, 4))
-    layouts = task.layouts(range(6))
+    task, layouts = capped(SMALL_WORLD)
     texts = ["DEF run m( WHILE c( True c) w( turnLeft putMarker w) m)", "DEF run m( putMarker putMarker m)"]
     pair = encode.encode_all([from_text(text, LANGUAGE) for text in texts], LANGUAGE)
     better, *_ = Scale.of(layouts).scores(evaluate(task, pair, layouts).units)
     parent, neighbour = pair if long_one == "parent" else pair[::-1]
     # The neighbour once, or as often as there are neighbours in other questions: then nothing new is compiled.
-    many = 48 if engine == "sequential" else 1
+    many, slots = (MANY, 2) if engine == "sequential" else (1, 16)
     changed = np.array([1, np.count_nonzero(parent) - 1], np.int32)
     question = questions.whole(parent[None], np.tile(neighbour, (1, many, 1)), np.tile(changed, (1, many, 1)))
-    truth = check(task, layouts, question, engines=[engine], slots=2, workers=1)
+    truth = check(task, layouts, question, engines=[engine], slots=slots, workers=1)
     assert truth.first.tolist() == [-1 if long_one == "parent" else 0]
     assert better in (truth.score[0], truth.better[0])
     if engine == "sequential":
@@ -329,29 +339,36 @@ LARGE = {
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=[pytest.mark.full] * (place > 0)) for place, case in enumerate(LARGE)]
+    ("case", "engine"),
+    [
+        pytest.param(case, engine, marks=[pytest.mark.full] * (place > 0 or engine == "lanes"))
+        for place, case in enumerate(LARGE)
+        for engine in ENGINES
+    ],
 )
-def test_sampled_neighbours_of_programs_that_are_too_large_to_trace(case):
-    task = capped_task(Limited(5, 4))
-    layouts = task.layouts(range(6))
+def test_sampled_neighbours_of_programs_that_are_too_large_to_trace(case, engine):
+    task, layouts = capped(SMALL_WORLD)
     parent = encode.encode(from_text(LARGE[case], LANGUAGE), LANGUAGE)[None]
     assert np.count_nonzero(parent) > WIDTH
-    truth = check(task, layouts, questions.single(questions.sampled(LANGUAGE, parent, SINGLES)), workers=1)
+    question = questions.single(questions.sampled(LANGUAGE, parent, SINGLES))
+    truth = check(task, layouts, question, engines=[engine], workers=1)
     assert np.count_nonzero(truth.first == 0) > 0
 
 
 def test_equal_neighbours():
     task, layouts, question, truth = mixed()
-    parents, programs, changed = question.parents, question.programs[:, :16], question.changed[:, :16]
-    first = np.where(truth.first < 16, truth.first, -1)
+    few = MANY // 3
+    parents, programs, changed = question.parents, question.programs[:, :few], question.changed[:, :few]
+    first = np.where(truth.first < few, truth.first, -1)
     assert np.count_nonzero(first > 0) > 1
     same = np.broadcast_to(parents[:, None], programs.shape)
     everything = np.broadcast_to(np.array([1, 1], np.int32), changed.shape)
     # Each neighbour twice in a row, each of those behind the parent itself.
     longer = [
-        np.stack([one, two, two], axis=2).reshape(12, 48, -1) for one, two in ((same, programs), (everything, changed))
+        np.stack([one, two, two], axis=2).reshape(12, 3 * few, -1)
+        for one, two in ((same, programs), (everything, changed))
     ]
-    tripled = questions.whole(parents, *longer)
+    tripled = questions.widened(questions.whole(parents, *longer), MANY)
     expected = truth._replace(first=np.where(first < 0, -1, 3 * first + 1).astype(np.int32))
     check(task, layouts, tripled, expected, workers=2)
 
@@ -389,8 +406,7 @@ HARD_COUNTS = {
 
 @pytest.mark.parametrize("case", HARD_COUNTS)
 def test_a_count_that_changes_is_noticed(case):
-    task = capped_task(Limited(5, 4))
-    layouts = task.layouts(range(6))
+    task, layouts = capped(SMALL_WORLD)
     question = mutations_of(HARD_COUNTS[case], is_count)
     truth = check(task, layouts, question, workers=1)
     assert (truth.first == 0).any()
@@ -398,8 +414,7 @@ def test_a_count_that_changes_is_noticed(case):
 
 @pytest.mark.parametrize("case", HARD_COUNTS)
 def test_any_change_around_counts_is_noticed(case):
-    task = capped_task(Limited(5, 4))
-    layouts = task.layouts(range(6))
+    task, layouts = capped(SMALL_WORLD)
     parent = encode.encode(from_text(HARD_COUNTS[case], LANGUAGE), LANGUAGE)[None]
     question = questions.mutated(np.random.default_rng(0), LANGUAGE, parent, SINGLES, **SMALL)
     truth = check(task, layouts, questions.single(question), workers=1)
@@ -408,56 +423,59 @@ def test_any_change_around_counts_is_noticed(case):
 
 
 SEEDS = st.integers(0, 2**31 - 1)
+FEW = SINGLES // MANY
+"""Parents whose neighbours are as many questions as there are elsewhere."""
 
 
-def check_random(seed, world, parents, many, **limits):
-    task = capped_task(world)
-    layouts = task.layouts(range(seed, seed + 6))
+def check_random(seed, world, parents, many=MANY, engines=ENGINES, **limits):
+    task, layouts = capped(world, seed)
     rng = np.random.default_rng(seed)
     question = questions.mutated(rng, LANGUAGE, parents, many, **SMALL | limits)
-    truth = check(task, layouts, questions.single(question), workers=1)
-    assert (check(task, layouts, question, workers=1).first >= 0).sum() <= (truth.first >= 0).sum()
+    truth = check(task, layouts, questions.single(question), engines=engines, workers=1)
+    found = check(task, layouts, question, engines=engines, workers=1)
+    assert (found.first >= 0).sum() <= (truth.first >= 0).sum()
 
 
 @settings(max_examples=12)
 @given(SEEDS)
 def test_random_changes_of_random_programs(seed):
-    check_random(seed, Limited(5, 4), spelled_parents(seed, 16), 10)
+    check_random(seed, SMALL_WORLD, spelled_parents(seed, FEW))
 
 
 @settings(max_examples=6)
 @given(SEEDS)
 def test_random_changes_at_a_small_call_limit(seed):
-    check_random(seed, SevenLimited(5, 4), spelled_parents(seed, 16), 10)
+    check_random(seed, SevenLimited(5, 4), spelled_parents(seed, FEW))
 
 
+@pytest.mark.parametrize("engine", ["sequential", pytest.param("lanes", marks=pytest.mark.full)])
 @settings(max_examples=6)
-@given(SEEDS)
-def test_random_changes_of_programs_that_are_too_large_to_trace(seed):
-    parents = spelled_parents(seed, 16, width=2 * WIDTH, least=WIDTH + 1, repeats=4, depth=4, sequence=4)
-    check_random(seed, Limited(5, 4), parents, 10)
+@given(seed=SEEDS)
+def test_random_changes_of_programs_that_are_too_large_to_trace(engine, seed):
+    """Which is what the sequential engine does."""
+    parents = spelled_parents(seed, FEW, width=2 * WIDTH, least=WIDTH + 1, repeats=4, depth=4, sequence=4)
+    check_random(seed, SMALL_WORLD, parents, engines=[engine])
 
 
 @pytest.mark.full
 @settings(max_examples=100)
 @given(SEEDS)
 def test_many_random_changes(seed):
-    check_random(seed, Limited(5, 4), spelled_parents(seed, 64), 32)
+    check_random(seed, SMALL_WORLD, spelled_parents(seed, 64))
 
 
 @pytest.mark.full
 @settings(max_examples=20)
 @given(SEEDS)
 def test_random_changes_with_large_counts(seed):
-    check_random(seed, Limited(5, 4), spelled_parents(seed, 16, counts=(*COUNTS, 63, 10**8 - 1)), 16)
+    check_random(seed, SMALL_WORLD, spelled_parents(seed, 16, counts=(*COUNTS, 63, 10**8 - 1)), 16)
 
 
 @pytest.mark.parametrize(
     ("test", "size"), [("noMarkersPresent", 62), ("not c( markersPresent c)", 63), ("noMarkersPresent", 64)]
 )
 def test_the_largest_programs_that_are_traced(test, size):
-    task = capped_task(Limited(5, 4))
-    layouts = task.layouts(range(6))
+    task, layouts = capped(SMALL_WORLD)
     before = "turnLeft" if size == 64 else ""  # a statement and its Concat are two nodes
     text = f"DEF run m( {'move turnLeft ' * 14} {before} move IF c( {test} c) i( putMarker i) m)"
     parent = encode.encode(from_text(text, LANGUAGE), LANGUAGE)[None]
@@ -520,7 +538,7 @@ def trace(task, programs, layouts):
 
 
 def test_the_nodes_that_a_run_comes_to():
-    task, seeds = capped_task(Limited(5, 4)), range(6)
+    task, seeds = capped_task(SMALL_WORLD), range(2, 2 + EPISODES)
     programs = np.concatenate([random_parents(LANGUAGE, 60), spelled_parents(5, 100)])
     runs, touched = trace(task, programs, task.layouts(seeds))
     behind = 0
@@ -546,14 +564,13 @@ def test_the_nodes_that_a_run_comes_to():
 
 
 def test_what_a_run_does_not_come_to_does_not_change_it():
-    task = capped_task(Limited(5, 4))
-    layouts = task.layouts(range(6))
+    task, layouts = capped(SMALL_WORLD)
     parents = np.concatenate([random_parents(LANGUAGE, 30), spelled_parents(6, 60)])
     parents = parents[~np.asarray(jax.vmap(has_idle_repeat)(parents))]
     question = questions.mutated(np.random.default_rng(6), LANGUAGE, parents, 24, **SMALL)
     runs, touched = trace(task, parents, layouts)
-    others = pack(evaluate(task, question.programs.reshape(-1, WIDTH), layouts))
-    others = np.reshape(others, (len(parents), 24, 6, 4))
+    others = pack(evaluate(task, question.programs.reshape(-1, WIDTH), layouts, block=questions.BLOCK))
+    others = np.reshape(others, (len(parents), 24, EPISODES, 4))
     place = np.arange(WIDTH)
     first, size = question.changed[..., 0, None], question.changed[..., 1, None]
     subtree = (place >= first) & (place < first + size)  # [P, B, 64]
@@ -566,13 +583,13 @@ def test_what_a_run_does_not_come_to_does_not_change_it():
 
 
 def events_of(task, layouts, answer, seeds, budget, ahead):
-    """Return the events of hill climbing with k = 40, by seed."""
+    """Return the events of hill climbing with k = 40, by seed, and where it was when its budget ended."""
     search = hill_climbing(
         neighbours=functools.partial(mutations, task.language),
         start=functools.partial(random_starts, task.language),
         schedule=Constant(40),
         budget=budget,
-        goal=Scale.of(layouts).denominator,
+        goal=Scale.of(layouts).denominator + 1,
     )
     events, zero = {seed: [] for seed in seeds}, jnp.zeros(len(seeds), jnp.int32)
 
@@ -582,15 +599,13 @@ def events_of(task, layouts, answer, seeds, budget, ahead):
 
     state = search.init(search_keys(seeds), zero, zero + UNKNOWN)
     state = drive(search, state, answer, record=record, interval=100, ahead=ahead)
-    for seed, evaluated in zip(seeds, state.evaluated.tolist(), strict=True):
-        events[seed].append(evaluated)
+    for index, seed in enumerate(seeds):
+        leaves = (state.evaluated, state.climb, state.score, state.current)
+        events[seed].append([leaf[index].tolist() for leaf in leaves])
     return events
 
 
-def check_searches(name, engine, workers, ahead, seeds=(0, 1, 2), budget=300):
-    task = make(name)
-    layouts = task.layouts(range(8))
-
+def check_searches(task, layouts, engine, workers, ahead, seeds=(0, 1, 2), budget=300):
     def ours(question):
         return Improvements(*first_better(task, Neighbourhoods(*question), layouts, engine=engine, workers=workers))
 
@@ -604,18 +619,19 @@ def check_searches(name, engine, workers, ahead, seeds=(0, 1, 2), budget=300):
 
 @pytest.mark.parametrize(
     ("engine", "workers", "ahead"),
-    [("sequential", 3, 256), ("lanes", 2, 64), pytest.param("sequential", 1, 64, marks=pytest.mark.full)],
+    [("sequential", 2, 64), ("lanes", 1, 64), pytest.param("sequential", 3, 256, marks=pytest.mark.full)],
 )
 def test_searches_are_the_same_on_both_engines(engine, workers, ahead):
-    check_searches("DoorKey", engine, workers, ahead)
+    check_searches(*capped(SMALL_WORLD), engine, workers, ahead)
 
 
 @pytest.mark.full
 @for_both_engines
-@pytest.mark.parametrize("name", ["Harvester", "OneStroke", "RedBlueDoor", "MiniGrid-DoorKey-5x5-v0"])
+@pytest.mark.parametrize("name", ["DoorKey", "Harvester", "OneStroke", "RedBlueDoor", "MiniGrid-DoorKey-5x5-v0"])
 @pytest.mark.parametrize(("workers", "ahead"), [(1, 64), (2, 512), (3, 1024)])
 def test_more_searches_are_the_same_on_both_engines(name, engine, workers, ahead):
-    check_searches(name, engine, workers, ahead, seeds=tuple(range(6)), budget=2_000)
+    task = make(name)
+    check_searches(task, task.layouts(range(8)), engine, workers, ahead, seeds=tuple(range(6)), budget=2_000)
 
 
 def test_an_unknown_engine_is_named():
@@ -670,7 +686,7 @@ from jaxprl.xla import has_whole_loops
 assert not has_whole_loops()
 door.ENGINES["sequential"] = None
 task = make("DoorKey")
-layouts = task.layouts(range(8))
+layouts = task.layouts(range(4))
 question = Neighbourhoods(*(np.array(leaf, np.int32) for leaf in json.load(sys.stdin)))
 with warnings.catch_warnings(record=True) as warned:
     warnings.simplefilter("always")
@@ -687,7 +703,7 @@ print(json.dumps([str(warning.message), *(leaf.tolist() for leaf in (*runs.colum
 
 def test_without_whole_loops_lanes_give_the_same():
     task = make("DoorKey")
-    layouts = task.layouts(range(8))
+    layouts = task.layouts(range(EPISODES))
     question = questions.sampled(task.language, golden_parents("DoorKey", task.language, 4), 10)
     runs = evaluate(task, question.parents, layouts, engine="sequential")
     found = first_better(task, question, layouts, engine="sequential", workers=2)
@@ -709,7 +725,7 @@ def compiled(task):
 
     The sizes are those of `check_task`, for which they are compiled anyway.
     """
-    layouts = jax.tree.map(jnp.asarray, task.layouts(range(8)))
+    layouts = jax.tree.map(jnp.asarray, task.layouts(range(EPISODES)))
     machine = sequential._Machine(task, 5, 1, 4096)
     shapes = {"parents": (1, 64), "programs": (1, 10, 64), "changed": (1, 10, 2), "counts": (1,)}
     question = Neighbourhoods(**{name: np.zeros(shape, np.int32) for name, shape in shapes.items()})
@@ -745,7 +761,7 @@ def check_loops(text):
     assert not any(f"wrapped_copy = {MEMORY}" in body for body in inside)
 
 
-@pytest.mark.parametrize("name", ["DoorKey", "LavaGap", "MiniGrid-UnlockPickup-v0"])
+@pytest.mark.parametrize("name", SOME_TASKS)
 def test_compiled_loops_are_whole(name):
     for text in compiled(make(name)).values():
         check_loops(text)
@@ -758,13 +774,17 @@ def test_compiled_loops_of_all_worlds_are_whole(name):
         check_loops(text)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_programs_that_no_instruction_can_address(engine):
-    task = make("DoorKey")
+@pytest.mark.parametrize("engine", ["sequential", pytest.param("lanes", marks=pytest.mark.full)])
+def test_the_largest_program_that_instructions_can_address(engine):
+    task, layouts = capped(SMALL_WORLD)
     largest = Program((Action("turnLeft"),) * 255)
     assert np.count_nonzero(encode.encode(largest, task.language)) == 510
-    layouts = task.layouts(range(2))
     assert (evaluate(task, [largest], layouts, engine=engine).calls == 255).all()
+
+
+@for_both_engines
+def test_programs_that_no_instruction_can_address(engine):
+    task, layouts = capped(SMALL_WORLD)
     larger = Program((Action("turnLeft"),) * 257)
     with pytest.raises(UserError, match="has 514 nodes, more than the 512"):
         evaluate(task, [larger], layouts, engine=engine)

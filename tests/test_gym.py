@@ -101,10 +101,9 @@ def test_golden_programs_have_the_same_returns(name):
     programs = [text.from_text(row.program, task.language) for row in rows]
     env = make({task: id for id, task in IDS.items()}[name])
     ours = [[run(program, GymEnvironment(env, interface(task), seed=seed)) for seed in seeds] for program in programs]
-    layouts = task.layouts(range(32))  # as in test_returns.py: what is compiled there serves here
-    runs = evaluate(task, programs, layouts)
+    runs = golden.evaluated(name, rows)
     returns = np.array([[outcome.reward for outcome in row] for row in ours])
-    np.testing.assert_allclose(returns, (runs.units / layouts.units)[:, :8], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(returns, runs.returns[:, :8], rtol=0, atol=1e-9)
     np.testing.assert_allclose(returns, [row.returns[:8] for row in rows], rtol=0, atol=1e-9)
     np.testing.assert_array_equal([[outcome.actions for outcome in row] for row in ours], runs.actions[:, :8])
     assert len(np.unique(returns)) > 1

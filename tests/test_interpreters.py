@@ -11,7 +11,7 @@ import pytest
 import strategies
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_worlds import NOWHERE, Limited, OnceLimited, SevenLimited, layout, random_task, reward
+from random_worlds import NOWHERE, Limited, OnceLimited, SevenLimited, layout, random_layout, random_task, reward
 
 from jaxprl.dsl import encode
 from jaxprl.dsl.text import from_text
@@ -34,11 +34,11 @@ def random_programs(seed, language=LANGUAGE, **limits):
     return [*(strategies.random_program(rng, language, **limits) for _ in range(PROGRAMS)), deepest]
 
 
-def agreed(task, programs, seeds, **options):
-    """Return the outcomes of plain Python and both engines, having checked that they are the same."""
+def agreed(task, programs, seeds, engines=ENGINES, **options):
+    """Return the outcomes of plain Python and the engines, having checked that they are the same."""
     nodes, layouts = encode.encode_all(programs, task.language, WIDTH), task.layouts(seeds)
     plain = golden.plain(task, programs, [task.layout(seed) for seed in seeds])
-    for engine in ENGINES:
+    for engine in engines:
         runs = evaluate(task, nodes, layouts, engine=engine, **options)
         ours = golden.batched(runs)
         for field, one, other in zip(ours._fields, ours, plain, strict=True):
@@ -48,6 +48,10 @@ def agreed(task, programs, seeds, **options):
 
 
 SEEDS = st.integers(0, 2**31 - 1)
+for_one_engine_or_both = pytest.mark.parametrize(
+    "engines", [("sequential",), pytest.param(tuple(ENGINES), marks=pytest.mark.full)], ids=len
+)
+"""Where the other engine has the same counts elsewhere (`test_engines.py`)."""
 
 
 @pytest.mark.parametrize("quiet", [False, True])
@@ -57,11 +61,12 @@ def test_random_programs_in_random_worlds(quiet, seed):
     agreed(random_task(Limited(7, 6), quiet), random_programs(seed), range(seed, seed + LAYOUTS))
 
 
+@for_one_engine_or_both
 @settings(max_examples=10)
-@given(SEEDS)
-def test_random_programs_with_the_counts_of_sampling(seed):
+@given(seed=SEEDS)
+def test_random_programs_with_the_counts_of_sampling(engines, seed):
     programs = random_programs(seed, counts=range(20), depth=3, sequence=5)[:PROGRAMS]
-    agreed(random_task(Limited(7, 6), quiet=True), programs, range(seed, seed + LAYOUTS))
+    agreed(random_task(Limited(7, 6), quiet=True), programs, range(seed, seed + LAYOUTS), engines)
 
 
 @pytest.mark.full
@@ -77,15 +82,50 @@ def test_many_random_programs(domain, seed):
 
 
 @pytest.mark.parametrize(
-    "size", [(1, 1), (9, 1), *(pytest.param(size, marks=pytest.mark.full) for size in ((1, 9), (2, 3), (9, 9)))]
+    "size", [(1, 1), *(pytest.param(size, marks=pytest.mark.full) for size in ((9, 1), (1, 9), (2, 3), (9, 9)))]
 )
 def test_worlds_of_other_sizes(size):
     agreed(random_task(Limited(*size)), random_programs(sum(size)), range(LAYOUTS))
 
 
+ANTS = [
+    "IFELSE c( markersPresent c) i( pickMarker move i) ELSE e( putMarker turnLeft move e)",
+    "IFELSE c( markersPresent c) i( turnLeft pickMarker i) ELSE e( turnRight putMarker e) move",
+    "putMarker move IF c( markersPresent c) i( turnLeft i)",
+]
+
+
+def open_or_random_layout(world, seed):
+    """Return an open field, with the robot in its middle, as the first layout; any other is a random one."""
+    walls, markers = np.zeros((9, 9), bool), np.zeros((9, 9), np.uint8)
+    return random_layout(world, seed) if seed else layout(world, walls, (4, 4, 1), markers, 10_000)
+
+
+@functools.cache
+def up_to_the_real_call_limit(**options):
+    """Return the outcomes of ants and of random programs, on the open field and on random layouts."""
+    world = KarelWorld(9, 9)
+    task = Task("open 9 x 9", world, functools.partial(open_or_random_layout, world), reward)
+    ants = [from_text(f"DEF run m( WHILE c( True c) w( {body} w) m)", LANGUAGE) for body in ANTS]
+    return agreed(task, [*ants, *random_programs(1)[-13:]], range(4), **options)
+
+
+ROOMY = {"slots": 1024}
+"""Memories grow from there on, too, and fewer sizes are compiled."""
+
+
 def test_up_to_the_real_call_limit():
-    ours = agreed(random_task(KarelWorld(7, 6)), random_programs(1), range(LAYOUTS))
-    assert (ours.calls == KarelWorld.call_limit).any()
+    calls = up_to_the_real_call_limit(**ROOMY).calls[len(ANTS) :]
+    assert (calls == KarelWorld.call_limit).any()
+    assert (calls < KarelWorld.call_limit).any()
+
+
+@pytest.mark.parametrize(
+    "options", [ROOMY, *(pytest.param(more, marks=pytest.mark.full) for more in ({}, {"slots": 1}))], ids=str
+)
+def test_loops_that_remember_thousands_of_states(options):
+    ours = up_to_the_real_call_limit(**options)
+    assert ours.calls[: len(ANTS), 0].tolist() == [KarelWorld.call_limit, 2312, 1757]
 
 
 @pytest.mark.parametrize(
@@ -102,14 +142,6 @@ def test_random_programs_at_a_small_call_limit(world, quiet):
     by_limit = (ends == "C") & (calls == limit)
     assert (by_limit & (actions == limit)).any()
     assert (by_limit & (actions < limit)).any()
-
-
-def corridor(most, goal):
-    """Return a task on seven-limited 1 x 9 cells: the robot starts at the left end and faces right."""
-    world = SevenLimited(1, 9)
-    cell = NOWHERE if goal is None else world.cell(0, goal)
-    start = layout(world, np.zeros((1, 9), bool), (0, 0, 1), np.zeros((1, 9), np.uint8), most, cell)
-    return Task(f"corridor {most} {goal}", world, lambda seed: start, reward)
 
 
 SIX = "move move move move move move"
@@ -143,25 +175,41 @@ AT_LIMIT = {
 }  # fmt: skip
 
 
+def corridor(case):
+    """Return the layout of a case: 1 x 9 cells; the robot starts at the left end and faces right."""
+    world = SevenLimited(1, 9)
+    _, most, goal, _ = list(AT_LIMIT.values())[case]
+    cell = NOWHERE if goal is None else world.cell(0, goal)
+    return layout(world, np.zeros((1, 9), bool), (0, 0, 1), np.zeros((1, 9), np.uint8), most, cell)
+
+
+CORRIDOR = Task("corridor", SevenLimited(1, 9), corridor, reward)
+
+
 @pytest.mark.parametrize("case", AT_LIMIT)
 def test_at_the_call_limit(case):
-    body, most, goal, (units, calls, actions, end) = AT_LIMIT[case]
-    task = corridor(most, goal)
-    ours = agreed(task, [from_text(f"DEF run m( {body} m)", LANGUAGE)], [0])
+    body, _, _, (units, calls, actions, end) = AT_LIMIT[case]
+    ours = agreed(CORRIDOR, [from_text(f"DEF run m( {body} m)", LANGUAGE)], [list(AT_LIMIT).index(case)])
     assert [field.item() for field in ours] == [units, calls, actions, end]
 
 
 OPTIONS = [
-    pytest.param({"block": 7}, marks=pytest.mark.full),
-    {"block": 1, "workers": 2},
-    {"slots": 2},
-    {"workers": 3},
+    pytest.param("sequential", {"block": 1, "workers": 2}),
+    pytest.param("sequential", {"slots": 16}),
+    pytest.param("lanes", {"slots": 256}),
+    pytest.param("sequential", {"workers": 3}),
+    pytest.param("lanes", {"workers": 3}),
+    pytest.param("lanes", {"block": 1, "workers": 2}, marks=pytest.mark.full),
+    *(
+        pytest.param(engine, options, marks=pytest.mark.full)
+        for options in ({"block": 7}, {"slots": 2})
+        for engine in ENGINES
+    ),
 ]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_results_do_not_depend_on_how_the_work_is_cut(options, engine):
+@pytest.mark.parametrize(("engine", "options"), OPTIONS, ids=str)
+def test_results_do_not_depend_on_how_the_work_is_cut(engine, options):
     task = random_task(SevenLimited(7, 6) if options.get("block") == 1 else Limited(7, 6))
     programs = encode.encode_all(random_programs(2), LANGUAGE, WIDTH)
     layouts = task.layouts(range(LAYOUTS))
@@ -172,26 +220,8 @@ def test_results_do_not_depend_on_how_the_work_is_cut(options, engine):
         assert one.tolist() == other.tolist()
 
 
-ANTS = [
-    "IFELSE c( markersPresent c) i( pickMarker move i) ELSE e( putMarker turnLeft move e)",
-    "IFELSE c( markersPresent c) i( turnLeft pickMarker i) ELSE e( turnRight putMarker e) move",
-    "putMarker move IF c( markersPresent c) i( turnLeft i)",
-]
-
-
-@pytest.mark.parametrize("options", [{}, pytest.param({"slots": 1}, marks=pytest.mark.full)], ids=str)
-def test_loops_that_remember_thousands_of_states(options):
-    world = KarelWorld(9, 9)
-    start = layout(world, np.zeros((9, 9), bool), (4, 4, 1), np.zeros((9, 9), np.uint8), 10_000)
-    task = Task("open 9 x 9", world, lambda seed: start, reward)
-    ours = agreed(
-        task, [from_text(f"DEF run m( WHILE c( True c) w( {body} w) m)", LANGUAGE) for body in ANTS], [0], **options
-    )
-    assert ours.calls.ravel().tolist() == [KarelWorld.call_limit, 2312, 1757]
-
-
 @pytest.mark.parametrize(
-    ("depth", "count"), [(3, 30), (62, 1), *(pytest.param(*pair, marks=pytest.mark.full) for pair in ((8, 3), (13, 2)))]
+    ("depth", "count"), [(62, 1), *(pytest.param(*pair, marks=pytest.mark.full) for pair in ((3, 30), (8, 3), (13, 2)))]
 )
 def test_deep_nests_of_repeats(depth, count):
     text = f"DEF run m( {f'REPEAT R={count} r( ' * depth}turnLeft{' r)' * depth} putMarker m)"
@@ -228,34 +258,56 @@ from jaxprl.vm.plain import run
 from jaxprl.worlds.make import make
 from jaxprl.worlds.plain import WorldEnvironment
 task = make("Seeder")
-programs = [from_text(text, task.language) for text in json.load(sys.stdin)]
-plain = [run(program, WorldEnvironment(task, task.layout(0))) for program in programs]
-runs = evaluate(task, programs, task.layouts([0]))
-print(json.dumps([runs.calls.ravel().tolist(), [outcome.calls for outcome in plain]]))
+for kind, texts in json.load(sys.stdin).items():
+    programs = [from_text(text, task.language) for text in texts]
+    plain = [run(program, WorldEnvironment(task, task.layout(0))) for program in programs]
+    runs = evaluate(task, programs, task.layouts([0]))
+    print(json.dumps([kind, runs.calls.ravel().tolist(), [outcome.calls for outcome in plain]]), flush=True)
 """
 
 
-@pytest.mark.parametrize("kind", WITHOUT_CALLS)
-def test_endless_repeats_without_calls_end_at_once(kind):
-    bodies = WITHOUT_CALLS[kind]
+@pytest.fixture(scope="module")
+def without_calls():
+    """What both interpreters count, by kind, in a process that could be ended if it went on for ever."""
     repeats = "REPEAT R=99999999 r( REPEAT R=99999999 r( REPEAT R=99999999 r("
-    texts = [f"DEF run m( turnLeft {repeats} {body} r) r) r) putMarker m)" for body in bodies]
-    done = subprocess.run(
-        [sys.executable, "-c", BOTH_INTERPRETERS], input=json.dumps(texts), capture_output=True, text=True, timeout=60
-    )
-    assert json.loads(done.stdout) == [[2] * len(texts)] * 2, done.stderr
+    texts = {
+        kind: [f"DEF run m( turnLeft {repeats} {body} r) r) r) putMarker m)" for body in bodies]
+        for kind, bodies in WITHOUT_CALLS.items()
+    }
+    process = subprocess.Popen([sys.executable, "-c", BOTH_INTERPRETERS], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    try:
+        found, told = process.communicate(json.dumps(texts), timeout=60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        found, told = process.communicate()
+    return {kind: calls for kind, *calls in map(json.loads, found.splitlines())}, told
+
+
+@pytest.mark.parametrize("kind", WITHOUT_CALLS)
+def test_endless_repeats_without_calls_end_at_once(kind, without_calls):
+    found, told = without_calls
+    assert found.get(kind) == [[2] * len(WITHOUT_CALLS[kind])] * 2, told
 
 
 ENDLESS = "WHILE c( True c) w( REPEAT R=0 r( move r) w)"
 """Makes no call, but comes to the same state twice."""
 
 
-@pytest.mark.parametrize(
-    "body", [ENDLESS, f"REPEAT R=3 r( {ENDLESS} r)", f"REPEAT R=3 r( IF c( True c) i( {ENDLESS} i) r)"]
-)
-def test_an_endless_loop_without_calls_crashes(body):
-    ours = agreed(random_task(Limited(7, 6)), [from_text(f"DEF run m( turnLeft {body} putMarker m)", LANGUAGE)], [0])
-    assert [field.item() for field in ours] == [0, 1, 1, "C"]
+LOOPS = ENDLESS, f"REPEAT R=3 r( {ENDLESS} r)", f"REPEAT R=3 r( IF c( True c) i( {ENDLESS} i) r)"
+
+
+@functools.cache
+def endless_loops():
+    """Return the outcomes of `LOOPS`, among random programs."""
+    endless = [from_text(f"DEF run m( turnLeft {body} putMarker m)", LANGUAGE) for body in LOOPS]
+    return agreed(random_task(Limited(7, 6)), [*endless, *random_programs(0)[len(endless) :]], range(LAYOUTS))
+
+
+@pytest.mark.parametrize("number", range(len(LOOPS)), ids=LOOPS)
+def test_an_endless_loop_without_calls_crashes(number):
+    for field, expected in zip(endless_loops(), (0, 1, 1, "C"), strict=True):
+        assert (field[number] == expected).all()
 
 
 class SevenLimitedMiniGrid(minigrid.MiniGridWorld):
@@ -303,24 +355,27 @@ def random_minigrid_task(world):
     return Task(f"random MiniGrid {type(world).__name__}", world, generate, minigrid_reward)
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(SEEDS)
 def test_random_minigrid_programs_in_random_worlds(seed):
     programs = random_programs(seed, minigrid.LANGUAGE)
     agreed(random_minigrid_task(minigrid.MiniGridWorld(6, 5)), programs, range(seed, seed + LAYOUTS))
 
 
-@settings(max_examples=10)
-@given(SEEDS)
-def test_random_minigrid_programs_with_the_counts_of_sampling(seed):
+@for_one_engine_or_both
+@settings(max_examples=5)
+@given(seed=SEEDS)
+def test_random_minigrid_programs_with_the_counts_of_sampling(engines, seed):
     programs = random_programs(seed, minigrid.LANGUAGE, counts=range(20), depth=3, sequence=5)[:PROGRAMS]
-    agreed(random_minigrid_task(minigrid.MiniGridWorld(6, 5)), programs, range(seed, seed + LAYOUTS))
+    agreed(random_minigrid_task(minigrid.MiniGridWorld(6, 5)), programs, range(seed, seed + LAYOUTS), engines)
 
 
 def test_random_minigrid_programs_at_a_small_call_limit():
     task = random_minigrid_task(SevenLimitedMiniGrid(6, 5))
-    seeds = range(8 * LAYOUTS)
-    found = [agreed(task, random_programs(seed, minigrid.LANGUAGE), seeds) for seed in range(4)]
+    found = [
+        agreed(task, random_programs(seed, minigrid.LANGUAGE), range(seed * LAYOUTS, (seed + 1) * LAYOUTS))
+        for seed in range(16)
+    ]
     units, calls, _, ends = map(np.concatenate, zip(*found, strict=True))
     assert set(ends.ravel()) == {"T", "C", "E"}
     assert {-1, 1, 3} <= set(units.ravel())

@@ -59,7 +59,7 @@ def model(request, number):
 
 
 def run(folder, url, *, out="out", resume=False, stop=None, **options):
-    given = {"task": "CleanHouse", "method": "llm-gs", "budget": 600, "layouts": LAYOUTS, "llm": "openai"}
+    given = {"task": "CleanHouseSparse", "method": "llm-gs", "budget": 600, "layouts": LAYOUTS, "llm": "openai"}
     settings = Settings("m", url, deadline=10, retries=2, backoff=0.01)
     access = LLMAccess(folder / "answers.sqlite")
     config = Config(**{**given, "settings": settings, **options})
@@ -176,12 +176,12 @@ def test_a_run_goes_on_with_what_it_has_or_says_that_it_has_nothing(tmp_path, re
 @pytest.mark.parametrize("reply", [Reply(error("oh"), 500), completion("no program")], ids=["500", "prose"])
 def test_seeds_without_a_program_are_left_out(tmp_path, capsys, method, reply):
     def script(request, number):
-        return completion(*TEXTS[:40]) if number in (0, 1) else reply  # 48 answers for the first seed
+        return completion(*TEXTS[:40]) if number < 4 else reply  # 48 answers for each of the first two seeds
 
-    options = {"method": method, "budget": 40, "seeds": (4, 5, 6)}
+    options = {"method": method, "budget": 40, "seeds": (3, 4, 5, 6)}
     with serving(script) as server:
         results = run(tmp_path, server.url, **options)
-    assert [result["seed"] for result in results] == [4]
+    assert [result["seed"] for result in results] == [3, 4]
     said = capsys.readouterr().err
     for seed in (5, 6):
         assert f"WARNING: seed {seed}: none of " in said
@@ -201,7 +201,7 @@ def test_a_spending_limit_is_kept(tmp_path):
 
     with serving(one_at_a_time) as server:
         settings = Settings("m", server.url, max_tokens=4, backoff=0.01)
-        config = Config("CleanHouse", budget=40, layouts=LAYOUTS, llm="openai", settings=settings)
+        config = Config("CleanHouseSparse", budget=40, layouts=LAYOUTS, llm="openai", settings=settings)
         access = LLMAccess(tmp_path / "answers.sqlite", prices, 60.0)
         [result] = experiment.run(config, tmp_path / "out", llm_access=access)
     usage = json.loads((tmp_path / "out" / "llm" / "usage.json").read_text())
@@ -327,7 +327,7 @@ def start(out, url, *words):
         sys.executable,
         "experiments/run.py",
         "--task",
-        "CleanHouse",
+        "CleanHouseSparse",
         "--layouts",
         "0-3",
         "--llm",

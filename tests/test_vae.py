@@ -28,6 +28,9 @@ GRAMMAR = Grammar.of(KAREL)
 RECIPE = train.Recipe(batch=32, draws=128, sizes=vae.Sizes(24, 16, 16, 8), warm_up=5, runs=2, run_steps=12)
 
 
+random_states = jax.jit(data.random_states, static_argnums=(0, 2))
+
+
 @pytest.fixture(scope="module")
 def space():
     return LatentSpace(GRAMMAR, vae.init(GRAMMAR, jax.random.key(0), RECIPE.sizes), Origin(steps=3))
@@ -162,7 +165,7 @@ def _behaviour(program, start) -> tuple[list[tuple[int, int]], bool]:
 
 
 def test_random_states_are_as_described():
-    states = jax.jit(data.random_states, static_argnums=(0, 2))(TASK.world, jax.random.key(0), 4000)
+    states = random_states(TASK.world, jax.random.key(0), 4000)
     cells = np.asarray(states.cells).reshape(4000, 10, 10)[:, 1:-1, 1:-1]
     walls, markers = (cells & 0x10) > 0, cells & 0x0F
     assert walls[:, [0, -1]].all()
@@ -197,10 +200,10 @@ def test_programs_whose_branches_are_not_all_exercised_are_left_out():
         "DEF run m( IF c( markersPresent c) i( IF c( noMarkersPresent c) i( move i) i) m)",
     ]
     nodes = encode.encode_all([text.from_text(program, KAREL) for program in programs], KAREL)
-    states = data.random_states(TASK.world, jax.random.key(0), 64)
-    which = jnp.arange(len(programs) * 10, dtype=jnp.int32).reshape(-1, 10)
+    states = random_states(TASK.world, jax.random.key(0), 4000)
+    which = np.arange(len(programs) * 10, dtype=np.int32).reshape(-1, 10)
     run = jax.jit(functools.partial(data.execute, TASK, runs=1, steps=4))
-    assert run(jnp.asarray(nodes), states, which).exercised.tolist() == [True, False, True, True, False]
+    assert run(nodes, states, which).exercised.tolist() == [True, False, True, True, False]
 
 
 def test_a_space_decodes_a_batch_as_it_decodes_one(space):
