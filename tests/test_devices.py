@@ -5,40 +5,56 @@ import os
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
+import questions
+
+from jaxprl.dsl import sample
+from jaxprl.worlds.make import make
 
 EIGHT = "--xla_force_host_platform_device_count=8"
-EVALUATE = """
-import json, sys
-from jaxprl.xla import prefer_whole_loops
-prefer_whole_loops()
+ANSWERS = """
 import jax, numpy as np
-from jaxprl.dsl import sample
 from jaxprl.search.protocol import Neighbourhoods
 from jaxprl.vm.evaluate import evaluate, first_better
 from jaxprl.worlds.make import make
-task = make("DoorKey")
-layouts = task.layouts(range(8))
-parents = sample.random_programs(task.language, jax.random.split(jax.random.key(1), 4))
-programs, changed = sample.neighbours(task.language, parents, jax.random.split(jax.random.key(2), (4, 16)))
-runs = evaluate(task, np.asarray(programs).reshape(64, -1), layouts, engine="lanes")
-question = Neighbourhoods(*map(np.asarray, (parents, programs, changed)), np.full(4, 16, np.int32))
-answer = first_better(task, question, layouts, engine="lanes")
-print(json.dumps([jax.local_device_count(), [leaf.tolist() for leaf in (*runs.columns, *answer)]]))
+def answers(leaves):
+    task = make("DoorKey")
+    layouts = task.layouts(range(4))
+    question = Neighbourhoods(*(np.array(leaf, np.int32) for leaf in leaves))
+    programs = question.programs.reshape(-1, question.programs.shape[2])
+    runs = evaluate(task, programs, layouts, engine="lanes", workers=1)
+    answer = first_better(task, question, layouts, engine="lanes", workers=1)
+    return [jax.local_device_count(), [leaf.tolist() for leaf in (*runs.columns, *answer)]]
+"""
+IN_A_PROCESS = f"""
+from jaxprl.xla import prefer_whole_loops
+prefer_whole_loops()
+{ANSWERS}
+import json, sys
+print(json.dumps(answers(json.load(sys.stdin))))
 """
 
 
-def output(code, *words, **environment):
+def output(code, given="", **environment):
     done = subprocess.run(
-        [sys.executable, "-c", code, *words], env={**os.environ, **environment}, capture_output=True, text=True,
+        [sys.executable, "-c", code], input=given, env={**os.environ, **environment}, capture_output=True, text=True,
         timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_lanes_on_one_device_and_on_eight_give_the_same():
-    (one, found), (eight, expected) = output(EVALUATE, XLA_FLAGS=""), output(EVALUATE, XLA_FLAGS=EIGHT)
+@pytest.mark.parametrize("many", [8, pytest.param(32, marks=pytest.mark.full)])
+def test_lanes_on_one_device_and_on_eight_give_the_same(many):
+    """With 8 neighbours of each of two programs, all batches have the size of the smallest."""
+    language, answers = make("DoorKey").language, {}
+    parents = np.asarray(sample.random_programs(language, jax.random.split(jax.random.key(1), 2)))
+    leaves = [leaf.tolist() for leaf in questions.sampled(language, parents, many)[:4]]
+    exec(ANSWERS, answers)
+    one, found = answers["answers"](leaves)
+    eight, expected = output(IN_A_PROCESS, json.dumps(leaves), XLA_FLAGS=EIGHT)
     assert (one, eight) == (1, 8)
     assert found == expected
 

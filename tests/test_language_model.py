@@ -163,11 +163,11 @@ def bad(reply):
 )
 def test_a_run_goes_on_with_what_it_has_or_says_that_it_has_nothing(tmp_path, reply):
     with serving(bad(reply)) as server:
-        [result] = run(tmp_path, server.url, budget=50)
+        [result] = run(tmp_path, server.url, budget=40)
         assert result["llm"]["accepted"] == 10
-        assert result["evaluated"] == 50
+        assert result["evaluated"] == 40
     with serving(lambda request, number: reply) as server, pytest.raises(UserError) as raised:
-        run(tmp_path / "other", server.url, budget=50)
+        run(tmp_path / "other", server.url, budget=40)
     assert any(words in str(raised.value) for words in ("gave no answer", "holds a program", "not found")), raised
     assert str(raised.value).count(server.url) <= 1
 
@@ -176,15 +176,14 @@ def test_a_run_goes_on_with_what_it_has_or_says_that_it_has_nothing(tmp_path, re
 @pytest.mark.parametrize("reply", [Reply(error("oh"), 500), completion("no program")], ids=["500", "prose"])
 def test_seeds_without_a_program_are_left_out(tmp_path, capsys, method, reply):
     def script(request, number):
-        return completion(*TEXTS[:40]) if number < 4 else reply  # 48 answers for each of the first two seeds
+        return completion(*TEXTS[:40]) if number in (0, 1) else reply  # 48 answers for the first seed
 
-    options = {"method": method, "budget": 40, "seeds": (3, 4, 5, 6)}
+    options = {"method": method, "budget": 40, "seeds": (4, 5)}
     with serving(script) as server:
         results = run(tmp_path, server.url, **options)
-    assert [result["seed"] for result in results] == [3, 4]
+    assert [result["seed"] for result in results] == [4]
     said = capsys.readouterr().err
-    for seed in (5, 6):
-        assert f"WARNING: seed {seed}: none of " in said
+    assert "WARNING: seed 5: none of " in said
     assert ("server error" in said) == (not isinstance(reply, dict))
     assert not (tmp_path / "out" / "seed-5").exists()
     before = left_by(tmp_path / "out")

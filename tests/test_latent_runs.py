@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from jaxprl.errors import Stopped, UserError
@@ -12,11 +13,8 @@ from jaxprl.experiment import ledger
 from jaxprl.experiment.config import Config
 from jaxprl.experiment.job import identity, resolve
 from jaxprl.experiment.run import run
-from jaxprl.latent import vae
-from jaxprl.latent.grammar import Grammar
 from jaxprl.latent.space import SHIPPED, LatentSpace
 from jaxprl.runs.record import RECORDS, read_lines
-from jaxprl.worlds.karel.world import LANGUAGE
 
 EXAMPLES = Path(__file__).parent.parent / "experiments" / "custom_task.py"
 LIMITS = {"budget": 250, "layouts": (0, 1)}
@@ -99,9 +97,8 @@ def test_a_task_of_ones_own_in_karels_world(tmp_path):
 
 
 def test_another_model_is_another_run(tmp_path):
-    grammar, file = Grammar.of(LANGUAGE), tmp_path / "small.npz"
-    params = vae.init(grammar, jax.random.key(0), vae.Sizes(16, 16, 16, 8))
-    LatentSpace(grammar, params).save(file)
+    shipped, file = LatentSpace.load(), tmp_path / "other.npz"
+    LatentSpace(shipped.grammar, jax.tree.map(lambda leaf: leaf * np.float32(1.01), shipped.params)).save(file)
     config = Config("Seeder", "cem", budget=40, layouts=(0, 1), options={"space": file})
     run(config, tmp_path / "out")
     run(config, tmp_path / "out", resume=True)

@@ -228,21 +228,24 @@ def test_a_search_stops_at_its_goal(method):
 @pytest.mark.parametrize("method", SETTINGS)
 def test_every_program_is_asked_for_in_its_turn(method):
     """Also those that are no new best."""
-    search, sequence = searching(method, Toy(limit=0.5), 150), []
-    state = begin(search, [7])
-    while not bool(state.done[0]):
-        question = jax.tree.map(np.asarray, search.ask(state, 8).question)
-        if isinstance(question, Candidates):
-            sequence += question.programs[question.wanted][:, 0].tolist()
-        else:
-            fresh = int(state.score[0]) == UNKNOWN
-            found = answer(question)
-            count = found.first[0] + 1 if found.first[0] >= 0 else question.counts[0]
-            sequence += [int(question.parents[0, 0])] * fresh + question.programs[0, :count, 0].tolist()
-        state, _ = search.tell(state, search.ask(state, 8), answer(question))
-    truth = expected(method, 7, 150, GOAL, 0.5)
-    assert sequence == truth.programs
-    assert truth.runs > 2
+    search, seeds = searching(method, Toy(limit=0.5), 150), [7, 8, 9]
+    state, sequences = begin(search, seeds), [[] for _ in seeds]
+    while not np.asarray(state.done).all():
+        asked = search.ask(state, 256)
+        question = jax.tree.map(np.asarray, asked.question)
+        for index in np.flatnonzero(~np.asarray(state.done)).tolist():
+            sequence = sequences[index]
+            if isinstance(question, Candidates):
+                sequence += question.programs[index, question.wanted[index], 0].tolist()
+            else:
+                fresh = int(state.score[index]) == UNKNOWN
+                found = answer(question)
+                count = found.first[index] + 1 if found.first[index] >= 0 else question.counts[index]
+                sequence += [int(question.parents[index, 0])] * fresh + question.programs[index, :count, 0].tolist()
+        state, _ = search.tell(state, asked, answer(question))
+    truths = [expected(method, seed, 150, GOAL, 0.5) for seed in seeds]
+    assert sequences == [truth.programs for truth in truths]
+    assert max(truth.runs for truth in truths) > 2
 
 
 @pytest.mark.parametrize("budget", [1, 2])
@@ -460,7 +463,7 @@ def test_latent_neighbours_are_answered_as_if_everything_were_evaluated():
     search = searching("latent-hc", space, 400, Scale.of(layouts).denominator)
     state, better = begin(search, [0, 1]), 0
     for _ in range(6):
-        asked = search.ask(state, 16)
+        asked = search.ask(state, 256)
         question = jax.tree.map(np.asarray, asked.question)
         found = first_better(task, question, layouts)
         questions.check(found, questions.answered(task, layouts, question), question)

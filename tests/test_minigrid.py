@@ -29,6 +29,15 @@ IDS = sorted(
 )
 
 
+OF_RARE_SIZES = {
+    "BabyAI-GoToObjS4-v0", "BabyAI-KeyCorridorS3R2-v0", "BabyAI-MoveTwoAcrossS8N9-v0", "BabyAI-OneRoomS12-v0",
+    "BabyAI-OneRoomS20-v0", "BabyAI-PutNextS4N1-v0", "BabyAI-PutNextS7N4-v0", "BabyAI-PutNextS7N4Carrying-v0",
+    "BabyAI-SynthS5R2-v0", "BabyAI-UnlockToUnlock-v0", "MiniGrid-KeyCorridorS3R2-v0", "MiniGrid-MemoryS17Random-v0",
+    "MiniGrid-RedBlueDoors-6x6-v0",
+}  # fmt: skip
+"""Environments of known families, for whose sizes our world would be compiled for them alone."""
+
+
 def snapshot(env):
     """Return what Farama's environment shows: grid uint8 [W, H, 3], position, direction, carried object."""
     cells = [(OBJECT_TO_IDX["empty"], 0, 0) if item is None else item.encode() for item in env.grid.grid]
@@ -99,10 +108,13 @@ def check(name, seeds, count, monkeypatch):
 
 def test_there_are_environments_to_compare_with():
     assert len(IDS) > 100
+    assert set(IDS) > OF_RARE_SIZES
     assert {"MiniGrid-DoorKey-8x8-v0", "MiniGrid-MemoryS7-v0", "MiniGrid-LockedRoom-v0"} <= set(IDS)
 
 
-@pytest.mark.parametrize("name", IDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.full] if name in OF_RARE_SIZES else []) for name in IDS]
+)
 def test_every_environment_for_a_while(name, monkeypatch):
     check(name, range(2), 40, monkeypatch)
 

@@ -11,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from smaller import smaller
 
 import jaxprl
 from jaxprl.cli import main
@@ -48,6 +49,12 @@ def run_example(code, folder):
 
 @pytest.mark.parametrize("code", examples(README))
 def test_the_examples_of_the_readme_run(code, tmp_path):
+    run_example(smaller(code), tmp_path)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("code", [each for each in examples(README) if smaller(each.values[0]) != each.values[0]])
+def test_the_examples_of_the_readme_run_as_they_are(code, tmp_path):
     run_example(code, tmp_path)
 
 

@@ -20,6 +20,7 @@ from jaxprl import render
 from jaxprl.cli import report as report_command
 from jaxprl.dsl import text
 from jaxprl.errors import UserError
+from jaxprl.experiment import ledger
 from jaxprl.experiment.run import Config, run
 from jaxprl.report import figures, sections
 from jaxprl.report import page as reports
@@ -50,9 +51,11 @@ def runs(tmp_path_factory):
     """Two small real runs; the second in the directories of two hosts."""
     folder = tmp_path_factory.mktemp("runs")
     layouts = tuple(range(4))
-    run(Config(TASK, "llm-gs", (0, 1), budget=60, layouts=layouts), folder / "llm-gs")
-    for host in range(2):
-        run(Config(TASK, "hc", (host,), budget=60, layouts=layouts), folder / "hc" / f"host-{host}-of-2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ledger, "UNSEEN", range(1_000_000, 1_000_004))
+        run(Config(TASK, "llm-gs", (0, 1), budget=60, layouts=layouts), folder / "llm-gs")
+        for host in range(2):
+            run(Config(TASK, "hc", (host,), budget=60, layouts=layouts), folder / "hc" / f"host-{host}-of-2")
     return folder
 
 

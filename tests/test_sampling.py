@@ -76,11 +76,15 @@ in_both_domains = pytest.mark.parametrize("domain", DOMAINS, ids=lambda domain: 
 for_all_parents = pytest.mark.parametrize(
     ("domain", "parent"),
     [
-        pytest.param(domain, parent, id=f"{domain.language.name}-{parent['name']}")
+        pytest.param(
+            domain, parent, id=f"{domain.language.name}-{parent['name']}",
+            marks=[] if parent["program"] in (domain.parents[0], domain.parents[-1]) else [pytest.mark.full],
+        )
         for domain in DOMAINS
         for parent in domain.golden["neighbours"]
     ],
-)
+)  # fmt: skip
+"""The shortest and the longest of each domain; the others where everything is tested."""
 
 
 def p_value(expected, found):
