@@ -33,9 +33,24 @@ hypothesis.settings.register_profile("local", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
+# Most of what the default tests cost is compiling, so there XLA compiles with few of LLVM's optimizations. Golden values
+# (`golden.evaluated`) and processes, which do not know of this setting, are compiled as users have it, and so is
+# everything where everything is tested.
+FEW_OPTIMIZATIONS = "jax_disable_most_optimizations"
+
+
 def pytest_configure(config):
+    jax.config.update(FEW_OPTIMIZATIONS, config.option.markexpr == "not full")
     for unfinished in UNFINISHED:
         config.addinivalue_line("filterwarnings", unfinished)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """In the default run the tests of a file go to one worker, so that what they share is made and compiled once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log) if config.option.markexpr == "not full" else None
 
 
 @pytest.fixture

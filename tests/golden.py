@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gzip
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxprl.dsl import ast
@@ -98,8 +100,20 @@ def programs(domain: str) -> list[str]:
 
 LAYOUTS = range(32)
 """Those of `returns`; the runs of `edge_cases` are on the first of them."""
-BLOCK = 32
-"""Programs that are evaluated together."""
+BLOCK = 64
+"""Programs that are evaluated together: another number than anywhere else, so that nothing else compiles this size."""
+
+
+@contextlib.contextmanager
+def all_optimizations() -> Iterator[None]:
+    """Have compiled what is run for the first time as users have it (`conftest.py`)."""
+    name = "jax_disable_most_optimizations"
+    before = jax.config.values[name]
+    jax.config.update(name, False)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
 
 
 @functools.cache
@@ -109,7 +123,8 @@ def _evaluated(task: str) -> tuple[dict[str, int], Outcomes]:
     for row in (*returns(task), *edge_cases(task)):
         places.setdefault(row.program, len(places))
     programs = [from_text(text, make(task).language) for text in places]
-    return places, evaluate(make(task), programs, make(task).layouts(LAYOUTS), block=BLOCK)
+    with all_optimizations():
+        return places, evaluate(make(task), programs, make(task).layouts(LAYOUTS), block=BLOCK)
 
 
 def evaluated(task: str, rows: Sequence[Row], layouts: int | None = None) -> Outcomes:
