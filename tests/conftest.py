@@ -1,3 +1,4 @@
+import gc
 import os
 from pathlib import Path
 
@@ -33,14 +34,15 @@ hypothesis.settings.register_profile("local", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
-# Most of what the default tests cost is compiling, so there XLA compiles with few of LLVM's optimizations. Golden values
-# (`golden.evaluated`) and processes, which do not know of this setting, are compiled as users have it, and so is
-# everything where everything is tested.
+# Most of what the default tests cost is compiling, so there XLA compiles with few of LLVM's optimizations. Golden
+# values (`golden.evaluated`) and processes, which do not know of this setting, are compiled as users have it, and so is
+# everything in full tests.
 FEW_OPTIMIZATIONS = "jax_disable_most_optimizations"
 
 
 def pytest_configure(config):
     jax.config.update(FEW_OPTIMIZATIONS, config.option.markexpr == "not full")
+    jax.monitoring.register_event_duration_secs_listener(count_compiled)
     for unfinished in UNFINISHED:
         config.addinivalue_line("filterwarnings", unfinished)
 
@@ -51,6 +53,29 @@ def pytest_xdist_make_scheduler(config, log):
     from xdist.scheduler import LoadFileScheduling
 
     return LoadFileScheduling(config, log) if config.option.markexpr == "not full" else None
+
+
+# Compiled code is mapped into memory in many pieces, and Linux allows a process 65,530 (`vm.max_map_count`); at the
+# limit XLA ends the process with a segmentation fault. Thus compiled code is dropped when there are many. Counting them
+# takes some milliseconds, so it is done where something was compiled.
+MOST_MAPPINGS = 20_000
+MAPPINGS = Path("/proc/self/maps")
+compiled = 0
+
+
+def count_compiled(event: str, duration: float, **_: object) -> None:
+    global compiled
+    compiled += event == "/jax/core/compile/backend_compile_duration"
+
+
+def pytest_runtest_teardown():
+    global compiled
+    if compiled < 10 or not MAPPINGS.exists():
+        return
+    compiled = 0
+    if MAPPINGS.read_bytes().count(b"\n") > MOST_MAPPINGS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

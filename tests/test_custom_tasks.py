@@ -309,7 +309,7 @@ MISTAKES = {
         "np.zeros(seed + 1, np.uint8), np",
         "the layout of seed 1: progress is uint8 [2], in that of seed 0",
     ),
-    "unseeded": ("seed % 8", "np.random.default_rng().integers(99)", "gives another layout each time; draw from np.random"),
+    "unseeded": ("seed % 8", "np.random.default_rng().integers(99)", "gives another layout each time; draw from"),
     "generate": (
         "def generate(seed):",
         "def generate(seed):\n    seed.x",
