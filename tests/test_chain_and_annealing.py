@@ -1,5 +1,7 @@
 """Chains that accept ties, and simulated annealing: each against its definition, one program after the other."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxprl.dsl import encode, sample
+from jaxprl.dsl import ast, encode, sample
+from jaxprl.dsl.text import from_text
 from jaxprl.errors import UserError
 from jaxprl.experiment.config import Config
 from jaxprl.experiment.job import resolve
 from jaxprl.search.annealing import Cooling, annealing, metropolis
-from jaxprl.search.chain import chain, small_neighbours, small_starts
+from jaxprl.search.chain import chain, sizes, small_neighbours, small_starts
 from jaxprl.search.driver import drive
 from jaxprl.search.program_space import random_starts
 from jaxprl.search.protocol import UNKNOWN, Improvements, search_keys
@@ -134,13 +137,39 @@ def test_searches_depend_on_neither_the_batch_nor_each_other():
             assert together[seed] == play(search, [seed])[1][seed]
 
 
+def size_of(nodes):
+    """The size of a program by its tree: all nodes but the first, and the counts of REPEATs; sequences are tuples."""
+
+    def count(node):
+        if isinstance(node, tuple):
+            return sum(map(count, node))
+        if not dataclasses.is_dataclass(node):
+            return 0
+        return 1 + isinstance(node, ast.Repeat) + sum(map(count, vars(node).values()))
+
+    return count(encode.decode(np.asarray(nodes), LANGUAGE)) - 1
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("DEF run m( move m)", 1),
+        ("DEF run m( WHILE c( frontIsClear c) w( move move w) m)", 4),
+        ("DEF run m( REPEAT R=3 r( turnLeft r) IF c( not c( leftIsClear c) c) i( move i) m)", 7),
+    ],
+)
+def test_the_program_and_its_sequences_do_not_count(text, size):
+    program = encode.encode(from_text(text, LANGUAGE), LANGUAGE)
+    assert sizes(program) == size_of(program) == size
+
+
 def test_a_chains_programs_are_small_and_keep_their_keys():
     keys = search_keys(range(300))
     starts = small_starts(LANGUAGE, 8, keys, jnp.zeros(300, jnp.int32))
-    sizes = np.asarray(encode.length(starts))
-    assert sizes.max() <= 8
+    assert max(map(size_of, starts)) == 8
     as_drawn = random_starts(LANGUAGE, keys, jnp.zeros(300, jnp.int32))
-    small = np.asarray(encode.length(as_drawn)) <= 8
+    assert sizes(as_drawn).tolist() == [size_of(program) for program in as_drawn]
+    small = np.asarray(sizes(as_drawn)) <= 8
     assert 50 < small.sum() < 290
     assert (np.asarray(starts)[small] == np.asarray(as_drawn)[small]).all()
     some = small_starts(LANGUAGE, 8, keys[40:60], jnp.zeros(20, jnp.int32))
@@ -216,7 +245,7 @@ def questions_of(parents, programs, changed, margins):
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("chain", {"max_nodes": 3}, "--max-nodes 3: it goes from 5 to 45"),
+        ("chain", {"max_nodes": 0}, "--max-nodes 0: it goes from 1 to 41"),
         ("annealing", {"start_temperature": 0.0}, "--start-temperature 0: it is above 0"),
         ("annealing", {"cooling": 1.5}, "--cooling 1.5: it is above 0 and at most 1"),
         ("annealing", {"restarts": -1}, "--restarts -1: from 0 to"),

@@ -1,8 +1,10 @@
 """A chain: one program, one neighbour at a time, moving whenever the return is not lower, and never starting again.
 
 It differs from hill climbing in that ties are accepted, so that it drifts along plateaus, and in that programs have a
-limited number of nodes instead of restarts. Carvalho et al. (2024) publish results of such a search with their code
-(class `StochasticHillClimbing`), though not in the paper.
+limited size instead of restarts. Carvalho et al. (2024) publish results of such a search with their code (class
+`StochasticHillClimbing`), though not in the paper. The size is theirs: the number of statements, conditions and counts
+of a program. Deviations: the limits of the language hold as well, and the neighbours are those of
+`program_space.mutations`; theirs are regrown with a height of at most 2, wherever they stand.
 
 The n-th program of a search is drawn with the key `fold_in(search key, n)`. A program that is too large is drawn again
 from that key and does not count as evaluated.
@@ -34,7 +36,7 @@ def chain(language: Language, *, max_nodes: int, budget: int, goal: int) -> Sear
 
     Args:
       language: the language of the programs.
-      max_nodes: nodes that a program may have, the Program node included.
+      max_nodes: size that a program may have (`sizes`).
       budget: programs that a search may evaluate.
       goal: score of return 1.
     """
@@ -49,6 +51,16 @@ def chain(language: Language, *, max_nodes: int, budget: int, goal: int) -> Sear
     )
 
 
+def sizes(programs: jax.Array) -> jax.Array:
+    """Return the sizes int32 [...] of programs, nodes int32 [..., N].
+
+    The size is the number of nodes apart from Program and Concat: 4 for `WHILE c( frontIsClear c) w( move move w)`.
+    """
+    kinds = encode.kinds(programs)
+    counted = (kinds != encode.PAD) & (kinds != encode.PROGRAM) & (kinds != encode.CONCAT)
+    return jnp.sum(counted, axis=-1, dtype=jnp.int32)
+
+
 def ties(state: State, keys: jax.Array) -> np.ndarray:
     """Return margins that accept a tie, int32 [S, B]."""
     return np.ones(keys.shape, np.int32)
@@ -57,13 +69,13 @@ def ties(state: State, keys: jax.Array) -> np.ndarray:
 def small_neighbours(
     language: Language, max_nodes: int, programs: jax.Array, keys: jax.Array, counts: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Return neighbours of at most `max_nodes` nodes; arguments and result are those of `program_space.mutations`."""
+    """Return neighbours no larger than `max_nodes`; arguments and result are those of `program_space.mutations`."""
     drawn, changed = _drawn_small(lambda keys: mutations(language, programs, keys, counts), max_nodes, keys)
     return drawn, changed
 
 
 def small_starts(language: Language, max_nodes: int, keys: jax.Array, climb: jax.Array) -> jax.Array:
-    """Return random programs of at most `max_nodes` nodes, int32 [S, N], as `program_space.random_starts`."""
+    """Return random programs int32 [S, N] no larger than `max_nodes`, as `program_space.random_starts`."""
     return _drawn_small(lambda keys: (random_starts(language, keys, climb),), max_nodes, keys)[0]
 
 
@@ -78,7 +90,7 @@ def _drawn_small(draw: Callable[[jax.Array], Drawn], max_nodes: int, keys: jax.A
     """
     found = draw(keys)
     tries = 0
-    while (large := np.asarray(encode.length(found[0]) > max_nodes)).any():
+    while (large := np.asarray(sizes(found[0]) > max_nodes)).any():
         tries += 1
         again = draw(_again(keys, jnp.int32(tries)))
         found = tuple(_chosen(jnp.asarray(large), new, old) for new, old in zip(again, found, strict=True))
