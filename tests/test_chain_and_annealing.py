@@ -259,6 +259,6 @@ def test_mistakes_are_messages(method, options, message):
 
 
 def test_a_chain_solves_door_key(tmp_path):
-    """The search of seed 1, as `docs/methods.md` counts it: it needs more nodes than joined statements would leave."""
+    """A search that `docs/methods.md` counts. Its program would be too large if joining statements counted."""
     [result] = run(Config("DoorKey", "chain", seeds=[1]), tmp_path / "run")
     assert (result["return"], result["found_at"], result["unseen_return"]) == (1.0, 12_011, 0.9925)

@@ -277,7 +277,7 @@ def test_mistakes_are_said():
     for task, message in (("Mazes", "unknown task 'Mazes'"), (5, "task 5: only tasks")):
         with pytest.raises(UserError, match=message):
             functional.make_env(task)
-    for seeds, message in (((), "are empty"), (5, "expected several seeds"), ((-1,), "from 0 to")):
+    for seeds, message in (((), "layout seeds: none"), (5, "expected several seeds"), ((-1,), "from 0 to")):
         with pytest.raises(UserError, match=message):
             functional.make_env("DoorKey", layout_seeds=seeds)
     with pytest.raises(UserError, match="unknown render_mode 'human'"):
@@ -298,7 +298,7 @@ def test_mistakes_are_said():
 )
 def test_mistakes_are_the_same_for_one_and_for_copies(make):
     door_key = "jaxprl/Karel-DoorKey-v0"
-    with pytest.raises(UserError, match="layout_seeds are empty"):
+    with pytest.raises(UserError, match="layout seeds: none"):
         make(door_key, layout_seeds=())
     env = make(door_key, layout_seeds=iter([6, 7]))
     for seed, message in (

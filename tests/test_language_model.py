@@ -295,11 +295,11 @@ def test_mistakes_are_found_before_the_run_directory_is_taken(tmp_path, access, 
 def test_hosts_share_the_spending_limit(tmp_path, command, monkeypatch):
     limits = []
 
-    def execute(request, out, *, llm_access, **options):
+    def run(job, out, *, llm_access, **options):
         limits.append(llm_access.limit)
         raise UserError("far enough")
 
-    monkeypatch.setattr(command, "execute", execute)
+    monkeypatch.setattr(command, "run", run)
     monkeypatch.setattr(command, "join", lambda text: Host(1, 4))
     for hosts in ([], ["--hosts", "auto"]):
         with pytest.raises(UserError, match="far enough"):

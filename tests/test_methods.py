@@ -93,10 +93,10 @@ def test_help_and_listings_are_complete(capsys):
     [
         ({"seeds": (0, 0)}, "named twice"),
         ({"seeds": (0.5,)}, "search seed 0.5: expected an integer"),
-        ({"seeds": 3}, "search seeds 3: expected several, like range"),
+        ({"seeds": 3}, "search seeds 3: expected several seeds, like range"),
         ({"seeds": ()}, "search seeds: none"),
         ({"seeds": (-1,)}, "search seed -1: seeds go from 0 to"),
-        ({"seeds": "0-3"}, "search seeds '0-3': expected several"),
+        ({"seeds": "0-3"}, "search seeds '0-3': expected several seeds"),
         ({"layouts": (1, 1)}, "named twice"),
         ({"layouts": (2**32,)}, "layout seed 4294967296: seeds go from 0 to"),
         ({"layouts": (1_000_000,)}, "kept for the final test"),

@@ -203,7 +203,7 @@ def task_and_program():
         (lambda task, program: jaxprl.evaluate(task, [WALK]), "program 0: expected a Program"),
         (lambda task, program: jaxprl.evaluate(task, [jaxprl.Program(())]), "a block without a statement"),
         (lambda task, program: jaxprl.evaluate(task, [program], [0, 1]), "expected those of Task.layouts"),
-        (lambda task, program: jaxprl.evaluate(task, [program], layout_seeds=5), "expected several, like range"),
+        (lambda task, program: jaxprl.evaluate(task, [program], layout_seeds=5), "expected several seeds, like range"),
         (lambda task, program: jaxprl.evaluate(task, [program], layout_seeds=()), "layout seeds: none"),
         (
             lambda task, program: jaxprl.trace(jaxprl.make("LavaGap"), program),

@@ -23,7 +23,7 @@ from jaxprl.experiment.cluster import Host, join
 from jaxprl.experiment.config import Config
 from jaxprl.experiment.job import resolve
 from jaxprl.experiment.language_model import LLMAccess
-from jaxprl.experiment.run import execute
+from jaxprl.experiment.run import run
 from jaxprl.llm.prompts import STYLES
 from jaxprl.llm.settings import Settings
 from jaxprl.methods.base import Job, flag, option_lines, option_types
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     print(f"{job.method.name} on {job.task_name}, seeds {seeds}, up to {job.budget:,} programs -> {out}")
     mirror = opener(options.log_to) if options.log_to else None
     with StopRequest() as stop:
-        results = execute(
+        results = run(
             job,
             out,
             resume=options.resume,

@@ -24,7 +24,7 @@ from jaxprl.worlds.karel.world import KarelWorld
 from jaxprl.worlds.make import make as make_task
 from jaxprl.worlds.minigrid import observe as minigrid
 from jaxprl.worlds.minigrid.world import MiniGridWorld
-from jaxprl.worlds.seeds import checked_seed
+from jaxprl.worlds.seeds import checked_seeds
 from jaxprl.worlds.task import Layout, Task
 
 OBSERVATIONS = ("grid", "view")
@@ -140,7 +140,7 @@ def make_env(task: str | Task, *, layout_seeds: Iterable[int] = range(256), obse
       (3, 7, 7, 3)
     """
     resolved = array_task(task, observation)
-    layouts = jax.tree.map(jnp.asarray, resolved.layouts(seed_pool(layout_seeds)))
+    layouts = jax.tree.map(jnp.asarray, resolved.layouts(checked_seeds(layout_seeds, "layout seed")))
     return Environment(resolved, layouts, observation, resolved.language.action_names)
 
 
@@ -165,20 +165,6 @@ def array_task(task: str | Task, observation: str) -> Task:
     if observation not in known:
         raise UserError(f"task {resolved.name}: unknown observation {observation!r}; known: {', '.join(known)}")
     return resolved
-
-
-def seed_pool(seeds: Iterable[int]) -> tuple[int, ...]:
-    """Return layout seeds to draw from.
-
-    Raises:
-      UserError: if there are none, or if one of them is not a layout seed.
-    """
-    if not isinstance(seeds, Iterable):
-        raise UserError(f"layout_seeds {seeds!r}: expected several seeds, like range(256)")
-    pool = tuple(map(checked_seed, seeds))
-    if not pool:
-        raise UserError("layout_seeds are empty: there is nothing to draw from")
-    return pool
 
 
 def observe(task: Task, state: PyTree, observation: str) -> np.ndarray | jax.Array:

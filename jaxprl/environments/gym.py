@@ -31,7 +31,7 @@ from jaxprl.worlds.karel.world import KarelWorld
 from jaxprl.worlds.minigrid.observe import mission
 from jaxprl.worlds.minigrid.world import MiniGridWorld
 from jaxprl.worlds.plain import WorldEnvironment
-from jaxprl.worlds.seeds import checked_seed
+from jaxprl.worlds.seeds import checked_seed, checked_seeds
 from jaxprl.worlds.task import Task
 
 SEEDS = 2**31 - 1
@@ -82,7 +82,7 @@ class WorldEnv(gymnasium.Env):
     ):
         self.task, self.observation = functional.array_task(task, observation), observation
         self.max_steps = episode_length(self.task, max_steps)
-        self.layout_seeds = None if layout_seeds is None else functional.seed_pool(layout_seeds)
+        self.layout_seeds = None if layout_seeds is None else checked_seeds(layout_seeds, "layout seed")
         self.cell, self.render_mode = cell, known_mode(render_mode)
         self.action_space, self.observation_space = spaces(self.task, observation)
         self.plain: WorldEnvironment | None = None

@@ -23,7 +23,7 @@ from jaxprl.errors import UserError
 from jaxprl.render.world import draw
 from jaxprl.types import JSON
 from jaxprl.worlds.minigrid.observe import mission
-from jaxprl.worlds.seeds import checked_seed
+from jaxprl.worlds.seeds import checked_seed, checked_seeds
 from jaxprl.worlds.task import Layout
 
 POOL = range(256)
@@ -93,7 +93,7 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
         self.num_envs, self.task = num_envs, functional.array_task(task, observation)
         self.max_steps = episode_length(self.task, max_episode_steps if max_steps is None else max_steps)
         self.observation = observation
-        self.layout_seeds = functional.seed_pool(POOL if layout_seeds is None else layout_seeds)
+        self.layout_seeds = checked_seeds(POOL if layout_seeds is None else layout_seeds, "layout seed")
         self.cell, self.render_mode, self.jax_arrays = cell, known_mode(render_mode), jax_arrays
         self.single_action_space, self.single_observation_space = spaces(self.task, observation)
         self.action_space = batch_space(self.single_action_space, num_envs)

@@ -18,7 +18,7 @@ from jaxprl.worlds import task_files
 from jaxprl.worlds.check import check
 from jaxprl.worlds.make import is_in_file, make
 from jaxprl.worlds.registry import is_own
-from jaxprl.worlds.seeds import checked_seed
+from jaxprl.worlds.seeds import checked_seeds
 from jaxprl.worlds.task import PythonTask, Task, prompt_name
 
 UNSEEN = range(1_000_000, 1_001_000)
@@ -70,11 +70,7 @@ def _try_out(task: Task | PythonTask) -> None:
 def _seeds(seeds: Iterable[int], what: str) -> tuple[int, ...]:
     """Return seeds as Python integers. Raises UserError if there are none, if one repeats, or if one is out of
     range."""
-    if not isinstance(seeds, Iterable) or isinstance(seeds, str):
-        raise UserError(f"{what}s {seeds!r}: expected several, like range(8)")
-    numbers = tuple(checked_seed(seed, what) for seed in seeds)
-    if not numbers:
-        raise UserError(f"{what}s: none; a run needs at least one")
+    numbers = checked_seeds(seeds, what)
     if len(set(numbers)) < len(numbers):
         raise UserError(f"{what}s {numbers}: a seed is named twice")
     return numbers

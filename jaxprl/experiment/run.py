@@ -27,7 +27,7 @@ from jaxprl.types import JSON
 
 
 def run(
-    config: Config,
+    config: Config | Job,
     out: str | Path,
     *,
     resume: bool = False,
@@ -40,7 +40,7 @@ def run(
     """Run the searches of a configuration.
 
     Args:
-      config: what to do.
+      config: what to do; or the job of a configuration that is resolved already.
       out: the run directory. It is created; without `resume` it must be empty or missing.
       resume: whether to continue a run of the same configuration in that directory, from its newest checkpoint.
       workers: threads that evaluate programs; None for one per core. No result depends on it, nor on what follows.
@@ -65,38 +65,8 @@ def run(
       >>> result["evaluated"] <= 200
       True
     """
-    return execute(
-        resolve(config),
-        Path(out),
-        resume=resume,
-        workers=workers,
-        every=every,
-        stop=stop,
-        llm_access=llm_access,
-        mirror=mirror,
-    )
-
-
-def execute(
-    job: Job,
-    out: Path,
-    *,
-    resume: bool = False,
-    workers: int | None = None,
-    every: Every = EVERY,
-    stop: StopRequest | None = None,
-    llm_access: LLMAccess | None = None,
-    mirror: Callable[[Path], Mirror] | None = None,
-) -> list[JSON]:
-    """Run the searches of a job, which is resolved and checked. The arguments are those of `run`.
-
-    Returns:
-      The results, by seed.
-
-    Raises:
-      UserError: the directory, the cache or the task's returns do not allow it.
-      Stopped: `stop` was set.
-    """
+    job = config if isinstance(config, Job) else resolve(config)
+    out = Path(out)
     evaluator = Evaluator(job.task, job.layouts, workers=workers)
     replay = job.llm == "recorded"
     llm_access = llm_access or LLMAccess()

@@ -41,7 +41,7 @@ _KEYWORDS = {"def", "while", "if", "else", "for", "in", "not", "and", "or"}
 def _pillow() -> tuple[ModuleType, ModuleType, ModuleType, Path]:
     """Return Pillow's modules Image, ImageDraw and ImageFont, and the file of the font."""
     try:
-        from PIL import Image, ImageDraw, ImageFont  # isort: skip  # first, since matplotlib breaks off without it
+        from PIL import Image, ImageDraw, ImageFont  # isort: skip  # before matplotlib, whose import fails without it
         import matplotlib as mpl
     except ImportError as error:
         raise UserError(f"{error.name} is missing; pip install 'jaxprl[plots]'") from None

@@ -187,8 +187,8 @@ def _share_neighbours(batches: Engine, question: Neighbourhoods, active: np.ndar
     """Answer the question for the few searches `active`, each thread trying every `workers`-th neighbour of each.
 
     Of two threads, one tries neighbours 0, 2, 4, .. and the other 1, 3, 5, .. If they find number 2 of the former and
-    number 1 of the latter, these are neighbours 4 and 3, so neighbour 3 is the answer. The question is
-    padded to the largest number of searches that comes here, so that one size is compiled.
+    number 1 of the latter, these are neighbours 4 and 3, so neighbour 3 is the answer. The question is padded to the
+    largest number of searches that comes here, so that one size is compiled.
     """
     few = _rows(question, active, min(len(question.counts), 2 * workers))
     jobs = [functools.partial(batches.first_better, _every(few, part, workers)) for part in range(workers)]

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxprl.errors import UserError
-from jaxprl.worlds.seeds import checked_seed
+from jaxprl.worlds.seeds import checked_seeds
 from jaxprl.worlds.task import Layout, PythonTask, Task
 
 
@@ -18,12 +18,7 @@ def layouts_of(task: Task | PythonTask, seeds: Iterable[int]) -> Layout:
     Raises:
       UserError: there is no seed, or one is not an integer from 0 to 2**32 - 1.
     """
-    if not isinstance(seeds, Iterable) or isinstance(seeds, str):
-        raise UserError(f"layout seeds {seeds!r}: expected several, like range(32)")
-    numbers = [checked_seed(seed, "layout seed") for seed in seeds]
-    if not numbers:
-        raise UserError("layout seeds: none; programs are run on one layout at least")
-    return task.layouts(numbers)
+    return task.layouts(checked_seeds(seeds, "layout seed"))
 
 
 def check_stacked(layouts: Layout) -> None:
