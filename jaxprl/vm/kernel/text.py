@@ -1,0 +1,409 @@
+"""Writes functions (`ir.py`) as C.
+
+A scalar that is used once is written where it is used; others get a local variable, named after the line of Python that
+it comes from (`names.py`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+
+from jaxprl.vm.kernel import names
+from jaxprl.vm.kernel.ir import BOOL, Block, Function, Op, Value, limits, signed, width
+from jaxprl.vm.kernel.storage import Buffer, assign, without_dead
+
+_SIGNS = {"add": "+", "subtract": "-", "multiply": "*", "and": "&", "or": "|", "xor": "^", "equal": "==", "less": "<"}
+_LONGEST = 90
+"""Characters of the longest expression that is written where it is used."""
+PRELUDE = """\
+#include <stdbool.h>
+#include <stdint.h>
+
+#define COUNTED(kind) \\
+    static inline kind minimum_##kind(kind a, kind b) { return a < b ? a : b; } \\
+    static inline kind maximum_##kind(kind a, kind b) { return a > b ? a : b; } \\
+    static inline kind divide_##kind(kind a, kind b) { return b == 0 ? (kind)-1 : b == (kind)-1 && (kind)-1 < (kind)0 ? (kind)(0 - a) : a / b; } \\
+    static inline kind remainder_##kind(kind a, kind b) { return b == 0 ? a : b == (kind)-1 && (kind)-1 < (kind)0 ? 0 : a % b; }
+COUNTED(int8_t) COUNTED(int16_t) COUNTED(int32_t) COUNTED(int64_t)
+COUNTED(uint8_t) COUNTED(uint16_t) COUNTED(uint32_t) COUNTED(uint64_t)
+
+/* The number of bits that are set, and of zeros in front of the first of them. */
+static inline int popcnt(uint64_t x) { int n = 0; for (; x; x &= x - 1) n++; return n; }
+static inline int leading_zeros(uint64_t x, int bits) { while (x) { x >>= 1; bits--; } return bits; }
+"""  # noqa: E501
+"""What every text begins with."""
+
+
+def c_type(kind: str) -> str:
+    """Return the name of a type in C."""
+    return "bool" if kind == BOOL else f"{kind}_t"
+
+
+def write(function: Function, results: Sequence[str]) -> str:
+    """Return the text of a function.
+
+    Args:
+      function: the function, which is changed.
+      results: names of its results. Scalars are returned as a struct, and arrays are written to arguments.
+    """
+    without_dead(function)
+    return _Writer(function, results).text()
+
+
+class _Writer:
+    def __init__(self, function: Function, results: Sequence[str]):
+        self.function, self.result_names = function, results
+        self.buffers, self.returned = assign(function)
+        self.lines: list[str] = []
+        self.depth = 1
+        self.taken: set[str] = {
+            function.name,
+            *results,
+            "int",
+            "long",
+            "char",
+            "if",
+            "for",
+            "while",
+            "do",
+            "short",
+            "out",
+        }
+        self.texts: dict[Value, str] = {}
+        self.strength: dict[Value, int] = {}  # 0: needs brackets within another expression
+        self.count: dict[Value, int] = {}
+        self.home: dict[Value, Block] = {}
+        self.buffer_names: dict[Buffer, str] = {}
+        self.rule = ""
+
+    def text(self) -> str:
+        function = self.function
+        params = []
+        for arg in function.args:
+            self.taken.add(arg.name)
+            self.texts[arg], self.strength[arg] = arg.name, 1
+            if arg.size is None:
+                params.append(f"{c_type(arg.kind)} {arg.name}")
+            else:
+                buffer = self.buffers[arg]
+                self.buffer_names[buffer] = arg.name
+                params.append(f"{'const ' if buffer.is_constant else ''}{c_type(arg.kind)} *restrict {arg.name}")
+        fields = []
+        for name, result, returned in zip(self.result_names, function.body.results, self.returned, strict=True):
+            if returned is None:
+                fields.append(f"    {c_type(result.kind)} {name};")
+            elif returned not in self.buffer_names:
+                self.buffer_names[returned] = name
+                params.append(f"{c_type(result.kind)} *restrict {name}")
+        self.measure(function.body)
+        self.block(function.body)
+        struct = ""
+        kind = "void"
+        if fields:
+            kind = f"struct {function.name}_result"
+            struct = f"{kind} {{\n" + "\n".join(fields) + "\n};\n\n"
+            pairs = zip(self.result_names, function.body.results, self.returned, strict=True)
+            scalars = [f".{name} = {self.use(result, 0)}" for name, result, returned in pairs if returned is None]
+            self.line(f"return ({kind}){{{', '.join(scalars)}}};")
+        head = f"static inline {kind} {function.name}("
+        return struct + head + _wrapped(params, len(head)) + ")\n{\n" + "\n".join(self.lines) + "\n}\n"
+
+    def measure(self, block: Block) -> None:
+        """Count how often each value is used, and where."""
+        for op in block.ops:
+            for result in op.results:
+                self.home[result] = block
+            for arg in op.args:
+                self.count[arg] = self.count.get(arg, 0) + (1 if self.is_at(arg, block) else 9)
+            for inner in op.blocks:
+                self.measure(inner)
+        for result in block.results:
+            self.count[result] = self.count.get(result, 0) + (1 if self.is_at(result, block) else 9)
+
+    def is_at(self, value: Value, block: Block) -> bool:
+        return self.home.get(value) is block
+
+    def line(self, text: str) -> None:
+        self.lines.append("    " * self.depth + text)
+
+    def fresh(self, value_or_op: Op | None, fallback: str) -> str:
+        """Return a name that is not taken."""
+        base = (names.variable(value_or_op.place) if value_or_op is not None else None) or fallback
+        for number in itertools.count():
+            name = base if not number else f"{base}_{number}"
+            if name not in self.taken:
+                self.taken.add(name)
+                return name
+        raise AssertionError
+
+    def use(self, value: Value, strength: int = 1) -> str:
+        """Return the text of a value; in brackets if it stands within another expression that needs them."""
+        text = self.texts[value]
+        return f"({text})" if strength > self.strength.get(value, 1) else text
+
+    def set(self, value: Value, text: str, strength: int) -> None:
+        self.texts[value], self.strength[value] = text, strength
+
+    def block(self, block: Block) -> None:
+        for op in block.ops:
+            getattr(self, f"write_{op.what}")(op)
+
+    def remark(self, op: Op) -> None:
+        """Name the rule that the following lines come from, where it is another one than before."""
+        rule = names.rule(op.place)
+        if rule and rule != self.rule:
+            self.rule = rule
+            self.line(f"/* {rule} */")
+
+    def scalar(self, op: Op, text: str, strength: int, *, is_fixed: bool = True) -> None:
+        """Write a scalar where it is used, or as a local variable."""
+        value = op.results[0]
+        if self.count.get(value, 0) <= 1 and is_fixed and len(text) <= _LONGEST:
+            self.set(value, text, strength)
+            return
+        self.remark(op)
+        name = self.fresh(op, op.name or "entry")
+        self.line(f"const {c_type(value.kind)} {name} = {text};")
+        self.set(value, name, 1)
+
+    def write_const(self, op: Op) -> None:
+        value = op.results[0]
+        self.set(value, literal(op.number, value.kind), 1 if op.number >= 0 else 0)
+
+    def write_table(self, op: Op) -> None:
+        assert op.data is not None
+        name = self.fresh(op, "table")
+        self.buffer_names[self.buffers[op.results[0]]] = name
+        kind = op.results[0].kind
+        numbers = [literal(int(number), kind) for number in op.data]
+        head = f"static const {c_type(kind)} {name}[{len(numbers)}] = {{"
+        self.line(head + _wrapped(numbers, 4 * self.depth + 8) + "};")
+
+    def write_alloc(self, op: Op) -> None:
+        self.declare(self.buffers[op.results[0]], op)
+
+    def declare(self, buffer: Buffer, op: Op) -> None:
+        """Declare an array, unless it is an argument or is declared already."""
+        if buffer not in self.buffer_names:
+            self.buffer_names[buffer] = name = self.fresh(op, "row")
+            self.line(f"{c_type(buffer.kind)} {name}[{buffer.size}];")
+
+    def write_copy(self, op: Op) -> None:
+        target = self.buffers[op.results[0]]
+        self.declare(target, op)
+        source = self.buffer_names[self.buffers[op.args[0]]]
+        self.line(f"for (int i = 0; i < {target.size}; i++) {self.buffer_names[target]}[i] = {source}[i];")
+
+    def write_load(self, op: Op) -> None:
+        buffer = self.buffers[op.args[0]]
+        self.scalar(op, f"{self.buffer_names[buffer]}[{self.use(op.args[1], 0)}]", 1, is_fixed=not buffer.written)
+
+    def write_store(self, op: Op) -> None:
+        self.remark(op)
+        buffer = self.buffers[op.results[0]]
+        self.line(f"{self.buffer_names[buffer]}[{self.use(op.args[1], 0)}] = {self.use(op.args[2], 0)};")
+
+    def write_arith(self, op: Op) -> None:
+        text, strength = self.arith(op)
+        self.scalar(op, text, strength)
+
+    def arith(self, op: Op) -> tuple[str, int]:
+        kind, of = op.results[0].kind, op.args[0].kind
+        bits, args = width(of), [self.use(arg) for arg in op.args]
+        number = op.args[-1].const
+        match op.name:
+            case "select":
+                return f"{args[0]} ? {args[1]} : {args[2]}", 0
+            case "convert":
+                return (f"{args[0]} != 0", 0) if kind == BOOL else (f"({c_type(kind)}){args[0]}", 1)
+            case "not":
+                if kind == BOOL:
+                    inner = op.args[0].op
+                    if (
+                        inner is not None
+                        and inner.name == "equal"
+                        and self.count[op.args[0]] == 1
+                        and self.texts[op.args[0]].count(" == ") == 1
+                    ):
+                        return self.texts[op.args[0]].replace(" == ", " != "), 0
+                    return f"!{args[0]}", 1
+                return f"({c_type(kind)})~{args[0]}", 1
+            case "negate":
+                return f"({c_type(kind)})(0 - {args[0]})", 1
+            case "abs":
+                return f"{args[0]} < 0 ? ({c_type(kind)})(0 - {args[0]}) : {args[0]}", 0
+            case "sign":
+                return f"({args[0]} > 0) - ({args[0]} < 0)", 0
+            case "popcnt":
+                return f"({c_type(kind)})popcnt((u{c_type(of).lstrip('u')}){args[0]})", 1
+            case "count_leading_zeros":
+                return f"({c_type(kind)})leading_zeros((u{c_type(of).lstrip('u')}){args[0]}, {bits})", 1
+            case "minimum" | "maximum":
+                return f"{op.name}_{c_type(kind)}({self.use(op.args[0], 0)}, {self.use(op.args[1], 0)})", 1
+            case "divide" | "remainder" if number is None or number <= 0:
+                return f"{op.name}_{c_type(kind)}({self.use(op.args[0], 0)}, {self.use(op.args[1], 0)})", 1
+            case "divide" | "remainder":
+                return f"{args[0]} {'/' if op.name == 'divide' else '%'} {args[1]}", 0
+            case "shift_left" | "shift_right_logical" | "shift_right_arithmetic":
+                return self.shift(op, args)
+        if op.name in ("and", "or") and kind == BOOL:
+            return f"{args[0]} {_SIGNS[op.name]} {args[1]}", 0
+        if op.name == "add" and number is not None and number < 0 and number != limits(kind)[0]:
+            text = f"{args[0]} - {literal(-number, kind)}"
+        else:
+            text = f"{args[0]} {_SIGNS[op.name]} {args[1]}"
+        if op.name not in ("equal", "less", "and", "or", "xor") and width(kind) < 32:
+            return f"({c_type(kind)})({text})", 1
+        return text, 0
+
+    def shift(self, op: Op, args: list[str]) -> tuple[str, int]:
+        kind = op.results[0].kind
+        bits, by, number = width(kind), args[1], op.args[1].const
+        plain = f"u{c_type(kind).lstrip('u')}"
+        arithmetic = op.name == "shift_right_arithmetic"
+        whole = plain if not arithmetic else c_type(kind if signed(kind) else kind[1:])
+        value = args[0] if whole == c_type(kind) else f"({whole}){args[0]}"
+        sign = "<<" if op.name == "shift_left" else ">>"
+        low, high = op.args[1].bounds
+        if number is None and not (low >= 0 and high < bits):
+            by = f"minimum_uint32_t({by}, {bits - 1})" if arithmetic else by
+            text = f"{value} {sign} {by}"
+            text = (
+                text
+                if arithmetic
+                else f"(u{c_type(op.args[1].kind).lstrip('u')}){args[1]} < {bits} ? {value} {sign} {by} : 0"
+            )
+        elif number is not None and not 0 <= number < bits:
+            text = f"{value} >> {bits - 1}" if arithmetic else "0"
+        else:
+            text = f"{value} {sign} {by}"
+        return (text, 0) if whole == c_type(kind) and bits >= 32 else (f"({c_type(kind)})({text})", 1)
+
+    # Structure
+
+    def write_case(self, op: Op) -> None:
+        self.remark(op)
+        kinds = [result for result in op.results if result.size is None]
+        for result in op.results:
+            if result.size is not None:
+                self.declare(self.buffers[result], op)
+        for result in kinds:
+            name = self.fresh(op, "found")
+            self.line(f"{c_type(result.kind)} {name};")
+            self.set(result, name, 1)
+        chooser, blocks = op.args[0], list(op.blocks)
+        if chooser.kind == BOOL:
+            condition = self.use(chooser, 0)
+            if chooser.op is not None and chooser.op.name == "not" and self.count.get(chooser, 0) == 1:
+                condition, blocks = self.use(chooser.op.args[0], 0), blocks[::-1]
+            self.line(f"if ({condition}) {{")
+        else:
+            self.line(f"switch ({self.use(chooser, 0)}) {{")
+        for number, block in enumerate(blocks):
+            if chooser.kind == BOOL and number:
+                self.line("} else {")
+            elif chooser.kind != BOOL:
+                self.line("default: {" if number == len(blocks) - 1 else f"case {number}: {{")
+            self.depth += 1
+            self.block(block)
+            scalars = [inner for inner, result in zip(block.results, op.results, strict=True) if result.size is None]
+            for result, inner in zip(kinds, scalars, strict=True):
+                self.line(f"{self.texts[result]} = {self.use(inner, 0)};")
+            self.depth -= 1
+            if chooser.kind != BOOL:
+                self.line("} break;")
+        self.line("}")
+        self.rule = ""
+
+    def carry(self, op: Op) -> list[tuple[int, str]]:
+        """Declare what a loop carries and return the place and the name of each scalar."""
+        skip = 1 if op.what == "for" else 0
+        carried = []
+        for place, (init, result) in enumerate(zip(op.args, op.results, strict=True)):
+            if result.size is not None:
+                self.declare(self.buffers[result], op)
+                continue
+            base = names.plain(self.texts[init]) or "carried"
+            name = self.fresh(None, base)
+            self.line(f"{c_type(result.kind)} {name} = {self.use(init, 0)};")
+            self.set(result, name, 1)
+            for block in op.blocks:
+                self.set(block.args[skip + place], name, 1)
+            carried.append((place, name))
+        return carried
+
+    def assign(self, pairs: list[tuple[str, str]]) -> None:
+        """Assign several variables at once, each an expression in the old ones."""
+        pairs = [(name, text) for name, text in pairs if name != text]
+        while pairs:
+            for pair in pairs:
+                name = pair[0]
+                if not any(re.search(rf"\b{name}\b", text) for other, text in pairs if other != name):
+                    self.line(f"{name} = {pair[1]};")
+                    pairs.remove(pair)
+                    break
+            else:
+                name, text = pairs[0]  # noqa: RUF059
+                spare = self.fresh(None, f"old_{name}")
+                kind = "__auto_type"
+                self.line(f"const {kind} {spare} = {name};")
+                pairs = [
+                    (other, re.sub(rf"\b{name}\b", spare, text) if other != name else text) for other, text in pairs
+                ]
+
+    def write_for(self, op: Op) -> None:
+        self.remark(op)
+        carried = self.carry(op)
+        body = op.blocks[0]
+        index = self.fresh(None, "i")
+        self.set(body.args[0], index, 1)
+        self.line(f"for (int {index} = 0; {index} < {op.number}; {index}++) {{")
+        self.inside(body, carried)
+
+    def inside(self, body: Block, carried: list[tuple[int, str]]) -> None:
+        self.depth += 1
+        self.block(body)
+        self.assign([(name, self.use(body.results[place], 0)) for place, name in carried])
+        self.depth -= 1
+        self.line("}")
+        self.rule = ""
+
+    def write_while(self, op: Op) -> None:
+        self.remark(op)
+        carried = self.carry(op)
+        test, body = op.blocks
+        mark = len(self.lines)
+        self.line("for (;;) {")
+        self.depth += 1
+        self.block(test)
+        condition = test.results[0]
+        if len(self.lines) == mark + 1:
+            self.lines.pop()
+            self.depth -= 1
+            self.line(f"while ({self.use(condition, 0)}) {{")
+        else:
+            self.line(f"if (!{self.use(condition)}) break;")
+            self.depth -= 1
+        self.inside(body, carried)
+
+
+def literal(number: int, kind: str) -> str:
+    """Return a number as C has it."""
+    if kind == BOOL:
+        return "true" if number else "false"
+    if number == limits(kind)[0] and signed(kind) and width(kind) >= 32:
+        return f"({number + 1} - 1)"
+    return f"{number}{'u' if not signed(kind) and width(kind) >= 32 else ''}{'ll' if width(kind) == 64 else ''}"
+
+
+def _wrapped(parts: Sequence[str], indent: int) -> str:
+    """Return parts with commas between them, in lines of up to 116 characters."""
+    lines, line, pad = [], "", " " * min(indent, 40)
+    for part in parts:
+        if line and len(line) + len(part) + len(pad) > 114:
+            lines.append(line)
+            line = ""
+        line += f"{', ' if line else ''}{part}"
+    return (",\n" + pad).join([*lines, line])
