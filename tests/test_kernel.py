@@ -94,14 +94,16 @@ def test_arithmetic_of_xla(tmp_path, kind):
 def test_arrays_of_xla(tmp_path):
     def everything(table, index, amount):
         grid = table.reshape(4, 5)
+        near, matrix = table[:2], jnp.outer(table, table)
         return [
-            table[index], grid[index % 4, 2], table.at[index].set(amount), table.at[index].add(amount), grid.T, grid[::-1, 1:],  # noqa: E501
-            jnp.cumsum(table), jax.lax.cummin(table), jax.lax.cummin(table, reverse=True), jnp.argmax(table), jnp.argmin(grid, axis=1),  # noqa: E501
-            jnp.roll(table, 3), jnp.concatenate([table, grid[0]]), jnp.pad(table, (1, 2), constant_values=7), jnp.sum(grid, 0),  # noqa: E501
-            jnp.any(grid == amount, axis=1), jnp.all(grid < amount), table.at[grid[:2, 0]].get(mode="fill", fill_value=-1),  # noqa: E501
+            table[index], grid[index % 4, 2], table.at[index].set(amount), table.at[index].add(amount), grid.T,
+            grid[::-1, 1:], jnp.cumsum(table), jax.lax.cummin(table), jax.lax.cummin(table, reverse=True),
+            jnp.argmax(table), jnp.argmin(grid, axis=1), jnp.roll(table, 3), jnp.concatenate([table, grid[0]]),
+            jnp.pad(table, (1, 2), constant_values=7), jnp.sum(grid, 0), jnp.any(grid == amount, axis=1),
+            jnp.all(grid < amount), table.at[grid[:2, 0]].get(mode="fill", fill_value=-1),
             jax.lax.dynamic_slice(table, (index,), (12,)), jax.lax.dynamic_update_slice(table, grid[1], (index,)),
-            jnp.select([table < 0, table > 5], [table, -table], amount), jnp.stack([amount, index])[jnp.clip(index, 0, 1)],  # noqa: E501
-            jnp.where(jnp.outer(table, table) > amount, 1, 0).sum(1), jnp.take(table, grid, mode="clip"),
+            jnp.select([table < 0, table > 5], [table, -table], amount), near[jnp.clip(index, 0, 1)],
+            jnp.where(matrix > amount, 1, 0).sum(1), jnp.take(table, grid, mode="clip"),
         ]  # fmt: skip
 
     rng = np.random.default_rng(0)

@@ -8,7 +8,8 @@ carries stays in one buffer, and so does the result of a `case`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 
 from jaxprl.vm.kernel.ir import Block, Function, Op, Value
 
@@ -101,7 +102,6 @@ class _Storage:
     def __init__(self, function: Function):
         self.function = function
         self.buffers: dict[Value, Buffer] = {}
-        self.copies = 0
 
     def done(self) -> tuple[dict[Value, Buffer], list[Buffer | None]]:
         function = self.function
@@ -141,7 +141,6 @@ class _Storage:
         block.ops.insert(len(block.ops) if at is None else at, op)
         self.buffers[new] = into
         into.written = True
-        self.copies += 1
         return new
 
     def walk(self, block: Block, owned: set[Buffer]) -> None:
@@ -165,7 +164,7 @@ class _Storage:
         def is_free(buffer: Buffer, number: int) -> bool:
             return buffer in owned and all(last.get(value, -1) <= number for value in here.get(buffer, []))
 
-        inserts: list[tuple[int, Value, Buffer]] = []
+        copied: list[tuple[Op, int, Buffer]] = []
         for number, op in enumerate(block.ops):
             if op.what == "alloc":
                 buffer = Buffer(op.results[0].kind, op.results[0].size or 0)
@@ -176,11 +175,11 @@ class _Storage:
             elif op.what == "store":
                 buffer = self.buffers[op.args[0]]
                 if not is_free(buffer, number):
-                    buffer = self._copied(op, 0, number, inserts, owned)
+                    buffer = self._copied(op, 0, copied, owned)
                 buffer.written = True
                 named(op.results[0], buffer)
             elif op.what in ("for", "while"):
-                self._walk_loop(op, number, inserts, owned, is_free, named)
+                self._walk_loop(op, copied, owned, functools.partial(is_free, number=number), named)
             elif op.what == "case":
                 free = {buffer for buffer in owned if is_free(buffer, number)}
                 for inner in op.blocks:
@@ -196,27 +195,26 @@ class _Storage:
                         for inner in op.blocks:
                             inner.results[place] = self.copy(inner, inner.results[place], buffer)
                     named(result, buffer)
-        for number, value, buffer in reversed(inserts):
-            old = block.ops[number]
-            new = self.copy(block, value, buffer, number)
-            old.args = [
-                new if self._wanted.get((id(old), place)) is buffer else arg for place, arg in enumerate(old.args)
-            ]
+        for op, place, buffer in copied:
+            op.args[place] = self.copy(block, op.args[place], buffer, block.ops.index(op))
 
-    _wanted: dict[tuple[int, int], Buffer]
-
-    def _copied(
-        self, op: Op, place: int, number: int, inserts: list[tuple[int, Value, Buffer]], owned: set[Buffer]
-    ) -> Buffer:
+    def _copied(self, op: Op, place: int, copied: list[tuple[Op, int, Buffer]], owned: set[Buffer]) -> Buffer:
         """Have an argument of an operation copied before it, and return the buffer of the copy."""
         value = op.args[place]
         buffer = Buffer(value.kind, value.size or 0)
         owned.add(buffer)
-        inserts.append((number, value, buffer))
-        self.__dict__.setdefault("_wanted", {})[id(op), place] = buffer
+        copied.append((op, place, buffer))
         return buffer
 
-    def _walk_loop(self, op: Op, number: int, inserts, owned: set[Buffer], is_free, named) -> None:
+    def _walk_loop(
+        self,
+        op: Op,
+        copied: list[tuple[Op, int, Buffer]],
+        owned: set[Buffer],
+        is_free: Callable[[Buffer], bool],
+        named: Callable[[Value, Buffer], None],
+    ) -> None:
+        """Give what a loop carries buffers: its own where the array is not needed any more, otherwise a copy's."""
         skip = 1 if op.what == "for" else 0
         inside = {self.buffers[value] for block in op.blocks for value in _outer(block) if value in self.buffers}
         taken: set[Buffer] = set()
@@ -225,8 +223,8 @@ class _Storage:
             if init.size is None:
                 continue
             buffer = self.buffers[init]
-            if not is_free(buffer, number) or buffer in inside or buffer in taken:
-                buffer = self._copied(op, place, number, inserts, owned)
+            if not is_free(buffer) or buffer in inside or buffer in taken:
+                buffer = self._copied(op, place, copied, owned)
             taken.add(buffer)
             buffer.written = True
             carried[place] = buffer
