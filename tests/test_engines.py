@@ -541,8 +541,12 @@ def test_the_nodes_that_a_run_comes_to():
     task, seeds = capped_task(SMALL_WORLD), range(2, 2 + EPISODES)
     programs = np.concatenate([random_parents(LANGUAGE, 60), spelled_parents(5, 100)])
     runs, touched = trace(task, programs, task.layouts(seeds))
-    behind = 0
+    behind, untraced = 0, 0
     for nodes, its_runs, its_touched in zip(programs, runs, touched, strict=True):
+        if has_idle_repeat(jnp.asarray(nodes)):  # then every node counts
+            assert its_touched.all()
+            untraced += 1
+            continue
         program = placed(encode.decode(nodes, LANGUAGE), nodes)
         calls = np.isin(nodes & 15, (encode.ACTION, encode.PERCEPTION))
         for seed, (units, count, actions, end), marks in zip(seeds, its_runs, its_touched, strict=True):
@@ -561,6 +565,7 @@ def test_the_nodes_that_a_run_comes_to():
                 behind += 1
             assert not marks[np.count_nonzero(nodes) :].any()
     assert 0 < behind < 100
+    assert 0 < untraced < 100
 
 
 def test_what_a_run_does_not_come_to_does_not_change_it():

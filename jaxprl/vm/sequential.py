@@ -1,19 +1,8 @@
 """The engine for CPUs: runs one after the other in one compiled loop.
 
 XLA compiles the loop to one piece of machine code with real branches (`jaxprl/xla.py`). So a run costs what its own
-steps cost, whatever runs beside it, and a run that is not needed costs nothing. For `first_better` that is most runs,
-and no decision of a search changes:
-
-- Neighbours behind the first better one are not run, nor is a neighbour that equals its parent or an earlier neighbour.
-- On a layout where the parent's run never comes to the changed subtree, the neighbour's run is the same.
-- A return is at most 1. A neighbour is given up as soon as returns of 1 on the layouts that remain would not be enough
-  for it to be better than its parent. Layouts on which the parent itself falls short of 1 come first, since there it
-  has to gain.
-
-For example, a parent has returns 1, 0.5 and 0 on three layouts, and its run comes to the changed subtree on the first
-two. The neighbour's return on the third layout is 0, too, so its sum is at most 1 + 1 + 0 = 2, against 1.5. It is run
-on the second layout first. If it gets 0.5 there, its sum is at most 1.5: it is not better, and the first layout is
-not run.
+steps cost, whatever runs beside it, and a run that is not needed costs nothing. For `first_better` that is most runs
+(`pruning.py`).
 
 Axis letters: P programs, E layouts, S searches, B neighbours of a search, N nodes.
 """
@@ -30,13 +19,13 @@ import numpy as np
 
 from jaxprl.dsl import encode
 from jaxprl.search.protocol import Improvements, Neighbourhoods
-from jaxprl.vm import interpreter
+from jaxprl.vm import interpreter, pruning
 from jaxprl.vm.compile import TRACED, has_idle_repeat, instructions_of
 from jaxprl.vm.instruction import CHAIN, WORDS, Instruction
 from jaxprl.vm.interpreter import Run, take
 from jaxprl.vm.memory import Direct
 from jaxprl.vm.outcomes import COLUMNS, RUNNING, Scale, pack, score_to_beat, unpack
-from jaxprl.worlds import ops
+from jaxprl.vm.pruning import Scoring, Traces
 from jaxprl.worlds.task import Layout, Task
 
 GROWTH = 16
@@ -100,10 +89,14 @@ class _Machine:
         return instructions_of(nodes, encode.length(nodes), bits=self.bits, longest=CHAIN)[0]
 
     def traced_code(self, nodes: jax.Array) -> jax.Array:
-        """Return the instructions with their nodes behind them, uint32 [N, WORDS + TRACED / 32]. Runs of them also
-        collect the nodes that they come to (`Run.visited`)."""
-        parts = instructions_of(nodes, encode.length(nodes), bits=self.bits, longest=CHAIN)
-        return jnp.concatenate(parts, axis=1)
+        """Return the instructions with their nodes behind them, uint32 [N, WORDS + TRACED / 32].
+
+        Runs of them also collect the nodes that they come to (`Run.visited`). If these cannot be traced, because there
+        are too many or one is an idle REPEAT, a run comes to all of them.
+        """
+        code, marks = instructions_of(nodes, encode.length(nodes), bits=self.bits, longest=CHAIN)
+        traceable = (nodes.shape[0] <= TRACED) & ~has_idle_repeat(nodes)
+        return jnp.concatenate([code, jnp.where(traceable, marks, jnp.uint32(0xFFFFFFFF))], axis=1)
 
     def run(self, code: jax.Array, layouts: Layout, layout: jax.Array, memory: Direct) -> Run[Direct]:
         """Run a program on one layout.
@@ -155,14 +148,6 @@ def _word(code: jax.Array, address: jax.Array, word: int) -> jax.Array:
     return jax.lax.dynamic_slice(code, place, (1, 1), allow_negative_indices=False)[0, 0]
 
 
-def _node_range(first: jax.Array, count: jax.Array) -> jax.Array:
-    """Return the set of the nodes first .. first + count - 1 as bits, uint32 [TRACED / 32]."""
-    index = jnp.arange(32, dtype=jnp.int32)
-    place = jnp.stack([index, index + 32])
-    inside = (place >= first) & (place < first + count)
-    return jnp.sum(jnp.where(inside, jnp.uint32(1) << index.astype(jnp.uint32)[None, :], 0), axis=1, dtype=jnp.uint32)
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def _run_programs(machine: _Machine, nodes: jax.Array, count: jax.Array, layouts: Layout) -> jax.Array:
     """Return packed outcomes, int32 [P, E, COLUMNS], of the first `count` programs; zeros for the others."""
@@ -185,20 +170,11 @@ def _run_programs(machine: _Machine, nodes: jax.Array, count: jax.Array, layouts
     return jax.lax.fori_loop(0, count, run_program, (results, Direct.empty(machine.slots)))[0]
 
 
-class _Scored(NamedTuple):
-    """Layouts with the scale of the scores on them."""
-
-    layouts: Layout
-    weights: jax.Array  # int32 [E]: score of one unit
-    most: jax.Array  # int32: score of a return of 1 on one layout
-
-
 class _Parent(NamedTuple):
     """A program whose neighbours are tried, and its runs."""
 
     nodes: jax.Array  # int32 [N]
-    units: jax.Array  # int32 [E]
-    touched: jax.Array  # uint32 [E, TRACED / 32]: the nodes that each run came to, as bits
+    traces: Traces
     score: jax.Array  # int32
     crowded: jax.Array  # bool: whether the memory became full in a run
 
@@ -208,7 +184,7 @@ class _Neighbour(NamedTuple):
 
     nodes: jax.Array  # int32 [N]
     changed: jax.Array  # int32 [2]: the parent's node whose subtree was replaced, and the size of that subtree
-    known: jax.Array  # bool: whether it equals its parent or an earlier neighbour; then nothing is run
+    known: jax.Array  # bool: whether nothing is run (`pruning.is_known`)
     least: jax.Array  # int32: the score that it has to beat: that of its parent, or lower by its margin
 
 
@@ -225,7 +201,7 @@ class _Climb(NamedTuple):
 class _Attempt(NamedTuple):
     """How far one neighbour has come."""
 
-    place: jax.Array  # int32: layouts looked at, in two rounds
+    place: jax.Array  # int32: where it is run next (`pruning.next_place`)
     highest: jax.Array  # int32: its score if all remaining runs have a return of 1
     crowded: jax.Array  # bool: whether the memory became full in a run
     memory: Direct
@@ -249,8 +225,8 @@ def _first_better(
     """
     parents, neighbours, changes, counts, all_margins = jax.tree.map(jnp.asarray, question)
     searches = len(parents)
-    marks = jax.vmap(jax.vmap(_mark))(neighbours)
-    scored = _Scored(layouts, weights, most)
+    marks = jax.vmap(jax.vmap(pruning.mark))(neighbours)
+    scoring = Scoring(weights, most, jnp.int32(weights.shape[0]))
 
     def climb(search, carry):
         found, memory = carry
@@ -258,7 +234,7 @@ def _first_better(
         margins = None if all_margins is None else take(all_margins, search)
         parent, memory = jax.lax.cond(
             take(counts, search) >= 0,
-            lambda memory: _run_parent(machine, take(parents, search), scored, memory),
+            lambda memory: _run_parent(machine, take(parents, search), layouts, scoring, memory),
             lambda memory: (_no_parent(parents.shape[1], weights.shape[0]), memory),
             memory,
         )
@@ -268,11 +244,10 @@ def _first_better(
 
         def attempt(state: _Climb) -> _Climb:
             index = state.tried
-            nodes = take(programs, index)
-            known = jnp.all(nodes == parent.nodes) | _seen(own_marks, programs, margins, index)
+            known = pruning.is_known(parent.nodes, programs, own_marks, margins, index)
             least = parent.score if margins is None else score_to_beat(parent.score, take(margins, index))
-            neighbour = _Neighbour(nodes, take(changed, index), known, least)
-            end = _attempt(machine, parent, neighbour, scored, state.memory)
+            neighbour = _Neighbour(take(programs, index), take(changed, index), known, least)
+            end = _attempt(machine, parent, neighbour, layouts, scoring, state.memory)
             beats = (end.highest > least) & ~end.crowded
             first, better = jnp.where(beats, index, -1), jnp.where(beats, end.highest, state.better)
             return _Climb(index + 1, first, better, end.crowded, end.memory)
@@ -291,58 +266,47 @@ def _put(table: jax.Array, value: jax.Array, *, index: jax.Array) -> jax.Array:
 
 
 def _no_parent(nodes: int, episodes: int) -> _Parent:
-    row = jnp.zeros(episodes, jnp.int32)
-    touched = jnp.zeros((episodes, TRACED // 32), jnp.uint32)
-    return _Parent(jnp.zeros(nodes, jnp.int32), row, touched, row[0], jnp.bool_(False))
+    traces = Traces(jnp.zeros(episodes, jnp.int32), jnp.zeros((episodes, TRACED // 32), jnp.uint32))
+    return _Parent(jnp.zeros(nodes, jnp.int32), traces, jnp.int32(0), jnp.bool_(False))
 
 
-def _run_parent(machine: _Machine, nodes: jax.Array, scored: _Scored, memory: Direct) -> tuple[_Parent, Direct]:
-    """Run a program, int32 [N], on every layout, and trace which nodes its runs come to.
-
-    If the nodes cannot be traced, because there are too many or one is an idle REPEAT, all count as touched.
-    """
-    layouts, weights, _ = scored
+def _run_parent(
+    machine: _Machine, nodes: jax.Array, layouts: Layout, scoring: Scoring, memory: Direct
+) -> tuple[_Parent, Direct]:
+    """Run a program, int32 [N], on every layout, and trace which nodes its runs come to."""
     code = machine.traced_code(nodes)
-    traceable = (nodes.shape[0] <= TRACED) & ~has_idle_repeat(nodes)
 
     def run_layout(layout, carry):
-        parent, memory = carry
+        (_, traces, score, crowded), memory = carry
         run = machine.run(code, layouts, layout, memory)
-        touched = jnp.where(traceable, jnp.asarray(run.visited), jnp.uint32(0xFFFFFFFF))
-        parent = parent._replace(
-            units=_put(parent.units, run.units, index=layout),
-            touched=_put(parent.touched, touched, index=layout),
-            score=parent.score + run.units * take(weights, layout),
-            crowded=parent.crowded | (run.end == RUNNING),
-        )
-        return parent, run.memory
+        traces = Traces(*map(functools.partial(_put, index=layout), traces, (run.units, run.visited)))
+        score = score + run.units * take(scoring.weights, layout)
+        return _Parent(nodes, traces, score, crowded | (run.end == RUNNING)), run.memory
 
-    parent = _no_parent(nodes.shape[0], weights.shape[0])._replace(nodes=nodes)
-    return jax.lax.fori_loop(0, weights.shape[0], run_layout, (parent, memory))
+    episodes = scoring.weights.shape[0]
+    parent = _no_parent(nodes.shape[0], episodes)._replace(nodes=nodes)
+    return jax.lax.fori_loop(0, episodes, run_layout, (parent, memory))
 
 
-def _attempt(machine: _Machine, parent: _Parent, neighbour: _Neighbour, scored: _Scored, memory: Direct) -> _Attempt:
+def _attempt(
+    machine: _Machine, parent: _Parent, neighbour: _Neighbour, layouts: Layout, scoring: Scoring, memory: Direct
+) -> _Attempt:
     """Run a neighbour until its score is known, or cannot beat `least`.
-
-    The layouts are gone through twice: first those on which the parent falls short of a return of 1, then the others.
-    Layouts on which the parent's run does not come to the changed subtree are passed over.
 
     Args:
       machine: what all runs share.
       parent: its parent.
       neighbour: the neighbour.
-      scored: the layouts.
+      layouts: stacked layouts.
+      scoring: how scores are made.
       memory: the memory that earlier runs have left.
 
     Returns:
       The attempt at its end; `highest` is the neighbour's score, or a bound of it that is not above `least`.
     """
-    nodes, (node, size), known, least = neighbour
-    layouts, weights, most = scored
-    episodes = weights.shape[0]
-    differs = jnp.any((parent.touched & _node_range(node, size)[None, :]) != 0, axis=1) | (node + size > TRACED)
-    falls_short = parent.units * weights < most
-    highest = jnp.sum(jnp.where(differs, most, parent.units * weights))
+    nodes, changed, known, least = neighbour
+    highest = pruning.highest_score(parent.traces, changed, scoring)
+    following = functools.partial(pruning.next_place, parent.traces, changed, scoring)
     code = jax.lax.cond(
         known | (highest <= least),
         lambda: jnp.zeros((nodes.shape[0], WORDS), jnp.uint32),
@@ -350,45 +314,13 @@ def _attempt(machine: _Machine, parent: _Parent, neighbour: _Neighbour, scored: 
     )
 
     def goes_on(state: _Attempt) -> jax.Array:
-        return (state.place < 2 * episodes) & (state.highest > least) & ~state.crowded
+        return (state.place < 2 * scoring.episodes) & (state.highest > least) & ~state.crowded
 
-    def look(state: _Attempt) -> _Attempt:
-        layout = state.place % episodes
-        wanted = take(differs, layout) & (take(falls_short, layout) == (state.place < episodes))
+    def run_layout(state: _Attempt) -> _Attempt:
+        layout = pruning.layout_at(state.place, scoring)
+        run = machine.run(code, layouts, layout, state.memory)
+        highest = state.highest + run.units * take(scoring.weights, layout) - scoring.most
+        return _Attempt(following(state.place + 1), highest, run.end == RUNNING, run.memory)
 
-        def run_layout(memory):
-            run = machine.run(code, layouts, layout, memory)
-            return run.units * take(weights, layout) - most, run.end == RUNNING, run.memory
-
-        loss, crowded, memory = jax.lax.cond(
-            wanted, run_layout, lambda memory: (jnp.int32(0), jnp.bool_(False), memory), state.memory
-        )
-        return _Attempt(state.place + 1, state.highest + loss, crowded, memory)
-
-    start = jnp.where(known, least, highest)
-    return jax.lax.while_loop(goes_on, look, _Attempt(jnp.int32(0), start, jnp.bool_(False), memory))
-
-
-def _mark(nodes: jax.Array) -> jax.Array:
-    """Return a hash of a program's nodes int32 [N], uint32."""
-    salts = ops.mixed(jnp.arange(nodes.shape[0], dtype=jnp.int32), 0x9E3779B1)
-    return jnp.sum(salts * nodes.astype(jnp.uint32), dtype=jnp.uint32)
-
-
-def _seen(marks: jax.Array, programs: jax.Array, margins: jax.Array | None, index: jax.Array) -> jax.Array:
-    """Return whether a neighbour equals an earlier one that was not taken, so that it will not be taken either, bool.
-
-    Only the first earlier neighbour with the same hash is compared. If two different ones share it, an equal third one
-    is run again, which costs time and changes nothing. A larger margin than the earlier one has is a reason to run it
-    again, too.
-
-    Args:
-      marks: hashes of the neighbours, uint32 [B].
-      programs: the neighbours, int32 [B, N].
-      margins: how far below the parent's score each may be, int32 [B]; None for not at all.
-      index: which of them, int32.
-    """
-    alike = (marks == take(marks, index)) & (jnp.arange(len(marks)) < index)
-    first = jnp.argmax(alike)
-    equal = jnp.any(alike) & jnp.all(take(programs, first) == take(programs, index))
-    return equal if margins is None else equal & (take(margins, index) <= take(margins, first))
+    start = _Attempt(following(jnp.int32(0)), jnp.where(known, least, highest), jnp.bool_(False), memory)
+    return jax.lax.while_loop(goes_on, run_layout, start)
