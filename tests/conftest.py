@@ -1,5 +1,6 @@
 import gc
 import os
+import shutil
 from pathlib import Path
 
 import hypothesis
@@ -7,6 +8,7 @@ import jax
 import pytest
 
 from jaxprl.cli import run as run_command
+from jaxprl.vm.kernel import compiler
 from jaxprl.xla import prefer_whole_loops
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +47,16 @@ def pytest_configure(config):
     jax.monitoring.register_event_duration_secs_listener(count_compiled)
     for unfinished in UNFINISHED:
         config.addinivalue_line("filterwarnings", unfinished)
+
+
+def pytest_collection_modifyitems(items):
+    """Leave out tests of the engine `native` where there is no C compiler."""
+    if any(map(shutil.which, compiler.COMPILERS)):
+        return
+    for item in items:
+        params = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        if any(value == "native" or (isinstance(value, tuple) and "native" in value) for value in params):
+            item.add_marker(pytest.mark.skip(reason="there is no C compiler"))
 
 
 @pytest.hookimpl(optionalhook=True)

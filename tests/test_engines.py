@@ -30,10 +30,11 @@ from jaxprl.search.hill_climbing import hill_climbing
 from jaxprl.search.program_space import mutations, random_starts
 from jaxprl.search.protocol import UNKNOWN, Improvements, Neighbourhoods, search_keys
 from jaxprl.search.schedule import Constant
-from jaxprl.vm import plain, sequential
+from jaxprl.vm import native, plain, sequential
 from jaxprl.vm.compile import counter_bits, counter_words, has_idle_repeat
 from jaxprl.vm.evaluate import ENGINES, evaluate, first_better
 from jaxprl.vm.instruction import CHAIN
+from jaxprl.vm.machine import GROWTH, Machine, fetch_from
 from jaxprl.vm.memory import Direct
 from jaxprl.vm.outcomes import End, Scale, pack
 from jaxprl.worlds import registry
@@ -268,14 +269,15 @@ def test_small_questions(case, workers, engine):
 
 @pytest.fixture
 def enlarged(monkeypatch):
-    """Slots of the larger memories of the sequential engine, as they were needed."""
-    slots, enlarge = [], sequential.Batches._enlarged
+    """Slots of the larger memories of the engines that do one run after the other, as they were needed."""
+    slots = []
+    for engine in (native.Batches, sequential.Batches):
 
-    def counted(batches):
-        slots.append(batches.slots * sequential.GROWTH)
-        return enlarge(batches)
+        def counted(batches, enlarge=engine._enlarged):
+            slots.append(batches.slots * GROWTH)
+            return enlarge(batches)
 
-    monkeypatch.setattr(sequential.Batches, "_enlarged", counted)
+        monkeypatch.setattr(engine, "_enlarged", counted)
     return slots
 
 
@@ -287,6 +289,8 @@ putMarker e) r) IF c( markersPresent c) i( turnRight i) w) m)"""
     ("engine", "slots"),
     [
         ("sequential", 2),
+        ("native", 2),
+        ("native", 1),
         *(
             pytest.param(*case, marks=pytest.mark.full)
             for case in (("sequential", 1), ("sequential", 16), ("lanes", 1), ("lanes", 2), ("lanes", 16))
@@ -296,18 +300,18 @@ putMarker e) r) IF c( markersPresent c) i( turnRight i) w) m)"""
 def test_answers_do_not_depend_on_the_size_of_the_memory(slots, engine, enlarged):
     task, layouts, question, truth = mixed()
     check(task, layouts, question, truth, engines=[engine], slots=slots, workers=2)
-    if engine == "sequential":
+    if engine != "lanes":
         assert enlarged
 
 
-@pytest.mark.parametrize("engine", ["sequential", pytest.param("lanes", marks=pytest.mark.full)])
+@pytest.mark.parametrize("engine", ["native", "sequential", pytest.param("lanes", marks=pytest.mark.full)])
 def test_memories_that_grow_often(engine, enlarged):
     task, layouts = capped(SMALL_WORLD)
     parents = encode.encode_all([from_text(WANDERING, LANGUAGE)] * 2, LANGUAGE)
     rng = np.random.default_rng(3)
     question = questions.mutated(rng, LANGUAGE, parents, MANY, **SMALL)
     check(task, layouts, question, engines=[engine], slots=2, workers=1)
-    if engine == "sequential":
+    if engine != "lanes":
         assert enlarged[:1] == [32]
 
 
@@ -320,13 +324,13 @@ def test_a_run_whose_memory_becomes_full_is_not_taken_for_ended(long_one, engine
     better, *_ = Scale.of(layouts).scores(evaluate(task, pair, layouts).units)
     parent, neighbour = pair if long_one == "parent" else pair[::-1]
     # The neighbour once, or as often as there are neighbours in other questions: then nothing new is compiled.
-    many, slots = (MANY, 2) if engine == "sequential" else (1, 16)
+    many, slots = (1, 16) if engine == "lanes" else (MANY, 2)
     changed = np.array([1, np.count_nonzero(parent) - 1], np.int32)
     question = questions.whole(parent[None], np.tile(neighbour, (1, many, 1)), np.tile(changed, (1, many, 1)))
     truth = check(task, layouts, question, engines=[engine], slots=slots, workers=1)
     assert truth.first.tolist() == [-1 if long_one == "parent" else 0]
     assert better in (truth.score[0], truth.better[0])
-    if engine == "sequential":
+    if engine != "lanes":
         assert enlarged == [32]
 
 
@@ -448,7 +452,7 @@ def test_random_changes_at_a_small_call_limit(seed):
     check_random(seed, SevenLimited(5, 4), spelled_parents(seed, FEW))
 
 
-@pytest.mark.parametrize("engine", ["sequential", pytest.param("lanes", marks=pytest.mark.full)])
+@pytest.mark.parametrize("engine", ["native", "sequential", pytest.param("lanes", marks=pytest.mark.full)])
 @settings(max_examples=6)
 @given(seed=SEEDS)
 def test_random_changes_of_programs_that_are_too_large_to_trace(engine, seed):
@@ -519,7 +523,9 @@ def traced(machine, programs, layouts):
 
     def one(index):
         memory = Direct.empty(machine.slots)
-        run = machine.run(machine.traced_code(programs[index // episodes]), layouts, index % episodes, memory)
+        run = machine.run(
+            fetch_from(*machine.traced_code(programs[index // episodes])), layouts, index % episodes, memory
+        )
         return pack(run), run.visited
 
     runs, touched = jax.lax.map(one, jnp.arange(len(programs) * episodes, dtype=jnp.int32))
@@ -529,7 +535,7 @@ def traced(machine, programs, layouts):
 def trace(task, programs, layouts):
     """Return what is traced of the runs of up to 160 programs: outcomes [P, E, 4], nodes bool [P, E, 64]."""
     bits = counter_bits(programs)
-    machine = sequential._Machine(task, bits, counter_words(programs, bits), 4096)
+    machine = Machine(task, bits, counter_words(programs, bits), 4096)
     padded = np.resize(programs, (160, WIDTH))
     runs, touched = (
         np.asarray(leaf)[: len(programs)] for leaf in traced(machine, padded, jax.tree.map(jnp.asarray, layouts))
@@ -624,7 +630,12 @@ def check_searches(task, layouts, engine, workers, ahead, seeds=(0, 1, 2), budge
 
 @pytest.mark.parametrize(
     ("engine", "workers", "ahead"),
-    [("sequential", 2, 64), ("lanes", 1, 64), pytest.param("sequential", 3, 256, marks=pytest.mark.full)],
+    [
+        ("native", 2, 64),
+        ("sequential", 2, 64),
+        ("lanes", 1, 64),
+        pytest.param("sequential", 3, 256, marks=pytest.mark.full),
+    ],
 )
 def test_searches_are_the_same_on_both_engines(engine, workers, ahead):
     check_searches(*capped(SMALL_WORLD), engine, workers, ahead)
@@ -651,6 +662,7 @@ def test_an_unknown_engine_is_named():
 
 def test_what_is_tested_here_are_whole_loops(monkeypatch):
     assert xla.has_whole_loops()
+    monkeypatch.setenv("JAXPRL_CC", "")
     task, layouts, question, _ = mixed()
 
     def refuse(*_, **__):
@@ -716,7 +728,7 @@ def test_without_whole_loops_lanes_give_the_same():
     found = found._replace(better=np.where(found.first >= 0, found.better, 0))
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT], input=json.dumps([leaf.tolist() for leaf in question[:4]]), text=True,
-        capture_output=True, env={**os.environ, "XLA_FLAGS": ""}, check=False,
+        capture_output=True, env={**os.environ, "XLA_FLAGS": "", "JAXPRL_CC": ""}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     warning, *columns, first, better = json.loads(done.stdout)
@@ -731,7 +743,7 @@ def compiled(task):
     The sizes are those of `check_task`, for which they are compiled anyway.
     """
     layouts = jax.tree.map(jnp.asarray, task.layouts(range(EPISODES)))
-    machine = sequential._Machine(task, 5, 1, 4096)
+    machine = Machine(task, 5, 1, 4096)
     shapes = {"parents": (1, 64), "programs": (1, 10, 64), "changed": (1, 10, 2), "counts": (1,)}
     question = Neighbourhoods(**{name: np.zeros(shape, np.int32) for name, shape in shapes.items()})
     scale = Scale.of(layouts)
@@ -779,7 +791,7 @@ def test_compiled_loops_of_all_worlds_are_whole(name):
         check_loops(text)
 
 
-@pytest.mark.parametrize("engine", ["sequential", pytest.param("lanes", marks=pytest.mark.full)])
+@pytest.mark.parametrize("engine", ["native", "sequential", pytest.param("lanes", marks=pytest.mark.full)])
 def test_the_largest_program_that_instructions_can_address(engine):
     task, layouts = capped(SMALL_WORLD)
     largest = Program((Action("turnLeft"),) * 255)

@@ -49,7 +49,7 @@ def agreed(task, programs, seeds, engines=ENGINES, **options):
 
 SEEDS = st.integers(0, 2**31 - 1)
 for_one_engine_or_both = pytest.mark.parametrize(
-    "engines", [("sequential",), pytest.param(tuple(ENGINES), marks=pytest.mark.full)], ids=len
+    "engines", [("native", "sequential"), pytest.param(tuple(ENGINES), marks=pytest.mark.full)], ids=len
 )
 """Where the other engine has the same counts elsewhere (`test_engines.py`)."""
 
@@ -194,6 +194,9 @@ def test_at_the_call_limit(case):
 
 
 OPTIONS = [
+    pytest.param("native", {"block": 1, "workers": 2}),
+    pytest.param("native", {"slots": 2}),
+    pytest.param("native", {"workers": 3}),
     pytest.param("sequential", {"block": 1, "workers": 2}),
     pytest.param("sequential", {"slots": 16}),
     pytest.param("lanes", {"slots": 256}),

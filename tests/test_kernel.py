@@ -14,11 +14,11 @@ import pytest
 
 import jaxprl
 from jaxprl.dsl import encode
-from jaxprl.vm import sequential
 from jaxprl.vm.compile import instructions_of
 from jaxprl.vm.evaluate import evaluate
 from jaxprl.vm.instruction import CHAIN
 from jaxprl.vm.kernel import stablehlo, text
+from jaxprl.vm.machine import Machine, fetch_from
 from jaxprl.vm.memory import Direct
 
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
@@ -160,11 +160,11 @@ def equal_runs(folder, name, step):
     task = jaxprl.make(name)
     nodes, layouts = golden_nodes(task, step), task.layouts(range(EPISODES))
     leaves, structure = jax.tree.flatten(layouts)
-    machine = sequential._Machine(task, 5, 1, SLOTS)
+    machine = Machine(task, 5, 1, SLOTS)
 
     def run(row, layout, *leaves):
         stacked = jax.tree.unflatten(structure, leaves)
-        end = machine.run(machine.code(row), stacked, layout, Direct.empty(SLOTS))
+        end = machine.run(fetch_from(machine.code(row)), stacked, layout, Direct.empty(SLOTS))
         return end.units, end.calls, end.actions, end.end
 
     call, _ = caller(folder, run, (nodes[0], np.int32(0), *leaves))

@@ -160,6 +160,7 @@ def test_a_state_that_breaks_its_promise_is_refused():
 def test_a_slow_way_to_run_is_warned_of_once(monkeypatch):
     task = jaxprl.make("StairClimber")
     program = jaxprl.parse("DEF run m( move m)", task)
+    monkeypatch.setenv("JAXPRL_CC", "")
     monkeypatch.setattr(evaluation, "has_whole_loops", lambda: False)
     for cached in vars(evaluation).values():
         if hasattr(cached, "cache_clear"):

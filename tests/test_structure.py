@@ -9,24 +9,25 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "jaxprl"
 BELOW = {  # each room, and the rooms that it may import
+    "caches": set(),
     "errors": set(),
     "types": set(),
     "xla": set(),
     "dsl": {"errors", "types", "xla"},
     "worlds": {"errors", "types", "dsl"},
     "search": {"errors", "types", "dsl"},
-    "vm": {"errors", "types", "xla", "dsl", "worlds", "search"},
+    "vm": {"caches", "errors", "types", "xla", "dsl", "worlds", "search"},
     "latent": {"errors", "types", "dsl", "worlds", "vm"},
     "llm": {"errors", "types", "dsl"},
     "runs": {"errors", "types"},
     "methods": {"errors", "types", "dsl", "worlds", "search", "vm", "latent", "llm"},
-    "experiment": {"errors", "types", "dsl", "worlds", "search", "vm", "llm", "methods", "runs"},
+    "experiment": {"caches", "errors", "types", "dsl", "worlds", "search", "vm", "llm", "methods", "runs"},
     "report": {"errors", "types", "runs"},
     "render": {"errors", "types", "dsl", "worlds", "vm"},
     "environments": {"errors", "types", "worlds", "render"},
     "cli": {
-        "errors", "types", "xla", "dsl", "worlds", "vm", "latent", "llm", "methods", "runs", "experiment", "report",
-        "render",
+        "caches", "errors", "types", "xla", "dsl", "worlds", "vm", "latent", "llm", "methods", "runs", "experiment",
+        "report", "render",
     },
 }  # fmt: skip
 FRONT = {"__init__", "__main__"}

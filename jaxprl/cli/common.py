@@ -85,7 +85,7 @@ def prepare_jax() -> None:
     """
     import jax
 
-    from jaxprl.llm.cache import cache_folder
+    from jaxprl.caches import cache_folder
     from jaxprl.xla import prefer_whole_loops
 
     prefer_whole_loops()

@@ -200,10 +200,10 @@ def tree(nodes: jax.Array, count: jax.Array | None = None) -> tuple[jax.Array, j
     def close(done: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         end, parent = carry
         i = most - 1 - done
-        first, many = i + 1, children[i]
-        second = jnp.where(many > 0, end[first], first)
-        third = jnp.where(many > 1, end[second], second)
-        last = jnp.where(many > 2, end[third], third)
+        first, many = i + 1, take(children, i)
+        second = jnp.where(many > 0, take(end, first), first)
+        third = jnp.where(many > 1, take(end, second), second)
+        last = jnp.where(many > 2, take(end, third), third)
         for child, exists in ((first, many > 0), (second, many > 1), (third, many > 2)):
             parent = write(parent, i, jnp.where(exists, child, n))  # entry n takes the writes for absent children
         return write(end, last, i), parent
@@ -211,6 +211,11 @@ def tree(nodes: jax.Array, count: jax.Array | None = None) -> tuple[jax.Array, j
     beyond = jnp.arange(1, n + 2, dtype=jnp.int32)
     end, parent = jax.lax.fori_loop(jnp.int32(0), most, close, (beyond, jnp.zeros_like(beyond)))
     return end[:n], parent[:n]
+
+
+def take(table: jax.Array, index: jax.Array) -> jax.Array:
+    """Return `table[index]` without a check of the index, which has to be in range."""
+    return jax.lax.dynamic_index_in_dim(table, index, keepdims=False, allow_negative_indices=False)
 
 
 def write(table: jax.Array, value: jax.Array, index: jax.Array) -> jax.Array:

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from jaxprl.caches import cache_folder
 from jaxprl.errors import UserError
-from jaxprl.llm.cache import Cache, cache_folder
+from jaxprl.llm.cache import Cache
 from jaxprl.llm.client import Client
 from jaxprl.llm.money import Budget, Price, read_prices
 from jaxprl.llm.replay import Replay

@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -42,11 +41,6 @@ _TABLES = (
 
 Request = Mapping[str, object]
 """The model, the messages and the sampling parameters of a request, as a JSON object."""
-
-
-def cache_folder() -> Path:
-    """Return the folder of the user's caches: answers of language models and compiled code."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxprl"
 
 
 class Row(NamedTuple):

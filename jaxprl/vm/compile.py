@@ -43,6 +43,7 @@ from jaxprl.dsl.encode import (
     PERCEPTION,
     REPEAT,
     WHILE,
+    take,
     write,
 )
 from jaxprl.vm.instruction import (
@@ -199,29 +200,32 @@ def _edges(tree: _Tree) -> _Edges:
     kind, _, end, parent, entry, most = tree
 
     def inherit(i, inherited):
-        above = parent[i]
-        yes, no, record, loop, depth = inherited[above]
-        over, first, behind = kind[above], i == above + 1, entry[end[i]]  # behind: the sibling that follows
+        above, beyond = take(parent, i), take(end, i)
+        yes, no, record, loop, depth = take(inherited, above)
+        over, first, behind = take(kind, above), i == above + 1, _entry(entry, beyond)  # behind: the next sibling
         condition = first & ((over == WHILE) | (over == IF) | (over == IFELSE))
         left = first & ((over == AND) | (over == OR))
-        new_yes = jnp.select(
-            [
-                condition | (left & (over == AND)) | (first & (over == CONCAT)),
-                ~first & (over == WHILE),
-                ~first & (over == REPEAT),
-                over == NOT,
-            ],
-            [behind, entry[above], above, no],
-            yes,
+        new_yes = _first_that_holds(
+            (condition | (left & (over == AND)) | (first & (over == CONCAT)), behind),
+            (~first & (over == WHILE), take(entry, above)),
+            (~first & (over == REPEAT), above),
+            (over == NOT, no),
+            otherwise=yes,
         )
-        new_no = jnp.select(
-            [condition & (over == IFELSE), condition, left & (over == OR), over == NOT],
-            [entry[end[end[i]]], yes, behind, yes],  # an IFELSE's third child begins where its second one ends
-            no,
+        third = _entry(entry, take(end, jnp.minimum(beyond, len(end) - 1)))  # of an IFELSE: where its second child ends
+        new_no = _first_that_holds(
+            (condition & (over == IFELSE), third),
+            (condition, yes),
+            (left & (over == OR), behind),
+            (over == NOT, yes),
+            otherwise=no,
         )
         within = (left & (over == AND) & (record == 1)) | (left & (over == OR) & (record == 2))
-        new_record = jnp.select(
-            [condition, over == NOT, within], [jnp.where(over == WHILE, 1, 0), (3 - record) % 3, 0], record
+        new_record = _first_that_holds(
+            (condition, jnp.where(over == WHILE, 1, 0)),
+            (over == NOT, jnp.where(record == 0, 0, 3 - record)),
+            (within, 0),
+            otherwise=record,
         )
         row = [new_yes, new_no, new_record, jnp.where(condition, above, loop), depth + jnp.where(over == REPEAT, 1, 0)]
         return write(inherited, jnp.stack(row).astype(jnp.int32), i)
@@ -229,6 +233,18 @@ def _edges(tree: _Tree) -> _Edges:
     root = jnp.array([HALT, 0, 0, 0, 0], jnp.int32)
     table = jax.lax.fori_loop(jnp.int32(1), most, inherit, jnp.full((len(kind), len(root)), root))
     return _Edges(*table.T)
+
+
+def _entry(entry: jax.Array, place: jax.Array) -> jax.Array:
+    """Return `entry[place]`; for a place behind all nodes, which leads nowhere, that of the last one."""
+    return take(entry, jnp.minimum(place, len(entry) - 1))
+
+
+def _first_that_holds(*cases: tuple[jax.Array, jax.Array | int], otherwise: jax.Array) -> jax.Array:
+    """Return the value of the first case whose condition holds (`jnp.select` takes several times the operations)."""
+    for condition, value in reversed(cases):
+        otherwise = jnp.where(condition, value, otherwise)
+    return otherwise
 
 
 def _tests(tree: _Tree, repeats: jax.Array, edges: _Edges, *, bits: int) -> Instruction:
@@ -257,10 +273,14 @@ def _tests(tree: _Tree, repeats: jax.Array, edges: _Edges, *, bits: int) -> Inst
         record=jnp.where(kind == PERCEPTION, edges.record != 0, records),
         loop=edges.loop,
         repeat_count=repeats,
-        counter_shift=(edges.depth % per_word) * bits,
-        counter_word=edges.depth // per_word,
-        holds=jnp.select([kind == REPEAT, kind == CONSTANT, negate], [body, truth, edges.no], edges.yes),
-        fails=jnp.select([kind == CONSTANT, (kind == PERCEPTION) & ~negate], [truth, edges.no], edges.yes),
+        counter_shift=jax.lax.rem(edges.depth, jnp.int32(per_word)) * bits,
+        counter_word=jax.lax.div(edges.depth, jnp.int32(per_word)),
+        holds=_first_that_holds(
+            (kind == REPEAT, body), (kind == CONSTANT, truth), (negate, edges.no), otherwise=edges.yes
+        ),
+        fails=_first_that_holds(
+            (kind == CONSTANT, truth), ((kind == PERCEPTION) & ~negate, edges.no), otherwise=edges.yes
+        ),
         actions=jnp.zeros_like(kind),
         rounds=jnp.zeros_like(kind),
     )
@@ -301,17 +321,18 @@ def _chains(tree: _Tree, repeats: jax.Array, yes: jax.Array, *, longest: int) ->
     def extend(done, carry):
         chains, marks = carry
         i = tree.most - 1 - done
-        rest, body = jnp.minimum(yes[i], n - 1), jnp.minimum(entry[jnp.minimum(i + 2, n - 1)], n - 1)
-        chain, size, last = chains[rest]
-        joins = (kind[i] == ACTION) & (yes[i] != HALT) & (size > 0) & (size < longest)
-        longer = jnp.stack([prepended(chains[i, 0], chain), size + 1, last])
-        whole = (kind[body] == ACTION) & (yes[chains[body, 2]] == i) & (repeats[i] <= MOST_ROUNDS)
-        repeated = (kind[i] == REPEAT) & whole & (longest > 1)
-        rounds = jnp.where(repeats[i] > 0, chains[body, 0] | ROUNDS.put(repeats[i] - 1), 0)
+        own, behind, times = take(kind, i), take(yes, i), take(repeats, i)
+        rest, body = jnp.minimum(behind, n - 1), jnp.minimum(take(entry, jnp.minimum(i + 2, n - 1)), n - 1)
+        alone, (chain, size, last), (inner, _, end) = (take(chains, node) for node in (i, rest, body))
+        joins = (own == ACTION) & (behind != HALT) & (size > 0) & (size < longest)
+        longer = jnp.stack([prepended(alone[0], chain), size + 1, last])
+        whole = (take(kind, body) == ACTION) & (take(yes, end) == i) & (times <= MOST_ROUNDS)
+        repeated = (own == REPEAT) & whole & (longest > 1)
+        rounds = jnp.where(times > 0, inner | ROUNDS.put(times - 1), 0)
         again = jnp.stack([rounds, jnp.int32(longest), i])
-        others = jnp.where(joins, marks[rest], jnp.where(repeated & (repeats[i] > 0), marks[body], 0))
-        row = jnp.where(joins, longer, jnp.where(repeated, again, chains[i]))
-        return write(chains, row, i), write(marks, marks[i] | others, i)
+        others = jnp.where(joins, take(marks, rest), jnp.where(repeated & (times > 0), take(marks, body), 0))
+        row = jnp.where(joins, longer, jnp.where(repeated, again, alone))
+        return write(chains, row, i), write(marks, take(marks, i) | others, i)
 
     chains, marks = jax.lax.fori_loop(jnp.int32(0), tree.most, extend, (alone, _marks(index)))
     return _Chains(*chains.T), marks
@@ -347,15 +368,15 @@ def _calls(tree: _Tree) -> jax.Array:
     def close(done, calls):  # children come after their parent, so going backwards finds them done
         i = most - 1 - done
         first = jnp.minimum(i + 1, n - 1)
-        second = jnp.minimum(end[first], n - 1)
-        third = jnp.minimum(end[second], n - 1)
-        over = kind[i]
-        holds, constant = value[first] > 0, kind[first] == CONSTANT  # a REPEAT's first child is its COUNT
-        body = calls[second] & (holds | ~((over == REPEAT) | constant))
-        otherwise = calls[third] & (over == IFELSE) & ~(constant & holds)
+        second = jnp.minimum(take(end, first), n - 1)
+        third = jnp.minimum(take(end, second), n - 1)
+        over = take(kind, i)
+        holds, constant = take(value, first) > 0, take(kind, first) == CONSTANT  # a REPEAT's first child is its COUNT
+        body = take(calls, second) & (holds | ~((over == REPEAT) | constant))
+        otherwise = take(calls, third) & (over == IFELSE) & ~(constant & holds)
         endless = (over == WHILE) & constant & holds
-        below = calls[first] | ((over != NOT) & (body | otherwise)) | endless
-        leaf = jnp.asarray(encode.ARITY)[over] == 0
+        below = take(calls, first) | ((over != NOT) & (body | otherwise)) | endless
+        leaf = take(jnp.asarray(encode.ARITY), over) == 0
         return write(calls, jnp.where(leaf, (over == ACTION) | (over == PERCEPTION), below), i)
 
     return jax.lax.fori_loop(jnp.int32(0), most, close, jnp.zeros(n, bool))

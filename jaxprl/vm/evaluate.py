@@ -1,18 +1,18 @@
 """Runs programs on layouts: the one door to the interpreters.
 
-On a CPU one run follows the other (`sequential.py`), on an accelerator many step together (`lanes.py`), and in a world
-that is not array code plain Python does one call after the other (`plain.py`). The outcomes are the same.
+On a CPU one run follows the other, compiled by a C compiler (`native.py`) or by XLA (`sequential.py`). On an
+accelerator many step together (`lanes.py`), and in a world that is not array code plain Python does one call after the
+other (`plain.py`). The outcomes are the same.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import functools
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -23,27 +23,24 @@ from jaxprl.dsl.language import Language
 from jaxprl.dsl.parse import require_program
 from jaxprl.errors import UserError, unknown
 from jaxprl.search.protocol import Improvements, Neighbourhoods
-from jaxprl.vm import lanes, plain, sequential
+from jaxprl.vm import lanes, native, plain, sequential
 from jaxprl.vm.compile import counter_bits, counter_words
 from jaxprl.vm.instruction import MOST_NODES
+from jaxprl.vm.kernel.compiler import Unavailable
 from jaxprl.vm.lanes import MOST_LANES
 from jaxprl.vm.layouts import check_stacked, layouts_of, part_of
 from jaxprl.vm.outcomes import COLUMNS, Outcomes, Scale, unpack
+from jaxprl.vm.sharing import SHARES, in_threads, widened
 from jaxprl.worlds.task import Layout, PythonTask, Task, require_task
 from jaxprl.xla import has_whole_loops
 
-ENGINES = {"sequential": sequential.Batches, "lanes": lanes.Batches}
 BLOCK = 512
 """Programs of one batch, at most."""
 LAYOUT_SEEDS = range(32)
 """Layouts that programs are run on if none are named."""
-SHARES = 4
-"""Minimum number of batches per thread. Several of them even out that batches take different times."""
 SMALL = 16
 """Minimum number of programs in a batch, if there are more batches than threads: a smaller batch costs more to hand out
 than to run."""
-
-T = TypeVar("T")
 
 
 class Engine(Protocol):
@@ -53,9 +50,16 @@ class Engine(Protocol):
         """Run programs int32 [P, N] on every layout and return packed outcomes, int32 [P, E, COLUMNS]."""
         ...
 
-    def first_better(self, question: Neighbourhoods) -> Improvements:
-        """Find the first better neighbour of S programs."""
+    def first_better(self, question: Neighbourhoods, workers: int) -> Improvements:
+        """Find the first better neighbour of S programs, with so many threads; 0 where a search is idle."""
         ...
+
+
+ENGINES: dict[str, Callable[..., Engine]] = {
+    "native": native.Batches,
+    "sequential": sequential.Batches,
+    "lanes": lanes.Batches,
+}
 
 
 def evaluate(
@@ -78,7 +82,8 @@ def evaluate(
       programs: P programs, or their nodes int32 [P, N] (`dsl/encode.py`).
       layouts: E layouts of the task (`Task.layouts`); by default those of `layout_seeds`.
       layout_seeds: seeds of the layouts, if no layouts are given.
-      engine: "sequential" or "lanes"; by default the faster one on this machine.
+      engine: "native" (compiled by the C compiler of this machine), "sequential" or "lanes" (both compiled by XLA, for
+        CPUs and for accelerators); by default the fastest one that there is.
       block: programs of one batch, at most.
       slots: slots of the first memory of WHILE, a power of two; by default the engine's own number.
       workers: threads that run batches; by default one per CPU core on a CPU, else one.
@@ -90,7 +95,8 @@ def evaluate(
       UserError: an argument is not as described above, or a program has too many nodes.
 
     Warns:
-      UserWarning: once per process, if an engine has to be chosen on a CPU and XLA was not asked to compile whole loops
+      UserWarning: once per process, if an engine has to be chosen on a CPU and the fastest one cannot run, for another
+        reason than that there is no C compiler; or if none is there and XLA was not asked to compile whole loops
         (`jaxprl.prefer_whole_loops`), which costs speed.
 
     Example:
@@ -121,7 +127,7 @@ def evaluate(
     shares = max(-(-count // max(1, min(block, MOST_LANES // episodes))), min(least, count))
     found = np.zeros((count, episodes, COLUMNS), np.int32)
     jobs = [functools.partial(batches.run_programs, nodes[share::shares]) for share in range(shares)]
-    for share, rows in enumerate(_in_threads(jobs, workers)):
+    for share, rows in enumerate(in_threads(jobs, workers)):
         found[share::shares] = rows
     return Outcomes(*unpack(found), np.asarray(layouts.units))
 
@@ -157,48 +163,12 @@ def first_better(
     if isinstance(task, PythonTask):
         return plain.first_better(task, question, layouts)
     workers = workers or _workers()
-    answer = Improvements(*np.zeros((3, len(question.counts)), np.int32))
-    (active,) = np.nonzero(question.counts >= 0)
-    if not len(active):
-        return answer
-    question = _widened(question, max(1, question.programs.shape[1]))
+    if not (question.counts >= 0).any():
+        return Improvements(*np.zeros((3, len(question.counts)), np.int32))
+    question = widened(question, max(1, question.programs.shape[1]))
     programs = np.concatenate([question.parents, question.programs.reshape(-1, question.programs.shape[-1])])
     batches = _engine(task, programs, layouts, Scale.of(layouts), engine, slots)
-    share = _share_searches if len(active) >= 2 * workers else _share_neighbours
-    for rows, part in share(batches, question, active, workers):
-        for column, new in zip(answer, part, strict=True):
-            column[rows] = new[: len(rows)]
-    return answer
-
-
-Answers = Iterable[tuple[np.ndarray, Improvements]]
-"""Indices of searches, and the answers to these; further rows of the answers are padding."""
-
-
-def _share_searches(batches: Engine, question: Neighbourhoods, active: np.ndarray, workers: int) -> Answers:
-    """Answer the question for the searches `active`, some of them to a batch: `SHARES` batches or more to a thread."""
-    size = 1 << max(0, (len(active) // (SHARES * workers)).bit_length() - 1)
-    shares = [active[first : first + size] for first in range(0, len(active), size)]
-    jobs = [functools.partial(batches.first_better, _rows(question, rows, size)) for rows in shares]
-    return zip(shares, _in_threads(jobs, workers), strict=True)
-
-
-def _share_neighbours(batches: Engine, question: Neighbourhoods, active: np.ndarray, workers: int) -> Answers:
-    """Answer the question for the few searches `active`, each thread trying every `workers`-th neighbour of each.
-
-    Of two threads, one tries neighbours 0, 2, 4, .. and the other 1, 3, 5, .. If they find number 2 of the former and
-    number 1 of the latter, these are neighbours 4 and 3, so neighbour 3 is the answer. The question is padded to the
-    largest number of searches that comes here, so that one size is compiled.
-    """
-    few = _rows(question, active, min(len(question.counts), 2 * workers))
-    jobs = [functools.partial(batches.first_better, _every(few, part, workers)) for part in range(workers)]
-    parts = _in_threads(jobs, workers)
-    none = few.programs.shape[1] * workers  # larger than the index of any neighbour
-    first = np.stack([np.where(part.first < 0, none, part.first * workers + i) for i, part in enumerate(parts)])
-    better = np.stack([part.better for part in parts])
-    best = np.argmin(first, axis=0)[None]
-    found = np.where(first.min(axis=0) < none, first.min(axis=0), -1)
-    return [(active, Improvements(parts[0].score, found, np.take_along_axis(better, best, axis=0)[0]))]
+    return batches.first_better(question, workers)
 
 
 def scores(
@@ -249,82 +219,46 @@ def _checked(programs: np.ndarray | Iterable[ast.Program], language: Language) -
 def _engine(
     task: Task, programs: np.ndarray, layouts: Layout, scale: Scale, engine: str | None, slots: int | None
 ) -> Engine:
-    engine = engine or _faster_engine()
-    if engine not in ENGINES:
+    if engine is not None and engine not in ENGINES:
         raise unknown("engine", engine, ENGINES)
     if programs[..., MOST_NODES:].any():
         size = int(np.count_nonzero(programs, axis=-1).max())
         raise UserError(f"a program has {size:,} nodes, more than the {MOST_NODES} that instructions can address")
     bits = counter_bits(programs)
     options = {"bits": bits, "words": counter_words(programs, bits)} | ({"slots": slots} if slots else {})
-    return ENGINES[engine](task, jax.tree.map(jnp.asarray, layouts), scale, **options)
+    if engine == "native" or (engine is None and jax.default_backend() == "cpu"):
+        batches = native.Batches(task, layouts, scale, **options)
+        missing = batches.missing
+        if missing is None:
+            return batches
+        if engine is not None:
+            raise UserError(f"engine 'native' cannot run {task.name}: {missing}")
+        if not isinstance(missing, Unavailable) or not missing.expected:
+            _say_once(f"the engine 'native' cannot run {task.name}, so a slower one does: {missing}")
+    return ENGINES[engine or _next_engine()](task, jax.tree.map(jnp.asarray, layouts), scale, **options)
 
 
-def _faster_engine() -> str:
+def _next_engine() -> str:
+    """Return the faster one of the engines that XLA compiles."""
     if has_whole_loops():
         return "sequential"
     if jax.default_backend() == "cpu":
-        _warn_of_slow_loops()
+        _say_once(
+            "programs run slower than they could on this CPU, because XLA compiles loops in pieces: call "
+            "jaxprl.prefer_whole_loops() before JAX compiles anything"
+        )
     return "lanes"
 
 
 @functools.cache
-def _warn_of_slow_loops() -> None:
-    warnings.warn(
-        "programs run slower than they could on this CPU, because XLA compiles loops in pieces: call "
-        "jaxprl.prefer_whole_loops() before JAX compiles anything",
-        stacklevel=5,
-    )
+def _say_once(message: str) -> None:
+    warnings.warn(message, stacklevel=5)
 
 
 def _side_by_side(parts: Sequence[Outcomes]) -> Outcomes:
     """Return the outcomes of the same programs on several groups of layouts as one."""
     fields = [[getattr(part, field.name) for part in parts] for field in dataclasses.fields(Outcomes)]
     return Outcomes(*(np.concatenate(columns, axis=-1) for columns in fields))
-
-
-def _rows(question: Neighbourhoods, rows: np.ndarray, size: int) -> Neighbourhoods:
-    """Return the question for some searches, filled up to `size` with idle ones."""
-    part = jax.tree.map(lambda leaf: leaf[np.resize(rows, size)], question)
-    return part._replace(counts=np.where(np.arange(size) < len(rows), part.counts, -1).astype(np.int32))
-
-
-def _every(question: Neighbourhoods, first: int, step: int) -> Neighbourhoods:
-    """Return the question for every `step`-th neighbour from the `first` one on, with the same shape for each `first`.
-
-    Of 5 neighbours, with step 2, first 0 gives neighbours 0, 2 and 4, and first 1 gives 1, 3 and one that is padding.
-    """
-    counts = np.maximum(0, -(-(question.counts - first) // step)).astype(np.int32)
-    padded = _widened(question, -(-question.programs.shape[1] // step) * step)
-    several = padded.programs, padded.changed, padded.margins
-    programs, changed, margins = jax.tree.map(lambda leaf: leaf[:, first::step], several)
-    return Neighbourhoods(padded.parents, programs, changed, counts, margins)
-
-
-def _widened(question: Neighbourhoods, width: int) -> Neighbourhoods:
-    """Return the question with room for `width` neighbours of each program."""
-    extra = width - question.programs.shape[1]
-    several = question.programs, question.changed, question.margins
-    programs, changed, margins = jax.tree.map(
-        lambda leaf: np.pad(leaf, ((0, 0), (0, extra), *[(0, 0)] * (leaf.ndim - 2))), several
-    )
-    return question._replace(programs=programs, changed=changed, margins=margins)
-
-
-def _in_threads(jobs: Sequence[Callable[[], T]], workers: int) -> list[T]:
-    if workers == 1:
-        return [job() for job in jobs]
-    return list(_pool(workers).map(lambda job: job(), jobs))
-
-
-@functools.cache
-def _pool(workers: int) -> concurrent.futures.ThreadPoolExecutor:
-    # Kept, since starting threads takes as long as running some dozens of programs.
-    return concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="evaluate")
-
-
-if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
-    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def _workers() -> int:

@@ -23,6 +23,7 @@ from typing import Generic, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
+from jaxprl.dsl.encode import take
 from jaxprl.types import PyTree
 from jaxprl.vm.instruction import ALWAYS, HALT, NEVER, PERCEIVE, REPEATS, Instruction, after_action, next_action
 from jaxprl.vm.memory import Memory, key_of
@@ -70,11 +71,6 @@ def start(layouts: Layout, layout: jax.Array, first: Instruction, memory: M, *, 
     state, progress = jax.tree.map(lambda leaf: take(leaf, layout), (layouts.state, layouts.progress))
     zero, counters, visited = jnp.int32(0), jnp.zeros(words, jnp.uint32), jax.tree.map(jnp.zeros_like, first.nodes)
     return Run(state, progress, zero, first.chain, zero, zero, zero, zero, counters, memory, visited)
-
-
-def take(table: jax.Array, index: jax.Array) -> jax.Array:
-    """Return `table[index]` without a check of the index, which is in range."""
-    return jax.lax.dynamic_index_in_dim(table, index, keepdims=False, allow_negative_indices=False)
 
 
 def act(task: Task, run: Run[M], chain: jax.Array, acts: jax.Array) -> Run[M]:

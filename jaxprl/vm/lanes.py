@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxprl.search.protocol import Improvements, Neighbourhoods
-from jaxprl.vm import interpreter
+from jaxprl.vm import interpreter, sharing
 from jaxprl.vm.compile import instructions
 from jaxprl.vm.instruction import WORDS, Instruction
 from jaxprl.vm.interpreter import Run
@@ -75,8 +75,12 @@ class Batches:
     slots: int = 64  # slots of the first memory, a power of two
     steps: int = 32  # steps of a chunk
 
-    def first_better(self, question: Neighbourhoods) -> Improvements:
-        """Find the first better neighbour of S programs; see `evaluate.first_better`.
+    def first_better(self, question: Neighbourhoods, workers: int) -> Improvements:
+        """Find the first better neighbour of S programs; see `evaluate.first_better`."""
+        return sharing.first_better(self._answer, question, workers)
+
+    def _answer(self, question: Neighbourhoods) -> Improvements:
+        """Answer a question, or a share of it.
 
         All neighbours run at once, so that the lanes are full. Those of one search are a group of a contest: as soon as
         the third neighbour has beaten its parent, say, the fourth and the following ones are dropped, and the search

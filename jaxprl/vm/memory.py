@@ -124,7 +124,8 @@ class Lockstep(NamedTuple):
         return Lockstep(table, self.used, jnp.where(self.probe > 0, slots, 0))
 
 
-_SLOT = 4  # words of a slot of `Direct`: a power of two, so the last one is spare
+SLOT_WORDS = 4
+"""Words of a slot of `Direct`: a power of two, so the last one is spare."""
 
 
 class Direct(NamedTuple):
@@ -135,14 +136,14 @@ class Direct(NamedTuple):
     slot. If that says (any key, 5), the key is new, and the slot becomes (key, 7).
     """
 
-    table: jax.Array  # uint32 [_SLOT * slots]: for each slot the key's words, the number of its run, and a spare word
+    table: jax.Array  # uint32 [SLOT_WORDS * slots]: each slot has a key, the number of its run, and a spare word
     used: jax.Array  # int32: keys of the present run
     number: jax.Array  # uint32: the present run; never 0
 
     @classmethod
     def empty(cls, slots: int) -> Direct:
         """Return an empty memory with `slots` slots, a power of two. The first run begins with `next_run`."""
-        return cls(jnp.zeros(_SLOT * slots, jnp.uint32), jnp.int32(0), jnp.uint32(0))
+        return cls(jnp.zeros(SLOT_WORDS * slots, jnp.uint32), jnp.int32(0), jnp.uint32(0))
 
     def next_run(self) -> Direct:
         """Return the memory at the start of another run."""
@@ -151,7 +152,7 @@ class Direct(NamedTuple):
     @property
     def is_full(self) -> jax.Array:
         """Whether three quarters of the slots are used. The run has to begin again with a larger memory."""
-        return self.used >= self.table.shape[0] // _SLOT * 3 // 4
+        return self.used >= self.table.shape[0] // SLOT_WORDS * 3 // 4
 
     @property
     def stalled(self) -> jax.Array:
@@ -160,7 +161,7 @@ class Direct(NamedTuple):
 
     def remember(self, key: Key, wanted: jax.Array) -> tuple[jax.Array, Direct]:
         """Look a key up and add it (`Memory.remember`)."""
-        slots = self.table.shape[0] // _SLOT
+        slots = self.table.shape[0] // SLOT_WORDS
 
         def look(table: jax.Array) -> tuple[jax.Array, jax.Array]:
             words = *key(), self.number
@@ -173,10 +174,10 @@ class Direct(NamedTuple):
                 return (found[2] == self.number) & ~((found[0] == words[0]) & (found[1] == words[1]))
 
             def following(carry):
-                place = (carry[0] + _SLOT) & (_SLOT * slots - 1)
+                place = (carry[0] + SLOT_WORDS) & (SLOT_WORDS * slots - 1)
                 return place, at(place)
 
-            home = _SLOT * _home(words[1], slots)
+            home = SLOT_WORDS * _home(words[1], slots)
             place, found = jax.lax.while_loop(other, following, (home, at(home)))
             # A key that is known is written again: so there is no branch, and XLA need not copy the table.
             for word, value in enumerate(words):

@@ -25,8 +25,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxprl.dsl.encode import take
 from jaxprl.vm.compile import TRACED
-from jaxprl.vm.interpreter import take
 from jaxprl.worlds import ops
 
 

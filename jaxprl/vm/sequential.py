@@ -17,19 +17,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprl.dsl import encode
+from jaxprl.dsl.encode import take
 from jaxprl.search.protocol import Improvements, Neighbourhoods
-from jaxprl.vm import interpreter, pruning
-from jaxprl.vm.compile import TRACED, has_idle_repeat, instructions_of
-from jaxprl.vm.instruction import CHAIN, WORDS, Instruction
-from jaxprl.vm.interpreter import Run, take
+from jaxprl.vm import pruning, sharing
+from jaxprl.vm.compile import TRACED
+from jaxprl.vm.instruction import WORDS
+from jaxprl.vm.machine import GROWTH, Machine, fetch_from
 from jaxprl.vm.memory import Direct
 from jaxprl.vm.outcomes import COLUMNS, RUNNING, Scale, pack, score_to_beat, unpack
 from jaxprl.vm.pruning import Scoring, Traces
 from jaxprl.worlds.task import Layout, Task
 
-GROWTH = 16
-"""How many times larger the memory of WHILE becomes for runs that need more."""
 SMALLEST = 32
 """Programs of the smallest batch. So few sizes are compiled, and rows that are not used cost next to nothing."""
 
@@ -55,110 +53,40 @@ class Batches:
             found[crowded] = self._enlarged().run_programs(programs[crowded])
         return found
 
-    def first_better(self, question: Neighbourhoods) -> Improvements:
+    def first_better(self, question: Neighbourhoods, workers: int) -> Improvements:
         """Find the first better neighbour of S programs; see `evaluate.first_better`."""
+        return sharing.first_better(self._answer, question, workers)
+
+    def _answer(self, question: Neighbourhoods) -> Improvements:
         weights, most = self.scale.weights.astype(np.int32), np.int32(self.scale.most)
         found = _first_better(self._machine, question, self.layouts, weights, most)
         *columns, crowded = (np.array(column) for column in found)
         again = np.flatnonzero(crowded)
         if len(again):
-            part = self._enlarged().first_better(jax.tree.map(lambda leaf: leaf[again], question))
+            part = self._enlarged()._answer(jax.tree.map(lambda leaf: leaf[again], question))
             for column, new in zip(columns, part, strict=True):
                 column[again] = new
         return Improvements(*columns)
 
     @property
-    def _machine(self) -> _Machine:
-        return _Machine(self.task, self.bits, self.words, self.slots)
+    def _machine(self) -> Machine:
+        return Machine(self.task, self.bits, self.words, self.slots)
 
     def _enlarged(self) -> Batches:
         return dataclasses.replace(self, slots=GROWTH * self.slots)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Machine:
-    """What all runs share, static under jit."""
-
-    task: Task
-    bits: int
-    words: int
-    slots: int
-
-    def code(self, nodes: jax.Array) -> jax.Array:
-        """Return the instructions of a program, uint32 [N, WORDS]."""
-        return instructions_of(nodes, encode.length(nodes), bits=self.bits, longest=CHAIN)[0]
-
-    def traced_code(self, nodes: jax.Array) -> jax.Array:
-        """Return the instructions with their nodes behind them, uint32 [N, WORDS + TRACED / 32].
-
-        Runs of them also collect the nodes that they come to (`Run.visited`). If these cannot be traced, because there
-        are too many or one is an idle REPEAT, a run comes to all of them.
-        """
-        code, marks = instructions_of(nodes, encode.length(nodes), bits=self.bits, longest=CHAIN)
-        traceable = (nodes.shape[0] <= TRACED) & ~has_idle_repeat(nodes)
-        return jnp.concatenate([code, jnp.where(traceable, marks, jnp.uint32(0xFFFFFFFF))], axis=1)
-
-    def run(self, code: jax.Array, layouts: Layout, layout: jax.Array, memory: Direct) -> Run[Direct]:
-        """Run a program on one layout.
-
-        Args:
-          code: its instructions, from `code` or `traced_code`.
-          layouts: stacked layouts.
-          layout: index of the layout, int32.
-          memory: the memory that earlier runs have left.
-
-        Returns:
-          The run at its end; or still RUNNING, where its memory became full.
-        """
-        fetch = functools.partial(_fetch, code)
-
-        def goes_on(run: Run[Direct]) -> jax.Array:
-            return (run.end == RUNNING) & ~run.memory.is_full
-
-        def act(run: Run[Direct]) -> Run[Direct]:
-            return interpreter.act(self.task, run, fetch(run.address).chain, jnp.bool_(True))
-
-        def test(run: Run[Direct]) -> Run[Direct]:
-            return interpreter.test(self.task, fetch, run, running=jnp.bool_(True), bits=self.bits)
-
-        def act_and_test(run: Run[Direct]) -> Run[Direct]:
-            return test(jax.lax.while_loop(_acts, act, run))
-
-        def glide_act_and_test(run: Run[Direct]) -> Run[Direct]:
-            run = interpreter.glide(self.task, fetch, run, bits=self.bits)
-            return test(jax.lax.cond(_acts(run), act, lambda run: run, run))
-
-        run = interpreter.start(layouts, layout, fetch(jnp.int32(0)), memory.next_run(), words=self.words)
-        return jax.lax.while_loop(goes_on, glide_act_and_test if self.task.quiet else act_and_test, run)
-
-
-def _acts(run: Run[Direct]) -> jax.Array:
-    return (run.chain != 0) & (run.end == RUNNING)
-
-
-def _fetch(code: jax.Array, address: jax.Array) -> Instruction:
-    words = (_word(code, address, word) for word in range(WORDS))
-    instruction = Instruction(*words)
-    return instruction._replace(nodes=take(code, address)[WORDS:]) if code.shape[1] > WORDS else instruction
-
-
-def _word(code: jax.Array, address: jax.Array, word: int) -> jax.Array:
-    # One by one, since XLA would keep a row of words in memory; unsigned, since that spares a check for negative ones.
-    place = address.astype(jnp.uint32), np.uint32(word)
-    return jax.lax.dynamic_slice(code, place, (1, 1), allow_negative_indices=False)[0, 0]
-
-
 @functools.partial(jax.jit, static_argnums=0)
-def _run_programs(machine: _Machine, nodes: jax.Array, count: jax.Array, layouts: Layout) -> jax.Array:
+def _run_programs(machine: Machine, nodes: jax.Array, count: jax.Array, layouts: Layout) -> jax.Array:
     """Return packed outcomes, int32 [P, E, COLUMNS], of the first `count` programs; zeros for the others."""
     episodes = layouts.units.shape[0]
 
     def run_program(program, carry):
-        code = machine.code(take(nodes, program))
+        fetch = fetch_from(machine.code(take(nodes, program)))
 
         def run_layout(layout, carry):
             results, memory = carry
-            run = machine.run(code, layouts, layout, memory)
+            run = machine.run(fetch, layouts, layout, memory)
             place = (program, layout, 0)
             return jax.lax.dynamic_update_slice(
                 results, pack(run)[None, None], place, allow_negative_indices=False
@@ -209,7 +137,7 @@ class _Attempt(NamedTuple):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _first_better(
-    machine: _Machine, question: Neighbourhoods, layouts: Layout, weights: jax.Array, most: jax.Array
+    machine: Machine, question: Neighbourhoods, layouts: Layout, weights: jax.Array, most: jax.Array
 ) -> tuple[jax.Array, ...]:
     """Try the neighbours of S programs until one is better.
 
@@ -271,14 +199,14 @@ def _no_parent(nodes: int, episodes: int) -> _Parent:
 
 
 def _run_parent(
-    machine: _Machine, nodes: jax.Array, layouts: Layout, scoring: Scoring, memory: Direct
+    machine: Machine, nodes: jax.Array, layouts: Layout, scoring: Scoring, memory: Direct
 ) -> tuple[_Parent, Direct]:
     """Run a program, int32 [N], on every layout, and trace which nodes its runs come to."""
-    code = machine.traced_code(nodes)
+    fetch = fetch_from(*machine.traced_code(nodes))
 
     def run_layout(layout, carry):
         (_, traces, score, crowded), memory = carry
-        run = machine.run(code, layouts, layout, memory)
+        run = machine.run(fetch, layouts, layout, memory)
         traces = Traces(*map(functools.partial(_put, index=layout), traces, (run.units, run.visited)))
         score = score + run.units * take(scoring.weights, layout)
         return _Parent(nodes, traces, score, crowded | (run.end == RUNNING)), run.memory
@@ -289,7 +217,7 @@ def _run_parent(
 
 
 def _attempt(
-    machine: _Machine, parent: _Parent, neighbour: _Neighbour, layouts: Layout, scoring: Scoring, memory: Direct
+    machine: Machine, parent: _Parent, neighbour: _Neighbour, layouts: Layout, scoring: Scoring, memory: Direct
 ) -> _Attempt:
     """Run a neighbour until its score is known, or cannot beat `least`.
 
@@ -318,7 +246,7 @@ def _attempt(
 
     def run_layout(state: _Attempt) -> _Attempt:
         layout = pruning.layout_at(state.place, scoring)
-        run = machine.run(code, layouts, layout, state.memory)
+        run = machine.run(fetch_from(code), layouts, layout, state.memory)
         highest = state.highest + run.units * take(scoring.weights, layout) - scoring.most
         return _Attempt(following(state.place + 1), highest, run.end == RUNNING, run.memory)
 

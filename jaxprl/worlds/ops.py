@@ -15,7 +15,9 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
 from typing import TypeAlias, TypeVar
 
 import jax
@@ -61,6 +63,19 @@ def invert(condition: Bool) -> Bool:
     return not condition if isinstance(condition, bool) else jnp.logical_not(condition)
 
 
+def divided(number: Int, by: int) -> tuple[Int, Int]:
+    """Return the quotient and the remainder of a number that is not negative.
+
+    Args:
+      number: an int from 0 on.
+      by: a Python int from 1 on.
+    """
+    if isinstance(number, jax.Array):  # without the cases of negative numbers
+        divisor = jnp.asarray(by, number.dtype)
+        return jax.lax.div(number, divisor), jax.lax.rem(number, divisor)
+    return number // by, number % by
+
+
 def read(table: Table, index: Int) -> Int:
     """Return an entry of a table that may be written to later on.
 
@@ -78,7 +93,22 @@ def read(table: Table, index: Int) -> Int:
     #     byte = read(cells, i); cells = write(cells, i, byte + 1); count = byte & 15
     # The last line would read from the table as it was before the write. Both tables would have to exist at once, so
     # the write could not happen in place and would copy the whole table at every step of a run.
+    if not _fenced.get():
+        return peek(table, index)
     return jax.lax.cond(index >= 0, _entry, lambda table, index: jnp.int32(0), table, jnp.asarray(index, jnp.int32))
+
+
+_fenced = contextvars.ContextVar("fenced", default=True)
+
+
+@contextlib.contextmanager
+def unfenced() -> Iterator[None]:
+    """Trace rules for another compiler than XLA, which needs no fence in `read`."""
+    token = _fenced.set(False)
+    try:
+        yield
+    finally:
+        _fenced.reset(token)
 
 
 def peek(table: Table, index: Int) -> Int:

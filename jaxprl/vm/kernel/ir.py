@@ -64,6 +64,7 @@ class Value:
     op: Op | None = None  # what defines it; None for an argument of a block or function
     range: tuple[int, int] | None = None  # the smallest and the largest number that it, or an entry, can be
     name: str = ""  # of an argument
+    depth: int = 0  # how many blocks are around it
 
     @property
     def bounds(self) -> tuple[int, int]:
@@ -183,7 +184,7 @@ class Builder:
     """Builds blocks."""
 
     def __init__(self) -> None:
-        self._open: list[tuple[Block, dict[Any, Value]]] = []
+        self._open: list[tuple[Block, dict[Any, Value], bool]] = []  # block, what is in it, whether it is of a `for`
         self.place: Any = None
 
     @property
@@ -191,10 +192,12 @@ class Builder:
         """The block that is being built."""
         return self._open[-1][0]
 
-    def begin(self, args: Sequence[Value] = ()) -> Block:
-        """Begin a block within the present one."""
+    def begin(self, args: Sequence[Value] = (), *, is_for: bool = False) -> Block:
+        """Begin a block within the present one; what does not depend on the round of a `for` is put before it."""
         block = Block(list(args))
-        self._open.append((block, {}))
+        self._open.append((block, {}, is_for))
+        for arg in args:
+            arg.depth = len(self._open)
         return block
 
     def end(self, results: Sequence[Value]) -> Block:
@@ -248,7 +251,7 @@ class Builder:
             return list(body(self.const(0), list(inits)))
         index = Value(INDEX, range=(0, count - 1), name="i")
         args = [Value(init.kind, init.size) for init in inits]
-        self.begin([index, *args])
+        self.begin([index, *args], is_for=True)
         block = self.end(body(index, args))
         return self.structure("for", list(inits), [block], number=count)
 
@@ -256,7 +259,7 @@ class Builder:
         """Add a `for`, `while` or `case` and return its results."""
         like = blocks[-1].results
         op = Op(what, args, [], number=number, blocks=blocks, place=self.place)
-        op.results = [Value(value.kind, value.size, op) for value in like]
+        op.results = [Value(value.kind, value.size, op, depth=len(self._open)) for value in like]
         self.block.ops.append(op)
         return op.results
 
@@ -328,6 +331,8 @@ class Builder:
                 return first
             case "maximum" if last.bounds[0] >= first.bounds[1]:
                 return last
+            case "remainder" if first.bounds[0] >= 0 and first.bounds[1] < last.bounds[0]:
+                return first
             case "convert" if first.kind == kind:
                 return first
             case "convert" if first.op and first.op.name == "convert" and width(first.kind) >= width(kind) != 1:
@@ -362,16 +367,23 @@ class Builder:
         return None
 
     def _known(self, key: Any) -> Value | None:
-        for _, known in reversed(self._open):
+        for _, known, _ in reversed(self._open):
             if key in known:
                 return known[key]
         return None
 
     def _add(self, op: Op, kind: str, bounds: tuple[int, int], key: Any, size: int | None = None) -> Value:
-        value = Value(kind, size, op, bounds)
+        level = len(self._open)
+        if op.what == "const":
+            level = 1
+        elif op.what == "arith":
+            needed = max(arg.depth for arg in op.args)
+            while level > max(1, needed) and self._open[level - 1][2]:
+                level -= 1
+        value = Value(kind, size, op, bounds, depth=level)
         op.results = [value]
         op.place = self.place
-        block, known = self._open[-1]
+        block, known, _ = self._open[level - 1]
         block.ops.append(op)
         if key is not None:
             known[key] = value

@@ -24,6 +24,8 @@ from jaxprl.vm.kernel.ir import BOOL, INDEX, TYPES, Block, Builder, Function, Va
 
 SMALL = 8
 """Entries of the largest array that is kept as scalars."""
+CHEAP = 16
+"""Operations that computing the entries of an array again may take, so that it need not be stored."""
 _TYPES = {"i1": BOOL, **{f"{'u' if kind[0] == 'u' else ''}i{kind.lstrip('uint')}": kind for kind in TYPES[1:]}}
 _BINARY = {
     "add", "subtract", "multiply", "divide", "remainder", "minimum", "maximum", "and", "or", "xor", "shift_left",
@@ -183,10 +185,19 @@ class _Reader:
                 array = self.builder.store(array, self.index(place), entry)
             return array
 
-        def fill(i: Value, carry: list[Value]) -> list[Value]:
-            return [self.builder.store(carry[0], i, self.at(tensor, self.unflat(tensor.shape, i)))]
+        # A short last axis is written out, so that an index that chooses between the pieces of it is a constant.
+        *outer, last = tensor.shape
+        inner = last if outer and last <= SMALL else 1
 
-        return self.builder.loop(tensor.size, [self.builder.alloc(tensor.size, tensor.kind)], fill)[0]
+        def fill(i: Value, carry: list[Value]) -> list[Value]:
+            array, begin = carry[0], self.builder.arith("multiply", i, self.index(inner))
+            for number in range(inner):
+                place = self.builder.arith("add", begin, self.index(number))
+                where = [*self.unflat(outer, i), self.index(number)] if inner > 1 else self.unflat(tensor.shape, i)
+                array = self.builder.store(array, place, self.at(tensor, where))
+            return [array]
+
+        return self.builder.loop(tensor.size // inner, [self.builder.alloc(tensor.size, tensor.kind)], fill)[0]
 
     def made(self, value: Any, rule: Callable[[Index], Value], *, is_cheap: bool = False) -> Tensor:
         """Return the tensor of a value of MLIR, whose entries follow a rule."""
@@ -196,9 +207,16 @@ class _Reader:
             return Tensor(shape, kind, self.entries(tensor))
         if not is_cheap:
             count, elsewhere = self.count(value)
-            if count > 1 or elsewhere:
+            if (count > 1 or elsewhere) and count * self.cost(tensor) > CHEAP:
                 return Tensor(shape, kind, array=self.stored(tensor))
         return tensor
+
+    def cost(self, tensor: Tensor) -> int:
+        """Return how many operations it takes to compute an entry; more than `CHEAP` for loops."""
+        self.builder.begin()
+        self.at(tensor, [Value(INDEX, range=(0, size - 1)) for size in tensor.shape])
+        ops = self.builder.end([]).ops
+        return sum(CHEAP + 1 if op.blocks else op.what != "const" for op in ops)
 
     def count(self, value: Any) -> tuple[int, bool]:
         """Return how often a value is used, and whether some use is in a loop that does not define it."""

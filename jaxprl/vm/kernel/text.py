@@ -19,7 +19,9 @@ _LONGEST = 90
 """Characters of the longest expression that is written where it is used."""
 PRELUDE = """\
 #include <stdbool.h>
+#include <sched.h>
 #include <stdint.h>
+#include <string.h>
 
 #define COUNTED(kind) \\
     static inline kind minimum_##kind(kind a, kind b) { return a < b ? a : b; } \\
@@ -207,6 +209,9 @@ class _Writer:
 
     def write_arith(self, op: Op) -> None:
         text, strength = self.arith(op)
+        if op.name == "multiply" and _is_often_zero(op.args[1]) and op.args[0].const is None:
+            # Most factors of this kind are 0, the change of a cell for instance. Then the other one is not computed.
+            text, strength = f"{self.use(op.args[1])} ? {text} : 0", 0
         self.scalar(op, text, strength)
 
     def arith(self, op: Op) -> tuple[str, int]:
@@ -353,10 +358,37 @@ class _Writer:
                     (other, re.sub(rf"\b{name}\b", spare, text) if other != name else text) for other, text in pairs
                 ]
 
+    def copied(self, op: Op) -> tuple[Value, Value | None] | None:
+        """Return the array that a loop only copies and the place where it begins there, None for the front of it.
+
+        None for any other loop.
+        """
+        body, index = op.blocks[0], op.blocks[0].args[0]
+        found = [inner for inner in body.ops if inner.what != "const"]
+        if len(op.results) != 1 or [inner.what for inner in found[-2:]] != ["load", "store"]:
+            return None
+        load, store = found[-2:]
+        array, place = load.args
+        if store.args != [body.args[1], index, load.results[0]] or array is body.args[1]:
+            return None
+        if place is index and len(found) == 2:
+            return array, None
+        if len(found) == 3 and place is found[0].results[0] and found[0].name == "add" and found[0].args[1] is index:
+            return array, found[0].args[0]
+        return None
+
     def write_for(self, op: Op) -> None:
         self.remark(op)
         carried = self.carry(op)
         body = op.blocks[0]
+        copied = self.copied(op)
+        if copied is not None and self.buffers[copied[0]] is not self.buffers[op.results[0]]:
+            array, begin = copied
+            target, source = (self.buffer_names[self.buffers[value]] for value in (op.results[0], array))
+            source += f" + {self.use(begin)}" if begin is not None else ""
+            self.line(f"memcpy({target}, {source}, {op.number} * sizeof *{target});")
+            self.rule = ""
+            return
         index = self.fresh(None, "i")
         self.set(body.args[0], index, 1)
         self.line(f"for (int {index} = 0; {index} < {op.number}; {index}++) {{")
@@ -387,6 +419,14 @@ class _Writer:
             self.line(f"if (!{self.use(condition)}) break;")
             self.depth -= 1
         self.inside(body, carried)
+
+
+def _is_often_zero(value: Value) -> bool:
+    """Return whether a value is chosen from several, of which 0 is one."""
+    op = value.op
+    while op is not None and op.name == "convert":
+        op = op.args[0].op
+    return op is not None and op.name == "select" and any(arg.const == 0 or _is_often_zero(arg) for arg in op.args[1:])
 
 
 def literal(number: int, kind: str) -> str:

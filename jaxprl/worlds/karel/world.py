@@ -116,7 +116,8 @@ class KarelWorld:
 
     def position(self, cell: Int) -> tuple[Int, Int]:
         """Return the row and column of a cell."""
-        return cell // self.stride - 1, cell % self.stride - 1
+        row, column = ops.divided(cell, self.stride)
+        return row - 1, column - 1
 
     def pose(self, state: KarelState) -> list[int]:
         """Return the row, column and direction of a plain state."""

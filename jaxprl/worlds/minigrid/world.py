@@ -167,7 +167,8 @@ class MiniGridWorld:
 
     def position(self, cell: Int) -> tuple[Int, Int]:
         """Return x and y of a cell."""
-        return cell // self.stride - 1, cell % self.stride - 1
+        row, column = ops.divided(cell, self.stride)
+        return row - 1, column - 1
 
     def pose(self, state: MiniGridState) -> list[int]:
         """Return x, y and direction of a plain state."""

@@ -1,0 +1,179 @@
+"""Compiles C to libraries with the compiler that is there, and keeps them.
+
+A library is kept in the folder of JAX's compilation cache, or in the user's cache folder if JAX has none, under a hash
+of its text, the compiler and the flags. Its file ends with a hash of what comes before, so that a damaged one is
+noticed and made again; it gets its name when it is complete, so that any number of processes may share the folder.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+
+import jax
+
+from jaxprl.caches import cache_folder
+
+VARIABLE = "JAXPRL_CC"
+"""The environment variable that names the compiler, with further flags behind it; empty for none."""
+COMPILERS = ("cc", "gcc", "clang")
+# Sums wrap around. Branches stay branches: those of programs are easy to foresee, and computing both sides takes more
+# time.
+FLAGS = ("-O2", "-fwrapv", "-fno-if-conversion", "-w", "-shared", "-fPIC")
+SECONDS = 120
+"""How long the compiler may take."""
+_DIGEST = hashlib.sha256().digest_size
+_CHECK = "int check(int x) { return 3 * x + 1; }\n"
+
+
+class Unavailable(Exception):
+    """Nothing can be compiled; the message says why. `expected` if there is no compiler at all."""
+
+    def __init__(self, message: str, *, expected: bool = False):
+        super().__init__(message)
+        self.expected = expected
+
+
+def command() -> tuple[str, ...]:
+    """Return the command of the compiler.
+
+    Raises:
+      Unavailable: there is none.
+    """
+    found = _command(os.environ.get(VARIABLE), os.environ.get("PATH"))
+    if isinstance(found, Unavailable):
+        raise found
+    return found
+
+
+@functools.lru_cache(16)
+def _command(chosen: str | None, path: str | None) -> tuple[str, ...] | Unavailable:
+    if chosen is not None:
+        words = shlex.split(chosen)
+        if not words:
+            return Unavailable(f"{VARIABLE} is empty: no C compiler is to be used", expected=True)
+        if shutil.which(words[0], path=path) is None:
+            return Unavailable(f"{VARIABLE}={chosen!r}: there is no such program")
+        return tuple(words)
+    for name in COMPILERS:
+        file = shutil.which(name, path=path)
+        if file is not None:
+            return (file,)
+    return Unavailable(f"there is no C compiler ({', '.join(COMPILERS)}); {VARIABLE} can name one", expected=True)
+
+
+_lock = threading.Lock()
+
+
+def library(text: str, compiler: tuple[str, ...]) -> ctypes.CDLL:
+    """Return the library of a text, compiled now or earlier.
+
+    Args:
+      text: the text.
+      compiler: the compiler's `command`.
+
+    Raises:
+      Unavailable: the compiler fails.
+    """
+    with _lock:
+        try:
+            return _library(text, compiler)
+        except OSError as error:  # no room for temporary files, say
+            raise Unavailable(f"the C compiler cannot be used: {error}") from error
+
+
+@functools.lru_cache(64)
+def _library(text: str, compiler: tuple[str, ...]) -> ctypes.CDLL:
+    name = hashlib.sha256("\0".join([*_identity(compiler), *FLAGS, text]).encode()).hexdigest()[:32]
+    file = kernels_folder() / f"{name}.so"
+    found = _kept(file)
+    if found is not None:
+        return found
+    _check(compiler)
+    data = _compiled(text, compiler)
+    _keep(file, data)
+    return _loaded(data)
+
+
+def kernels_folder() -> Path:
+    """Return the folder in which libraries are kept."""
+    configured = jax.config.values.get("jax_compilation_cache_dir")
+    return (Path(configured) if configured else cache_folder()) / "kernels"
+
+
+def _identity(compiler: tuple[str, ...]) -> list[str]:
+    """Return what tells a compiler from others, and this machine from others that share its folders."""
+    file = shutil.which(compiler[0]) or compiler[0]
+    state = os.stat(file)
+    return [os.path.realpath(file), str(state.st_size), str(state.st_mtime_ns), *compiler[1:], platform.machine()]
+
+
+def _kept(file: Path) -> ctypes.CDLL | None:
+    """Return the library in a file; None if there is none or it is damaged."""
+    try:
+        data = file.read_bytes()
+        if hashlib.sha256(data[:-_DIGEST]).digest() == data[-_DIGEST:]:
+            return ctypes.CDLL(str(file))
+    except OSError:  # also where it is of another kind of machine, or on a disk from which nothing may be run
+        pass
+    return None
+
+
+def _keep(file: Path, data: bytes) -> None:
+    """Write a library to its file; not where nothing can be written, since it is compiled again then."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=file.parent, prefix=file.name, delete=False) as part:
+            part.write(data + hashlib.sha256(data).digest())
+        os.replace(part.name, file)
+    except OSError:
+        pass
+
+
+def _loaded(data: bytes) -> ctypes.CDLL:
+    with tempfile.TemporaryDirectory(prefix="jaxprl-") as folder:
+        file = Path(folder, "kernel.so")
+        file.write_bytes(data)
+        try:
+            return ctypes.CDLL(str(file))  # which may be removed as soon as it is loaded
+        except OSError as error:
+            raise Unavailable(f"the C compiler makes libraries that cannot be loaded: {error}") from error
+
+
+@functools.lru_cache(8)
+def _check(compiler: tuple[str, ...]) -> None:
+    """Have a compiler compile next to nothing, and check that it works."""
+    found = _loaded(_compiled(_CHECK, compiler)).check(5)
+    if found != 16:
+        raise Unavailable(f"the C compiler {shlex.join(compiler)} makes code that gives wrong numbers")
+
+
+def _compiled(text: str, compiler: tuple[str, ...]) -> bytes:
+    """Return the library of a text, as the bytes of a file."""
+    named = f"the C compiler {shlex.join(compiler)}"
+    with tempfile.TemporaryDirectory(prefix="jaxprl-") as folder:
+        source, target = Path(folder, "kernel.c"), Path(folder, "kernel.so")
+        source.write_text(text)
+        arguments = [*compiler, *FLAGS, str(source), "-o", str(target)]
+        try:
+            done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise Unavailable(f"{named} was stopped: it took more than {SECONDS} s") from error
+        except OSError as error:
+            raise Unavailable(f"{named} cannot be started: {error.strerror}") from error
+        if done.returncode < 0:
+            raise Unavailable(f"{named} was killed by {signal.Signals(-done.returncode).name}")
+        if done.returncode or not target.exists():
+            line = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[:200])
+            raise Unavailable(f"{named} failed with exit code {done.returncode}: {line or 'it gave no reason'}")
+        return target.read_bytes()

@@ -1,0 +1,189 @@
+"""The engine of a C compiler: runs one after the other, in as many threads as are asked for.
+
+The text that is compiled is written from the rules that every engine has (`kernel/worker.py`), so the outcomes are the
+same. A run costs what its own steps cost, and for `first_better` most runs are left out (`pruning.py`). The threads
+take tickets, one for each neighbour: as long as there is one, no core waits for another.
+
+Axis letters: P programs, E layouts, S searches, B neighbours of a search, N nodes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprl.search.protocol import Improvements, Neighbourhoods
+from jaxprl.types import Array
+from jaxprl.vm import sequential
+from jaxprl.vm.kernel import compiler, worker
+from jaxprl.vm.kernel.compiler import Unavailable
+from jaxprl.vm.kernel.stablehlo import Unsupported
+from jaxprl.vm.machine import GROWTH, Machine
+from jaxprl.vm.memory import SLOT_WORDS
+from jaxprl.vm.outcomes import COLUMNS, RUNNING, Scale, unpack
+from jaxprl.vm.sharing import in_threads
+from jaxprl.worlds.task import Layout, Task
+
+PARTS = 4
+"""Parts of the work on a parent for each thread, if there are fewer searches than threads."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """The engine, for one call of `evaluate` or `first_better`."""
+
+    task: Task
+    layouts: Layout
+    scale: Scale
+    bits: int  # bits of a REPEAT counter
+    words: int  # words of the REPEAT counters of a run
+    slots: int = 4096  # slots of the memory of WHILE, a power of two
+
+    @property
+    def missing(self) -> Unavailable | Unsupported | None:
+        """Why the engine cannot run this task here; None if it can."""
+        kernel = self._kernel_for(worker.WIDTHS[0])
+        return None if isinstance(kernel, Kernel) else kernel
+
+    def run_programs(self, programs: np.ndarray) -> np.ndarray:
+        """Run programs int32 [P, N] on every layout and return packed outcomes, int32 [P, E, COLUMNS]."""
+        kernel, programs = self._kernel(programs)
+        found = np.zeros((len(programs), len(self.layouts.units), COLUMNS), np.int32)
+        batch = kernel.batch(*self._leaves, *map(_pointer, (programs, found)), *found.shape[:2], 0)
+        memory = self._memory()
+        kernel.library.run_programs(ctypes.byref(batch), _pointer(memory))
+        crowded = np.flatnonzero((unpack(found).end == RUNNING).any(axis=1))
+        if len(crowded):
+            found[crowded] = self._enlarged().run_programs(programs[crowded])
+        return found
+
+    def first_better(self, question: Neighbourhoods, workers: int) -> Improvements:
+        """Find the first better neighbour of S programs; see `evaluate.first_better`."""
+        (active,) = np.nonzero(np.asarray(question.counts) >= 0)
+        found = Improvements(*np.zeros((3, len(question.counts)), np.int32))
+        if len(active) < len(question.counts):
+            question = jax.tree.map(lambda leaf: np.asarray(leaf)[active], question)
+        columns = self._answers(question, workers)
+        for column, new in zip(found, columns, strict=True):
+            column[active] = new
+        return found
+
+    def _answers(self, question: Neighbourhoods, workers: int) -> Sequence[np.ndarray]:
+        """Return the columns of the answer to a question in which no search is idle."""
+        searches, width = question.programs.shape[:2]
+        episodes = len(self.layouts.units)
+        kernel, parents = self._kernel(question.parents)
+        _, programs = self._kernel(question.programs)
+        given = [self.scale.weights, parents, programs, question.changed, question.margins, question.counts]
+        if question.margins is None:
+            given[4] = np.zeros((searches, width), np.int32)
+        given = [np.ascontiguousarray(each, np.int32) for each in given]
+        parts = 1 if searches >= workers else min(episodes, PARTS * workers)
+        score, crowded = np.zeros((2, searches), np.int32)
+        first, left = np.full(searches, width, np.int32), np.full(searches, parts, np.int32)
+        better = np.zeros((searches, width), np.int32)
+        units, touched = np.zeros((searches, episodes), np.int32), np.zeros((searches, episodes, 2), np.uint32)
+        marks = np.zeros((searches, width), np.uint32)
+        scratch = [units, touched, marks, left, score, first, better, crowded]
+        numbers = [episodes, self.scale.most, searches, width, parts, 0]
+        shared = kernel.question(*self._leaves, *map(_pointer, [*given, *scratch]), *numbers)
+
+        def work() -> None:
+            memory = self._memory()
+            kernel.library.first_better(ctypes.byref(shared), _pointer(memory))
+
+        in_threads([work] * workers, workers)
+        is_better = first < width
+        first[~is_better] = -1
+        found = score, first, np.where(is_better, better[np.arange(searches), np.minimum(first, width - 1)], 0)
+        again = np.flatnonzero(crowded)
+        if len(again):
+            rest = jax.tree.map(lambda leaf: np.asarray(leaf)[again], question)
+            part = self._enlarged().first_better(rest, workers)
+            for column, new in zip(found, part, strict=True):
+                column[again] = new
+        return found
+
+    def _kernel(self, programs: Array) -> tuple[Kernel, np.ndarray]:
+        """Return the kernel for programs [..., N], and these padded to its width."""
+        nodes = programs.shape[-1]
+        width = next(width for width in worker.WIDTHS if width >= nodes)
+        kernel = self._kernel_for(width)
+        if not isinstance(kernel, Kernel):
+            raise kernel
+        padding = [(0, 0)] * (programs.ndim - 1) + [(0, width - nodes)]
+        wide = np.pad(programs, padding) if width > nodes else programs
+        return kernel, np.ascontiguousarray(wide, np.int32)
+
+    def _kernel_for(self, width: int) -> Kernel | Unavailable | Unsupported:
+        machine = Machine(self.task, self.bits, self.words, self.slots)
+        try:
+            command = compiler.command()
+        except Unavailable as reason:
+            return reason
+        return kernel_of(machine, worker.leaves_of(self.layouts), width, command)
+
+    @functools.cached_property
+    def _arrays(self) -> list[np.ndarray]:
+        return worker.arrays_of(self.layouts)
+
+    @property
+    def _leaves(self) -> list[ctypes.c_void_p]:
+        return [_pointer(array) for array in self._arrays]
+
+    def _memory(self) -> np.ndarray:
+        """Return an empty memory of WHILE for one thread. Runs are numbered from 1 on, so that it begins empty."""
+        return np.zeros(SLOT_WORDS * self.slots, np.uint32)
+
+    def _enlarged(self) -> Batches | sequential.Batches:
+        """Return the engine with a larger memory; that of XLA if the C compiler has ceased to work."""
+        larger = dataclasses.replace(self, slots=GROWTH * self.slots)
+        if larger.missing is None:
+            return larger
+        layouts = jax.tree.map(jnp.asarray, self.layouts)
+        return sequential.Batches(self.task, layouts, self.scale, self.bits, self.words, larger.slots)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """A compiled text, with the structures through which it is called."""
+
+    library: ctypes.CDLL
+    batch: type[ctypes.Structure]
+    question: type[ctypes.Structure]
+
+
+@functools.lru_cache(256)
+def kernel_of(
+    machine: Machine, leaves: worker.Leaves, nodes: int, command: tuple[str, ...]
+) -> Kernel | Unavailable | Unsupported:
+    """Return the kernel of a task for programs with up to `nodes` nodes, or why there is none.
+
+    Args:
+      machine: what all runs share.
+      leaves: the leaves of the task's layouts.
+      nodes: one of `worker.WIDTHS`.
+      command: the compiler's.
+    """
+    try:
+        library = compiler.library(worker.write(machine, leaves, nodes), command)
+    except (Unavailable, Unsupported) as reason:
+        return reason
+    names = [leaf.name for leaf in leaves.leaves]
+    return Kernel(library, *(_structure(names, *fields) for fields in (worker.BATCH, worker.QUESTION)))
+
+
+def _structure(names: Sequence[str], pointers: Sequence[str], numbers: Sequence[str]) -> type[ctypes.Structure]:
+    fields = [(name, ctypes.c_void_p) for name in [*names, *pointers]] + [(name, ctypes.c_int32) for name in numbers]
+    return type("Structure", (ctypes.Structure,), {"_fields_": fields})
+
+
+def _pointer(array: np.ndarray) -> ctypes.c_void_p:
+    """Return the address of an array, which has to be kept as long as it is used."""
+    return ctypes.c_void_p(array.ctypes.data)

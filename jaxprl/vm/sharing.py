@@ -1,0 +1,117 @@
+"""Shares the work of one call out to threads."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+import jax
+import numpy as np
+
+from jaxprl.search.protocol import Improvements, Neighbourhoods
+
+SHARES = 4
+"""Minimum number of batches per thread. Several of them even out that batches take different times."""
+
+T = TypeVar("T")
+Answer = Callable[[Neighbourhoods], Improvements]
+
+
+def first_better(answer: Answer, question: Neighbourhoods, workers: int) -> Improvements:
+    """Answer a question in shares.
+
+    Args:
+      answer: answers a share, with one thread.
+      question: the question, numpy arrays.
+      workers: threads.
+
+    Returns:
+      The answer, int32 [S]; 0 where a search is idle.
+    """
+    found = Improvements(*np.zeros((3, len(question.counts)), np.int32))
+    (active,) = np.nonzero(question.counts >= 0)
+    if not len(active):
+        return found
+    share = _share_searches if len(active) >= 2 * workers else _share_neighbours
+    for rows, part in share(answer, question, active, workers):
+        for column, new in zip(found, part, strict=True):
+            column[rows] = new[: len(rows)]
+    return found
+
+
+Answers = Iterable[tuple[np.ndarray, Improvements]]
+"""Indices of searches, and the answers to these; further rows of the answers are padding."""
+
+
+def _share_searches(answer: Answer, question: Neighbourhoods, active: np.ndarray, workers: int) -> Answers:
+    """Answer the question for the searches `active`, some of them to a batch: `SHARES` batches or more to a thread."""
+    size = 1 << max(0, (len(active) // (SHARES * workers)).bit_length() - 1)
+    shares = [active[first : first + size] for first in range(0, len(active), size)]
+    jobs = [functools.partial(answer, _rows(question, rows, size)) for rows in shares]
+    return zip(shares, in_threads(jobs, workers), strict=True)
+
+
+def _share_neighbours(answer: Answer, question: Neighbourhoods, active: np.ndarray, workers: int) -> Answers:
+    """Answer the question for the few searches `active`, each thread trying every `workers`-th neighbour of each.
+
+    Of two threads, one tries neighbours 0, 2, 4, .. and the other 1, 3, 5, .. If they find number 2 of the former and
+    number 1 of the latter, these are neighbours 4 and 3, so neighbour 3 is the answer. The question is padded to the
+    largest number of searches that comes here, so that one size is compiled.
+    """
+    few = _rows(question, active, min(len(question.counts), 2 * workers))
+    jobs = [functools.partial(answer, _every(few, part, workers)) for part in range(workers)]
+    parts = in_threads(jobs, workers)
+    none = few.programs.shape[1] * workers  # larger than the index of any neighbour
+    first = np.stack([np.where(part.first < 0, none, part.first * workers + i) for i, part in enumerate(parts)])
+    better = np.stack([part.better for part in parts])
+    best = np.argmin(first, axis=0)[None]
+    found = np.where(first.min(axis=0) < none, first.min(axis=0), -1)
+    return [(active, Improvements(parts[0].score, found, np.take_along_axis(better, best, axis=0)[0]))]
+
+
+def _rows(question: Neighbourhoods, rows: np.ndarray, size: int) -> Neighbourhoods:
+    """Return the question for some searches, filled up to `size` with idle ones."""
+    part = jax.tree.map(lambda leaf: leaf[np.resize(rows, size)], question)
+    return part._replace(counts=np.where(np.arange(size) < len(rows), part.counts, -1).astype(np.int32))
+
+
+def _every(question: Neighbourhoods, first: int, step: int) -> Neighbourhoods:
+    """Return the question for every `step`-th neighbour from the `first` one on, with the same shape for each `first`.
+
+    Of 5 neighbours, with step 2, first 0 gives neighbours 0, 2 and 4, and first 1 gives 1, 3 and one that is padding.
+    """
+    counts = np.maximum(0, -(-(question.counts - first) // step)).astype(np.int32)
+    padded = widened(question, -(-question.programs.shape[1] // step) * step)
+    several = padded.programs, padded.changed, padded.margins
+    programs, changed, margins = jax.tree.map(lambda leaf: leaf[:, first::step], several)
+    return Neighbourhoods(padded.parents, programs, changed, counts, margins)
+
+
+def widened(question: Neighbourhoods, width: int) -> Neighbourhoods:
+    """Return the question with room for `width` neighbours of each program."""
+    extra = width - question.programs.shape[1]
+    several = question.programs, question.changed, question.margins
+    programs, changed, margins = jax.tree.map(
+        lambda leaf: np.pad(leaf, ((0, 0), (0, extra), *[(0, 0)] * (leaf.ndim - 2))), several
+    )
+    return question._replace(programs=programs, changed=changed, margins=margins)
+
+
+def in_threads(jobs: Sequence[Callable[[], T]], workers: int) -> list[T]:
+    """Return the results of jobs that are done in `workers` threads; in the present one if that is 1."""
+    if workers == 1:
+        return [job() for job in jobs]
+    return list(_pool(workers).map(lambda job: job(), jobs))
+
+
+@functools.cache
+def _pool(workers: int) -> concurrent.futures.ThreadPoolExecutor:
+    # Kept, since starting threads takes as long as running some dozens of programs.
+    return concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="evaluate")
+
+
+if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)

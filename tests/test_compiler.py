@@ -1,0 +1,177 @@
+"""The C compiler of the native engine: what it makes is kept, and what goes wrong with it changes no result."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+
+import jax
+import numpy as np
+import pytest
+
+import jaxprl
+from jaxprl.dsl.parse import parse
+from jaxprl.errors import UserError
+from jaxprl.vm import evaluate as door
+from jaxprl.vm import native
+from jaxprl.vm.kernel import compiler
+
+REAL = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+needs_compiler = pytest.mark.skipif(REAL is None, reason="there is no C compiler")
+TEXT = "int answer(void) { return 42; }\n"
+PROGRAM = "DEF run m( WHILE c( noMarkersPresent c) w( turnLeft move turnRight move w) m)"
+
+
+@pytest.fixture
+def kernels(tmp_path, monkeypatch):
+    """An empty folder for libraries, of which this process has none yet."""
+    monkeypatch.setattr(compiler, "kernels_folder", lambda: tmp_path / "kernels")
+    forget()
+    yield tmp_path / "kernels"
+    forget()
+
+
+def forget():
+    for cached in (compiler._library, compiler._check, native.kernel_of, door._say_once):
+        cached.cache_clear()
+
+
+def script(folder, text):
+    """Return a compiler that is a shell script."""
+    file = folder / "compiler"
+    file.write_text(f"#!/bin/bash\n{text}\n")
+    file.chmod(0o755)
+    return str(file)
+
+
+def answer():
+    return compiler.library(TEXT, compiler.command()).answer()
+
+
+@needs_compiler
+def test_a_library_is_compiled_once(kernels, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXPRL_CC", script(tmp_path, f'echo >> "{tmp_path}/calls"; exec {REAL} "$@"'))
+    for _ in range(2):
+        forget()
+        assert answer() == 42
+    assert len((tmp_path / "calls").read_text()) == 2  # the check, and the text
+    assert len(list(kernels.iterdir())) == 1
+
+
+@needs_compiler
+@pytest.mark.parametrize("damage", [b"", b"x" * 5000, None])
+def test_a_damaged_file_is_made_again(kernels, damage):
+    assert answer() == 42
+    [file] = kernels.iterdir()
+    whole = file.read_bytes()
+    file.unlink()  # as it is loaded, its bytes must stay
+    file.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
+    forget()
+    assert answer() == 42
+    assert file.read_bytes() == whole
+
+
+@needs_compiler
+def test_a_folder_in_which_nothing_can_be_written(kernels):
+    kernels.parent.joinpath("kernels").write_text("a file where the folder should be")
+    assert answer() == 42
+    assert kernels.is_file()
+
+
+@needs_compiler
+def test_other_flags_and_compilers_have_files_of_their_own(kernels, monkeypatch):
+    answer()
+    monkeypatch.setenv("JAXPRL_CC", f"{REAL} -DX=1")
+    assert answer() == 42
+    assert len(list(kernels.iterdir())) == 2
+
+
+PROCESS = """
+import sys
+from pathlib import Path
+from jaxprl.vm.kernel import compiler
+compiler.kernels_folder = lambda: Path(sys.argv[1])
+assert compiler.library(sys.argv[2], compiler.command()).answer() == 42
+"""
+
+
+@needs_compiler
+def test_many_processes_may_share_a_folder(kernels):
+    command = [sys.executable, "-c", PROCESS, str(kernels), TEXT]
+    running = [subprocess.Popen(command) for _ in range(6)]
+    assert [process.wait() for process in running] == [0] * 6
+    assert len(list(kernels.iterdir())) == 1
+
+
+def outcomes(**options):
+    task = jaxprl.make("StairClimber")
+    return jaxprl.evaluate(task, [parse(PROGRAM, task)], layout_seeds=range(3), **options)
+
+
+BROKEN = {
+    "echo 'x.c:1: error: out of sorts' >&2; exit 3": "failed with exit code 3: x.c:1: error: out of sorts",
+    "exit 1": "failed with exit code 1: it gave no reason",
+    "exit 0": "failed with exit code 0: it gave no reason",
+    "kill -9 $$": "was killed by SIGKILL",
+    f'echo "int check(int x) {{ return x; }}" > "$0.c"; exec {REAL} "$0.c" -shared -o "${{@: -1}}"': "wrong numbers",
+    'for last; do :; done; echo nonsense > "$last"': "cannot be loaded",
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize("text", BROKEN, ids=BROKEN.values())
+def test_a_broken_compiler_is_named_and_the_next_engine_runs(text, kernels, tmp_path, monkeypatch):
+    expected = outcomes(engine="sequential")
+    monkeypatch.setenv("JAXPRL_CC", script(tmp_path, text))
+    with pytest.warns(UserWarning, match="'native' cannot run StairClimber") as warned:
+        found = outcomes()
+    assert BROKEN[text] in str(warned[0].message)
+    assert len(warned) == 1
+    np.testing.assert_array_equal(found.units, expected.units)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it is said once
+        outcomes()
+    with pytest.raises(UserError, match="engine 'native' cannot run StairClimber: the C compiler"):
+        outcomes(engine="native")
+
+
+def test_without_a_compiler_the_next_engine_runs_without_a_word(kernels, monkeypatch):
+    monkeypatch.setenv("JAXPRL_CC", "")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (outcomes().mean_returns == 1).all()
+    with pytest.raises(UserError, match="JAXPRL_CC is empty"):
+        outcomes(engine="native")
+    monkeypatch.delenv("JAXPRL_CC")
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UserError, match=r"there is no C compiler \(cc, gcc, clang\); JAXPRL_CC can name one"):
+        outcomes(engine="native")
+
+
+def test_a_compiler_that_is_named_and_is_not_there(kernels, monkeypatch):
+    monkeypatch.setenv("JAXPRL_CC", "no-such-compiler -O3")
+    with pytest.warns(UserWarning, match="JAXPRL_CC='no-such-compiler -O3': there is no such program"):
+        outcomes()
+
+
+@needs_compiler
+def test_a_memory_that_cannot_grow_is_that_of_the_next_engine(kernels, monkeypatch):
+    task = jaxprl.make("StairClimber")
+    wander = parse("DEF run m( WHILE c( True c) w( turnLeft putMarker w) m)", task)
+    expected = jaxprl.evaluate(task, [wander], layout_seeds=range(2), engine="sequential")
+    compile_ = native.kernel_of
+
+    def once(machine, *args):
+        return compile_(machine, *args) if machine.slots < 64 else compiler.Unavailable("the compiler is gone")
+
+    once.cache_clear = compile_.cache_clear
+    monkeypatch.setattr(native, "kernel_of", once)
+    found = jaxprl.evaluate(task, [wander], layout_seeds=range(2), engine="native", slots=4)
+    np.testing.assert_array_equal(found.calls, expected.calls)
+
+
+def test_libraries_are_kept_where_jax_keeps_its_own(monkeypatch):
+    assert str(compiler.kernels_folder()).startswith(os.path.join(jax.config.jax_compilation_cache_dir, ""))
