@@ -17,7 +17,7 @@ from jaxprl.dsl.parse import parse
 from jaxprl.errors import UserError
 from jaxprl.vm import evaluate as door
 from jaxprl.vm import native
-from jaxprl.vm.kernel import compiler
+from jaxprl.vm.kernel import compiler, kept
 
 REAL = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 needs_compiler = pytest.mark.skipif(REAL is None, reason="there is no C compiler")
@@ -28,14 +28,14 @@ PROGRAM = "DEF run m( WHILE c( noMarkersPresent c) w( turnLeft move turnRight mo
 @pytest.fixture
 def kernels(tmp_path, monkeypatch):
     """An empty folder for libraries, of which this process has none yet."""
-    monkeypatch.setattr(compiler, "kernels_folder", lambda: tmp_path / "kernels")
+    monkeypatch.setattr(kept, "folder", lambda: tmp_path / "kernels")
     forget()
     yield tmp_path / "kernels"
     forget()
 
 
 def forget():
-    for cached in (compiler._library, compiler._check, native.kernel_of, door._say_once):
+    for cached in (compiler._library, compiler._check, native._kernel_of, door._say_once):
         cached.cache_clear()
 
 
@@ -92,8 +92,8 @@ def test_other_flags_and_compilers_have_files_of_their_own(kernels, monkeypatch)
 PROCESS = """
 import sys
 from pathlib import Path
-from jaxprl.vm.kernel import compiler
-compiler.kernels_folder = lambda: Path(sys.argv[1])
+from jaxprl.vm.kernel import compiler, kept
+kept.folder = lambda: Path(sys.argv[1])
 assert compiler.library(sys.argv[2], compiler.command()).answer() == 42
 """
 
@@ -167,11 +167,10 @@ def test_a_memory_that_cannot_grow_is_that_of_the_next_engine(kernels, monkeypat
     def once(machine, *args):
         return compile_(machine, *args) if machine.slots < 64 else compiler.Unavailable("the compiler is gone")
 
-    once.cache_clear = compile_.cache_clear
     monkeypatch.setattr(native, "kernel_of", once)
     found = jaxprl.evaluate(task, [wander], layout_seeds=range(2), engine="native", slots=4)
     np.testing.assert_array_equal(found.calls, expected.calls)
 
 
 def test_libraries_are_kept_where_jax_keeps_its_own(monkeypatch):
-    assert str(compiler.kernels_folder()).startswith(os.path.join(jax.config.jax_compilation_cache_dir, ""))
+    assert str(kept.folder()).startswith(os.path.join(jax.config.jax_compilation_cache_dir, ""))

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxprl.errors import UserError
 from jaxprl.search.protocol import Candidates, Improvements, Neighbourhoods
-from jaxprl.vm.evaluate import evaluate, first_better, scores
+from jaxprl.vm.evaluate import evaluate, first_better, prepare, scores
 from jaxprl.vm.outcomes import Outcomes, Scale
 from jaxprl.worlds.task import Layout, PythonTask, Task
 
@@ -36,6 +36,10 @@ class Evaluator:
         if isinstance(task, Task):
             self.layouts = jax.tree.map(jnp.asarray, self.layouts)  # once, not for every question
         self.scale = Scale.of(self.layouts)
+
+    def prepare(self) -> None:
+        """Begin to compile what the first question will need; the searches are compiled meanwhile."""
+        prepare(self.task, self.layouts)
 
     @property
     def goal(self) -> int:

@@ -107,6 +107,7 @@ class _Run:
     def search(self, model: LanguageModel | None) -> None:
         """Run the searches to their end, from the newest checkpoint if there is one."""
         evaluator = self.ledger.evaluator
+        evaluator.prepare()
         setup = Setup(
             job=self.job,
             layouts=evaluator.layouts,

@@ -171,6 +171,12 @@ def first_better(
     return batches.first_better(question, workers)
 
 
+def prepare(task: Task | PythonTask, layouts: Layout) -> None:
+    """Begin to compile what `evaluate` and `first_better` will need first, if that can be done beside other work."""
+    if isinstance(task, Task) and jax.default_backend() == "cpu":
+        native.prepare(task, layouts)
+
+
 def scores(
     task: Task | PythonTask, programs: np.ndarray, wanted: np.ndarray, layouts: Layout, *, workers: int | None = None
 ) -> np.ndarray:

@@ -9,9 +9,11 @@ Axis letters: P programs, E layouts, S searches, B neighbours of a search, N nod
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import functools
+import threading
 from collections.abc import Sequence
 
 import jax
@@ -21,6 +23,7 @@ import numpy as np
 from jaxprl.search.protocol import Improvements, Neighbourhoods
 from jaxprl.types import Array
 from jaxprl.vm import sequential
+from jaxprl.vm.compile import COUNT_BITS
 from jaxprl.vm.kernel import compiler, worker
 from jaxprl.vm.kernel.compiler import Unavailable
 from jaxprl.vm.kernel.stablehlo import Unsupported
@@ -150,6 +153,24 @@ class Batches:
         return sequential.Batches(self.task, layouts, self.scale, self.bits, self.words, larger.slots)
 
 
+def prepare(task: Task, layouts: Layout) -> None:
+    """Compile what most programs of a task need, in a thread of its own, so that it is ready when the first one comes.
+
+    Args:
+      task: the task.
+      layouts: stacked layouts.
+    """
+    machine = Machine(task, COUNT_BITS, 1, Batches.slots)
+    leaves = worker.leaves_of(layouts)
+
+    def work() -> None:
+        with contextlib.suppress(Unavailable):
+            kernel_of(machine, leaves, worker.WIDTHS[0], compiler.command())
+
+    # Not a daemon: a process must not end in the middle of what JAX does in C++.
+    threading.Thread(target=work, name="prepare").start()
+
+
 @dataclasses.dataclass(frozen=True)
 class Kernel:
     """A compiled text, with the structures through which it is called."""
@@ -159,7 +180,9 @@ class Kernel:
     question: type[ctypes.Structure]
 
 
-@functools.lru_cache(256)
+_lock = threading.Lock()
+
+
 def kernel_of(
     machine: Machine, leaves: worker.Leaves, nodes: int, command: tuple[str, ...]
 ) -> Kernel | Unavailable | Unsupported:
@@ -171,6 +194,14 @@ def kernel_of(
       nodes: one of `worker.WIDTHS`.
       command: the compiler's.
     """
+    with _lock:  # a thread that asks for what another one is making waits for it
+        return _kernel_of(machine, leaves, nodes, command)
+
+
+@functools.lru_cache(256)
+def _kernel_of(
+    machine: Machine, leaves: worker.Leaves, nodes: int, command: tuple[str, ...]
+) -> Kernel | Unavailable | Unsupported:
     try:
         library = compiler.library(worker.write(machine, leaves, nodes), command)
     except (Unavailable, Unsupported) as reason:

@@ -86,6 +86,11 @@ def is_own(task: Task | PythonTask) -> bool:
     return task.name not in _OF_PACKAGE and _TASKS.get(task.name) is task
 
 
+def is_of_package(task: Task | PythonTask) -> bool:
+    """Return whether a task is one of the package, not one of a user or one made from it."""
+    return task.name in _OF_PACKAGE and _TASKS.get(task.name) is task
+
+
 for _domain, _files in _TASK_FILES.items():
     for _file in _files:
         for _task in importlib.import_module(f"jaxprl.worlds.{_domain}.tasks.{_file}").TASKS:

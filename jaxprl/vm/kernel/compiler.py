@@ -1,15 +1,9 @@
-"""Compiles C to libraries with the compiler that is there, and keeps them.
-
-A library is kept in the folder of JAX's compilation cache, or in the user's cache folder if JAX has none, under a hash
-of its text, the compiler and the flags. Its file ends with a hash of what comes before, so that a damaged one is
-noticed and made again; it gets its name when it is complete, so that any number of processes may share the folder.
-"""
+"""Compiles C to libraries with the compiler that is there, and keeps them (`kept.py`)."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import os
 import platform
 import shlex
@@ -20,9 +14,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-import jax
-
-from jaxprl.caches import cache_folder
+from jaxprl.vm.kernel import kept
 
 VARIABLE = "JAXPRL_CC"
 """The environment variable that names the compiler, with further flags behind it; empty for none."""
@@ -32,7 +24,6 @@ COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-O2", "-fwrapv", "-fno-if-conversion", "-w", "-shared", "-fPIC")
 SECONDS = 120
 """How long the compiler may take."""
-_DIGEST = hashlib.sha256().digest_size
 _CHECK = "int check(int x) { return 3 * x + 1; }\n"
 
 
@@ -94,21 +85,16 @@ def library(text: str, compiler: tuple[str, ...]) -> ctypes.CDLL:
 
 @functools.lru_cache(64)
 def _library(text: str, compiler: tuple[str, ...]) -> ctypes.CDLL:
-    name = hashlib.sha256("\0".join([*_identity(compiler), *FLAGS, text]).encode()).hexdigest()[:32]
-    file = kernels_folder() / f"{name}.so"
-    found = _kept(file)
-    if found is not None:
-        return found
+    name = kept.name_of([*_identity(compiler), *FLAGS, text]) + ".so"
+    if kept.read(name) is not None:
+        try:
+            return ctypes.CDLL(str(kept.folder() / name))
+        except OSError:
+            pass  # on a disk from which nothing may be run, say
     _check(compiler)
     data = _compiled(text, compiler)
-    _keep(file, data)
+    kept.write(name, data)
     return _loaded(data)
-
-
-def kernels_folder() -> Path:
-    """Return the folder in which libraries are kept."""
-    configured = jax.config.values.get("jax_compilation_cache_dir")
-    return (Path(configured) if configured else cache_folder()) / "kernels"
 
 
 def _identity(compiler: tuple[str, ...]) -> list[str]:
@@ -116,28 +102,6 @@ def _identity(compiler: tuple[str, ...]) -> list[str]:
     file = shutil.which(compiler[0]) or compiler[0]
     state = os.stat(file)
     return [os.path.realpath(file), str(state.st_size), str(state.st_mtime_ns), *compiler[1:], platform.machine()]
-
-
-def _kept(file: Path) -> ctypes.CDLL | None:
-    """Return the library in a file; None if there is none or it is damaged."""
-    try:
-        data = file.read_bytes()
-        if hashlib.sha256(data[:-_DIGEST]).digest() == data[-_DIGEST:]:
-            return ctypes.CDLL(str(file))
-    except OSError:  # also where it is of another kind of machine, or on a disk from which nothing may be run
-        pass
-    return None
-
-
-def _keep(file: Path, data: bytes) -> None:
-    """Write a library to its file; not where nothing can be written, since it is compiled again then."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, prefix=file.name, delete=False) as part:
-            part.write(data + hashlib.sha256(data).digest())
-        os.replace(part.name, file)
-    except OSError:
-        pass
 
 
 def _loaded(data: bytes) -> ctypes.CDLL:

@@ -22,11 +22,11 @@ import numpy as np
 from jaxprl.types import PyTree
 from jaxprl.vm import pruning
 from jaxprl.vm.instruction import MOST_NODES, WORDS, Instruction
-from jaxprl.vm.kernel import stablehlo, text
+from jaxprl.vm.kernel import kept, stablehlo, text
 from jaxprl.vm.machine import Machine, fetch_from
 from jaxprl.vm.memory import Direct
 from jaxprl.vm.outcomes import RUNNING, score_to_beat
-from jaxprl.worlds import ops
+from jaxprl.worlds import ops, registry
 from jaxprl.worlds.task import Layout
 
 MOST_LAYOUTS = 2**15
@@ -104,7 +104,7 @@ def write(machine: Machine, layouts: Leaves, nodes: int) -> str:
         text.PRELUDE,
         f"enum {{ NODES = {nodes}, SHORT = {SHORT}, RUNNING = {RUNNING} }};\n",
         f"struct layouts {{\n{fields}}};\n#define LAYOUTS(all) {passed}\n",
-        *(piece.written() for piece in _pieces(machine, layouts, nodes)),
+        *map(_written, _pieces(machine, layouts, nodes)),
         HARNESS.read_text(),
     ]
     return "\n".join(parts)
@@ -119,12 +119,26 @@ class _Piece:
     args: dict[str, PyTree]  # name of a leaf -> its shape, in the order of the function's arguments
     results: Sequence[str]
     in_place: dict[int, int] = dataclasses.field(default_factory=dict)
+    depends_on: tuple[Any, ...] | None = ()  # what its text depends on besides the package; None if nobody knows
 
     def written(self) -> str:
         args, names = list(self.args.values()), list(self.args)
         with ops.unfenced():
             translated = stablehlo.translate(self.name, self.function, args, names, in_place=self.in_place)
         return text.write(translated, self.results)
+
+
+def _written(piece: _Piece) -> str:
+    """Return the text of a function, written now or, where that can be known, earlier."""
+    if piece.depends_on is None:
+        return piece.written()
+    name = kept.name_of([kept.version(), piece.name, repr(piece.depends_on)]) + ".c"
+    known = kept.read(name)
+    if known is not None:
+        return known.decode()
+    written = piece.written()
+    kept.write(name, written.encode())
+    return written
 
 
 def _array(*shape: int, dtype: Any = np.int32) -> jax.ShapeDtypeStruct:
@@ -147,12 +161,13 @@ def _pieces(machine: Machine, layouts: Leaves, nodes: int) -> list[_Piece]:
     def layout_at(place, episodes):
         return pruning.layout_at(place, pruning.Scoring(place, place, episodes))
 
+    coded = machine.bits, nodes
     return [
-        _Piece("instructions", machine.code, {"nodes": program}, ["code"]),
-        _Piece("short_instructions", machine.code, {"nodes": _array(SHORT)}, ["code"]),
-        _Piece("traced_instructions", machine.traced_code, {"nodes": program}, ["code", "marks"]),
+        _Piece("instructions", machine.code, {"nodes": program}, ["code"], depends_on=coded),
+        _Piece("short_instructions", machine.code, {"nodes": _array(SHORT)}, ["code"], depends_on=coded),
+        _Piece("traced_instructions", machine.traced_code, {"nodes": program}, ["code", "marks"], depends_on=coded),
         _run(machine, layouts, nodes),
-        _Piece("mark", pruning.mark, {"nodes": program}, ["mark"]),
+        _Piece("mark", pruning.mark, {"nodes": program}, ["mark"], depends_on=(nodes,)),
         _Piece("score_to_beat", score_to_beat, {"score": number, "margin": number}, ["least"]),
         _Piece("highest_score", highest_score, traces | scoring, ["highest"]),
         _Piece("next_place", next_place, traces | scoring | {"place": number}, ["place"]),
@@ -162,6 +177,7 @@ def _pieces(machine: Machine, layouts: Leaves, nodes: int) -> list[_Piece]:
             pruning.is_known,
             {"parent": program, **several, "margins": _array(MOST_NEIGHBOURS), "index": number},
             ["is_known"],
+            depends_on=(nodes,),
         ),
     ]
 
@@ -194,4 +210,7 @@ def _run(machine: Machine, layouts: Leaves, nodes: int) -> _Piece:
         "number": _array(dtype=np.uint32),
     }
     results = ["units", "calls", "actions", "end", "visited_0", "visited_1", "table"]
-    return _Piece("run", run, args, results, {len(results) - 1: list(args).index("table")})
+    in_place = {len(results) - 1: list(args).index("table")}
+    of_package = registry.is_of_package(machine.task)
+    known = (machine.task.name, machine.bits, machine.words, machine.slots, nodes, leaves) if of_package else None
+    return _Piece("run", run, args, results, in_place, known)
