@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -9,10 +11,12 @@ import sys
 import warnings
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxprl
+from jaxprl.cli.main import main
 from jaxprl.dsl.parse import parse
 from jaxprl.errors import UserError
 from jaxprl.vm import evaluate as door
@@ -174,3 +178,50 @@ def test_a_memory_that_cannot_grow_is_that_of_the_next_engine(kernels, monkeypat
 
 def test_libraries_are_kept_where_jax_keeps_its_own(monkeypatch):
     assert str(kept.folder()).startswith(os.path.join(jax.config.jax_compilation_cache_dir, ""))
+
+
+def test_a_rule_that_is_not_translated_is_named_and_the_task_runs(kernels):
+    def reward(world, progress, state, event):
+        """The return is 1 as soon as there is a marker on any cell that had none, by way of a sort."""
+        most = jnp.sort(jnp.asarray(state.cells) & 15)[-1].astype(jnp.int32)
+        return state, progress, jnp.where(most > 1, 1, 0), most > 1
+
+    task = dataclasses.replace(jaxprl.make("StairClimber"), name="Sorted", reward=reward)
+    program = parse("DEF run m( putMarker putMarker move m)", task)
+    layouts = task.layouts(range(2))._replace(progress=(), units=np.ones(2, np.int32))
+    with pytest.warns(UserWarning, match=r"'native' cannot run Sorted, so a slower one does: stablehlo\.sort"):
+        outcomes = jaxprl.evaluate(task, [program], layouts)
+    assert outcomes.calls.tolist() == [[2, 2]]
+    with pytest.raises(UserError, match=r"engine 'native' cannot run Sorted: stablehlo\.sort"):
+        jaxprl.evaluate(task, [program], layouts, engine="native")
+
+
+@needs_compiler
+def test_the_text_of_a_kernel_compiles_without_a_warning(capsys, tmp_path):
+    assert main(["kernel", "--task", "DoorKey"]) == 0
+    text = capsys.readouterr().out
+    for rule in ("KarelWorld.perceive", "reward", "act", "test", "key_of"):
+        assert f"/* {rule} */" in text
+    file = tmp_path / "kernel.c"
+    file.write_text(text)
+    command = [REAL, "-Wall", "-Werror", "-Wno-unused-function", "-fwrapv", "-c", str(file), "-o", "/dev/null"]
+    assert subprocess.run(command, check=False).returncode == 0
+
+
+def test_tasks_without_a_text(capsys):
+    assert main(["kernel", "--task", "farama:LavaGap"]) == 2
+    assert "task farama:LavaGap is not array code: plain Python runs its programs" in capsys.readouterr().err
+
+
+@needs_compiler
+def test_the_engine_of_a_run(capsys, tmp_path):
+    command = ["run", "--task", "StairClimber", "--method", "hc", "--budget", "60", "--layouts", "0-3"]
+    assert main([*command, "--out", str(tmp_path / "one")]) == 0
+    assert main([*command, "--out", str(tmp_path / "two"), "--engine", "sequential"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("programs are run by the engine native, compiled by ") == 1
+    assert said.count("programs are run by the engine sequential, compiled by XLA") == 1
+    one, two = (json.loads((tmp_path / name / "seed-0" / "result.json").read_text()) for name in ("one", "two"))
+    assert one["program"] == two["program"]
+    assert main([*command, "--out", str(tmp_path / "three"), "--engine", "fast"]) == 2
+    assert "unknown engine 'fast'; known: native, sequential, lanes" in capsys.readouterr().err

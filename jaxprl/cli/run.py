@@ -33,6 +33,7 @@ from jaxprl.runs.mirror import PACKAGES, opener
 from jaxprl.runs.record import USAGE
 from jaxprl.runs.signals import StopRequest
 from jaxprl.types import JSON
+from jaxprl.vm.evaluate import ENGINES, engine_in_words
 from jaxprl.worlds.make import short_name
 
 OPTION = "option:"
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str]) -> int:
         out /= host.name
     seeds = options.seeds if host.count == 1 else ",".join(map(str, job.seeds))
     print(f"{job.method.name} on {job.task_name}, seeds {seeds}, up to {job.budget:,} programs -> {out}")
+    print(f"programs are run by {engine_in_words(job.task, options.engine)}")
     mirror = opener(options.log_to) if options.log_to else None
     with StopRequest() as stop:
         results = run(
@@ -62,6 +64,7 @@ def main(arguments: Sequence[str]) -> int:
             out,
             resume=options.resume,
             workers=options.devices,
+            engine=options.engine,
             every=every,
             stop=stop,
             llm_access=access,
@@ -169,6 +172,9 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--log-to", help=f"also log to: {', '.join(PACKAGES)} (extras of the same names)")
     parser.add_argument("--devices", type=int, help="threads on a CPU (default: its cores)")
+    parser.add_argument(
+        "--engine", help=f"what runs programs: {', '.join(ENGINES)} (default: the fastest that there is)"
+    )
     parser.add_argument(
         "--hosts",
         help="share the seeds with other hosts: auto (Slurm and the like), or ADDRESS:PORT,COUNT,INDEX of host 0",

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxprl.errors import UserError
 from jaxprl.search.protocol import Candidates, Improvements, Neighbourhoods
-from jaxprl.vm.evaluate import evaluate, first_better, prepare, scores
+from jaxprl.vm.evaluate import check_engine, evaluate, first_better, prepare, scores
 from jaxprl.vm.outcomes import Outcomes, Scale
 from jaxprl.worlds.task import Layout, PythonTask, Task
 
@@ -18,20 +18,29 @@ MOST_WORKERS = 1024
 class Evaluator:
     """Evaluates programs of one task on the layouts of a run."""
 
-    def __init__(self, task: Task | PythonTask, layout_seeds: tuple[int, ...], *, workers: int | None = None):
+    def __init__(
+        self,
+        task: Task | PythonTask,
+        layout_seeds: tuple[int, ...],
+        *,
+        workers: int | None = None,
+        engine: str | None = None,
+    ):
         """Make the layouts.
 
         Args:
           task: the task.
           layout_seeds: seeds of the E layouts.
           workers: threads that evaluate; None for one per core.
+          engine: the engine that runs programs; None for the fastest one that there is.
 
         Raises:
           UserError: the number of workers is out of range, or the layouts' units have no common scale.
         """
         if workers is not None and not 1 <= workers <= MOST_WORKERS:
             raise UserError(f"devices {workers}: it goes from 1 to {MOST_WORKERS} threads")
-        self.task, self.workers = task, workers
+        check_engine(task, engine)
+        self.task, self.workers, self.engine = task, workers, engine
         self.layouts: Layout = task.layouts(layout_seeds)
         if isinstance(task, Task):
             self.layouts = jax.tree.map(jnp.asarray, self.layouts)  # once, not for every question
@@ -39,7 +48,7 @@ class Evaluator:
 
     def prepare(self) -> None:
         """Begin to compile what the first question will need; the searches are compiled meanwhile."""
-        prepare(self.task, self.layouts)
+        prepare(self.task, self.layouts, engine=self.engine)
 
     @property
     def goal(self) -> int:
@@ -52,15 +61,15 @@ class Evaluator:
 
     def evaluate(self, programs: np.ndarray) -> Outcomes:
         """Return the outcomes of programs, nodes int32 [P, N], on the layouts."""
-        return evaluate(self.task, programs, self.layouts, workers=self.workers)
+        return evaluate(self.task, programs, self.layouts, workers=self.workers, engine=self.engine)
 
     def evaluate_on(self, programs: np.ndarray, layouts: Layout) -> Outcomes:
         """Return the outcomes of programs, nodes int32 [P, N], on other layouts."""
-        return evaluate(self.task, programs, layouts, workers=self.workers)
+        return evaluate(self.task, programs, layouts, workers=self.workers, engine=self.engine)
 
     def answer(self, question: Neighbourhoods | Candidates) -> Improvements | np.ndarray:
         """Answer a question of the searches, of numpy arrays (`search.driver.drive`)."""
         if isinstance(question, Candidates):
             programs, wanted = map(np.asarray, question)
-            return scores(self.task, programs, wanted, self.layouts, workers=self.workers)
-        return first_better(self.task, question, self.layouts, workers=self.workers)
+            return scores(self.task, programs, wanted, self.layouts, workers=self.workers, engine=self.engine)
+        return first_better(self.task, question, self.layouts, workers=self.workers, engine=self.engine)

@@ -32,6 +32,7 @@ def run(
     *,
     resume: bool = False,
     workers: int | None = None,
+    engine: str | None = None,
     every: Every = EVERY,
     stop: StopRequest | None = None,
     llm_access: LLMAccess | None = None,
@@ -44,6 +45,7 @@ def run(
       out: the run directory. It is created; without `resume` it must be empty or missing.
       resume: whether to continue a run of the same configuration in that directory, from its newest checkpoint.
       workers: threads that evaluate programs; None for one per core. No result depends on it, nor on what follows.
+      engine: the engine that runs programs (`jaxprl.evaluate`); None for the fastest one that there is.
       every: how often to save a checkpoint.
       stop: when it is set, the run saves and stops early.
       llm_access: where answers of a language model are cached and what they may cost; by default the user's cache,
@@ -67,7 +69,7 @@ def run(
     """
     job = config if isinstance(config, Job) else resolve(config)
     out = Path(out)
-    evaluator = Evaluator(job.task, job.layouts, workers=workers)
+    evaluator = Evaluator(job.task, job.layouts, workers=workers, engine=engine)
     replay = job.llm == "recorded"
     llm_access = llm_access or LLMAccess()
     if job.settings:

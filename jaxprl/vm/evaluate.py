@@ -7,9 +7,11 @@ other (`plain.py`). The outcomes are the same.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
+import shlex
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
@@ -26,6 +28,7 @@ from jaxprl.search.protocol import Improvements, Neighbourhoods
 from jaxprl.vm import lanes, native, plain, sequential
 from jaxprl.vm.compile import counter_bits, counter_words
 from jaxprl.vm.instruction import MOST_NODES
+from jaxprl.vm.kernel import compiler
 from jaxprl.vm.kernel.compiler import Unavailable
 from jaxprl.vm.lanes import MOST_LANES
 from jaxprl.vm.layouts import check_stacked, layouts_of, part_of
@@ -112,6 +115,7 @@ def evaluate(
     layouts = layouts_of(task, layout_seeds) if layouts is None else layouts
     _check(layouts, block, slots, workers)
     programs = _checked(programs, task.language)
+    check_engine(task, engine)
     if isinstance(task, PythonTask):
         return plain.evaluate(task, programs, layouts)
     nodes = programs if isinstance(programs, np.ndarray) else encode.encode_all(programs, task.language)
@@ -160,6 +164,7 @@ def first_better(
       UserError: as `evaluate`, or the scores on these layouts do not fit an int32 (`Scale.of`).
     """
     _check(layouts, BLOCK, slots, workers)
+    check_engine(task, engine)
     if isinstance(task, PythonTask):
         return plain.first_better(task, question, layouts)
     workers = workers or _workers()
@@ -171,14 +176,57 @@ def first_better(
     return batches.first_better(question, workers)
 
 
-def prepare(task: Task | PythonTask, layouts: Layout) -> None:
+def prepare(task: Task | PythonTask, layouts: Layout, *, engine: str | None = None) -> None:
     """Begin to compile what `evaluate` and `first_better` will need first, if that can be done beside other work."""
-    if isinstance(task, Task) and jax.default_backend() == "cpu":
+    if isinstance(task, Task) and (engine or _expected_engine()) == "native":
         native.prepare(task, layouts)
 
 
+def check_engine(task: Task | PythonTask, engine: str | None) -> None:
+    """Raise UserError if a task cannot be run by an engine, as far as that is known before something is compiled."""
+    if engine is None:
+        return
+    if engine not in ENGINES:
+        raise unknown("engine", engine, ENGINES)
+    if isinstance(task, PythonTask):
+        raise UserError(f"engine {engine!r}: task {task.name} is not array code, so plain Python runs its programs")
+
+
+def engine_in_words(task: Task | PythonTask, engine: str | None) -> str:
+    """Return in words what runs the programs of a task, as far as that is known before something is compiled.
+
+    Raises:
+      UserError: as `check_engine`.
+    """
+    check_engine(task, engine)
+    if isinstance(task, PythonTask):
+        return "plain Python, one call after the other"
+    engine = engine or _expected_engine()
+    with contextlib.suppress(Unavailable):
+        if engine == "native":
+            return f"the engine native, compiled by {shlex.join(compiler.command())}"
+    return f"the engine {engine}, compiled by XLA"
+
+
+def _expected_engine() -> str:
+    """Return the engine that is chosen where none is named, unless the C compiler fails."""
+    if jax.default_backend() != "cpu":
+        return "lanes"
+    try:
+        compiler.command()
+    except Unavailable:
+        return "sequential" if has_whole_loops() else "lanes"
+    return "native"
+
+
 def scores(
-    task: Task | PythonTask, programs: np.ndarray, wanted: np.ndarray, layouts: Layout, *, workers: int | None = None
+    task: Task | PythonTask,
+    programs: np.ndarray,
+    wanted: np.ndarray,
+    layouts: Layout,
+    *,
+    workers: int | None = None,
+    engine: str | None = None,
 ) -> np.ndarray:
     """Return the scores of programs; equal programs are run once.
 
@@ -188,13 +236,16 @@ def scores(
       wanted: which scores are needed, bool [S, B].
       layouts: E layouts of the task.
       workers: as in `evaluate`.
+      engine: as in `evaluate`.
 
     Returns:
       The scores (`Scale.scores`), int32 [S, B]; 0 where none is wanted.
     """
     found = np.zeros(wanted.shape, np.int32)
     distinct, index = np.unique(programs[wanted], axis=0, return_inverse=True)
-    found[wanted] = Scale.of(layouts).scores(evaluate(task, distinct, layouts, workers=workers).units)[index]
+    found[wanted] = Scale.of(layouts).scores(evaluate(task, distinct, layouts, workers=workers, engine=engine).units)[
+        index
+    ]
     return found
 
 
@@ -225,8 +276,6 @@ def _checked(programs: np.ndarray | Iterable[ast.Program], language: Language) -
 def _engine(
     task: Task, programs: np.ndarray, layouts: Layout, scale: Scale, engine: str | None, slots: int | None
 ) -> Engine:
-    if engine is not None and engine not in ENGINES:
-        raise unknown("engine", engine, ENGINES)
     if programs[..., MOST_NODES:].any():
         size = int(np.count_nonzero(programs, axis=-1).max())
         raise UserError(f"a program has {size:,} nodes, more than the {MOST_NODES} that instructions can address")

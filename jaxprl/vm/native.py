@@ -160,15 +160,31 @@ def prepare(task: Task, layouts: Layout) -> None:
       task: the task.
       layouts: stacked layouts.
     """
-    machine = Machine(task, COUNT_BITS, 1, Batches.slots)
-    leaves = worker.leaves_of(layouts)
+    key = _usual(task, layouts)
 
     def work() -> None:
         with contextlib.suppress(Unavailable):
-            kernel_of(machine, leaves, worker.WIDTHS[0], compiler.command())
+            kernel_of(*key, compiler.command())
 
     # Not a daemon: a process must not end in the middle of what JAX does in C++.
     threading.Thread(target=work, name="prepare").start()
+
+
+def text_for(task: Task, layouts: Layout) -> str:
+    """Return the text that is compiled for most programs of a task.
+
+    Args:
+      task: the task.
+      layouts: stacked layouts.
+
+    Raises:
+      Unsupported: a rule of the task has an operation that is not translated.
+    """
+    return worker.write(*_usual(task, layouts))
+
+
+def _usual(task: Task, layouts: Layout) -> tuple[Machine, worker.Leaves, int]:
+    return Machine(task, COUNT_BITS, 1, Batches.slots), worker.leaves_of(layouts), worker.WIDTHS[0]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -79,9 +79,12 @@ class _Writer:
         self.home: dict[Value, Block] = {}
         self.buffer_names: dict[Buffer, str] = {}
         self.rule = ""
+        self.wanted: dict[Value, str] = {}  # names of what loops and branches hand on
+        self.copies: dict[Buffer, str] = {}  # names of the arguments that arrays are copies of
 
     def text(self) -> str:
         function = self.function
+        self.wanted = dict(zip(function.body.results, self.result_names, strict=True))
         params = []
         for arg in function.args:
             self.taken.add(arg.name)
@@ -119,6 +122,9 @@ class _Writer:
                 self.home[result] = block
             for arg in op.args:
                 self.count[arg] = self.count.get(arg, 0) + (1 if self.is_at(arg, block) else 9)
+            copied = self.copied(op) if op.what == "for" else None
+            if copied is not None and copied[0].name:
+                self.copies[self.buffers[op.results[0]]] = copied[0].name
             for inner in op.blocks:
                 self.measure(inner)
         for result in block.results:
@@ -189,7 +195,8 @@ class _Writer:
     def declare(self, buffer: Buffer, op: Op) -> None:
         """Declare an array, unless it is an argument or is declared already."""
         if buffer not in self.buffer_names:
-            self.buffer_names[buffer] = name = self.fresh(op, "row")
+            copied = self.copies.get(buffer)
+            self.buffer_names[buffer] = name = self.fresh(None, copied) if copied else self.fresh(op, "row")
             self.line(f"{c_type(buffer.kind)} {name}[{buffer.size}];")
 
     def write_copy(self, op: Op) -> None:
@@ -295,7 +302,7 @@ class _Writer:
             if result.size is not None:
                 self.declare(self.buffers[result], op)
         for result in kinds:
-            name = self.fresh(op, "found")
+            name = self.fresh(None, self.wanted[result]) if result in self.wanted else self.fresh(op, "found")
             self.line(f"{c_type(result.kind)} {name};")
             self.set(result, name, 1)
         chooser, blocks = op.args[0], list(op.blocks)
@@ -330,7 +337,9 @@ class _Writer:
             if result.size is not None:
                 self.declare(self.buffers[result], op)
                 continue
-            base = names.plain(self.texts[init]) or "carried"
+            last = op.blocks[-1].results[place]
+            base = self.wanted.get(result) or self.name_of(init, last)
+            self.wanted.setdefault(last, base)
             name = self.fresh(None, base)
             self.line(f"{c_type(result.kind)} {name} = {self.use(init, 0)};")
             self.set(result, name, 1)
@@ -338,6 +347,13 @@ class _Writer:
                 self.set(block.args[skip + place], name, 1)
             carried.append((place, name))
         return carried
+
+    def name_of(self, init: Value, last: Value) -> str:
+        """Return a name for what a loop carries, from what it is at first and after a round."""
+        if init.op is not None and init.op.what == "load":
+            return self.buffer_names[self.buffers[init.op.args[0]]]
+        later = names.variable(last.op.place) if last.op is not None else None
+        return names.plain(self.texts[init]) or later or "carried"
 
     def assign(self, pairs: list[tuple[str, str]]) -> None:
         """Assign several variables at once, each an expression in the old ones."""

@@ -7,16 +7,16 @@ static inline int32_t taken(int32_t *tickets) { return __atomic_fetch_add(ticket
 
 /* One copy of the machine for runs, and one for runs that collect the nodes that they come to. */
 static __attribute__((noinline)) struct run_result plain_run(
-    const struct layouts *all, int32_t layout, const uint32_t *code, uint32_t *table, uint32_t number)
+    const struct layouts *all, int32_t layout, const uint32_t *code, uint32_t *table, uint32_t runs)
 {
-    return run(code, code, false, LAYOUTS(all), layout, table, number);
+    return run(code, code, false, LAYOUTS(all), layout, table, runs);
 }
 
 static __attribute__((noinline)) struct run_result traced_run(
     const struct layouts *all, int32_t layout, const uint32_t *code, const uint32_t *marks, uint32_t *table,
-    uint32_t number)
+    uint32_t runs)
 {
-    return run(code, marks, true, LAYOUTS(all), layout, table, number);
+    return run(code, marks, true, LAYOUTS(all), layout, table, runs);
 }
 
 /* The instructions of a program. Its nodes come first, and behind them there are zeros. */
@@ -39,11 +39,11 @@ struct batch {
 
 void run_programs(struct batch *batch, uint32_t *table)
 {
-    uint32_t code[NODES * WORDS] = {0}, number = 0;
+    uint32_t code[NODES * WORDS] = {0}, runs = 0;
     for (int32_t program; (program = taken(&batch->tickets)) < batch->count;) {
         compile(batch->programs + (int64_t)program * NODES, code);
         for (int32_t layout = 0; layout < batch->episodes; layout++) {
-            const struct run_result end = plain_run(&batch->layouts, layout, code, table, ++number);
+            const struct run_result end = plain_run(&batch->layouts, layout, code, table, runs++);
             int32_t *row = batch->outcomes + ((int64_t)program * batch->episodes + layout) * COLUMNS;
             row[0] = end.units, row[1] = end.calls, row[2] = end.actions, row[3] = end.end;
         }
@@ -73,7 +73,7 @@ struct question {
     int32_t tickets;
 };
 
-static void run_part(struct question *question, int32_t search, int32_t part, uint32_t *table, uint32_t *number)
+static void run_part(struct question *question, int32_t search, int32_t part, uint32_t *table, uint32_t *runs)
 {
     const int32_t episodes = question->episodes, width = question->width, parts = question->parts;
     const int32_t *programs = question->programs + (int64_t)search * width * NODES;
@@ -84,7 +84,7 @@ static void run_part(struct question *question, int32_t search, int32_t part, ui
         question->marks[search * width + i] = mark(programs + (int64_t)i * NODES).mark;
     traced_instructions(question->parents + (int64_t)search * NODES, code, nodes);
     for (int32_t layout = begin; layout < end; layout++) {
-        const struct run_result done = traced_run(&question->layouts, layout, code, nodes, table, ++*number);
+        const struct run_result done = traced_run(&question->layouts, layout, code, nodes, table, (*runs)++);
         const int32_t row = search * episodes + layout;
         question->units[row] = done.units;
         question->touched[2 * row] = done.visited_0, question->touched[2 * row + 1] = done.visited_1;
@@ -103,7 +103,7 @@ static bool is_settled(const struct question *question, int32_t search, int32_t 
         || __atomic_load_n(&question->crowded[search], __ATOMIC_RELAXED);
 }
 
-static void try_neighbour(struct question *question, int32_t search, int32_t index, uint32_t *table, uint32_t *number)
+static void try_neighbour(struct question *question, int32_t search, int32_t index, uint32_t *table, uint32_t *runs)
 {
     const int32_t episodes = question->episodes, most = question->most, *weights = question->weights;
     const int64_t width = question->width, own = search * width;
@@ -122,7 +122,7 @@ static void try_neighbour(struct question *question, int32_t search, int32_t ind
         if (place == 2 * episodes)
             break;
         const int32_t layout = layout_at(place, episodes).layout;
-        const struct run_result done = plain_run(&question->layouts, layout, code, table, ++*number);
+        const struct run_result done = plain_run(&question->layouts, layout, code, table, (*runs)++);
         if (done.end == RUNNING) {
             __atomic_store_n(&question->crowded[search], 1, __ATOMIC_RELAXED);
             return;
@@ -142,11 +142,11 @@ void first_better(struct question *question, uint32_t *table)
 {
     const int32_t searches = question->searches, parts = question->parts;
     const int64_t tickets = (int64_t)searches * (parts + question->width);
-    uint32_t number = 0;
+    uint32_t runs = 0;
     for (int32_t ticket; (ticket = taken(&question->tickets)) < tickets;) {
         const int32_t search = ticket % searches, turn = ticket / searches;
         if (turn < parts) {
-            run_part(question, search, turn, table, &number);
+            run_part(question, search, turn, table, &runs);
             continue;
         }
         const int32_t index = turn - parts;
@@ -154,6 +154,6 @@ void first_better(struct question *question, uint32_t *table)
             continue;
         while (__atomic_load_n(&question->left[search], __ATOMIC_ACQUIRE) > 0)
             sched_yield(); /* another thread is about to finish the parent */
-        try_neighbour(question, search, index, table, &number);
+        try_neighbour(question, search, index, table, &runs);
     }
 }

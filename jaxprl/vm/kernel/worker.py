@@ -186,7 +186,7 @@ def _run(machine: Machine, layouts: Leaves, nodes: int) -> _Piece:
     leaves, structure = layouts
 
     def run(code, marks, is_traced, *rest):
-        *starts, layout, table, number = rest
+        *starts, layout, table, earlier = rest
         fetch_both = fetch_from(code, marks)
 
         def fetch(address: jax.Array) -> Instruction:
@@ -195,7 +195,7 @@ def _run(machine: Machine, layouts: Leaves, nodes: int) -> _Piece:
 
         units = jnp.ones(MOST_LAYOUTS, np.int32)  # no run depends on them
         stacked = Layout(**jax.tree.unflatten(structure, starts), units=units)
-        end = machine.run(fetch, stacked, layout, Direct(table, jnp.int32(0), number - 1))
+        end = machine.run(fetch, stacked, layout, Direct(table, jnp.int32(0), earlier))
         visited = jnp.asarray(end.visited)
         return end.units, end.calls, end.actions, end.end, visited[0], visited[1], end.memory.table
 
@@ -207,7 +207,7 @@ def _run(machine: Machine, layouts: Leaves, nodes: int) -> _Piece:
         **{leaf.name: _array(MOST_LAYOUTS, *leaf.shape, dtype=leaf.dtype) for leaf in leaves},
         "layout": _array(),
         "table": _array(*table.shape, dtype=np.uint32),
-        "number": _array(dtype=np.uint32),
+        "earlier": _array(dtype=np.uint32),  # runs that used the table before
     }
     results = ["units", "calls", "actions", "end", "visited_0", "visited_1", "table"]
     in_place = {len(results) - 1: list(args).index("table")}
