@@ -6,8 +6,11 @@
 
 - evaluate: every return of the golden programs (those of the tests), of the long-running neighbours of good programs
   among them, and of random programs; no run is left out. Yardsticks: the plain-Python interpreter (MiniGrid: over the
-  real `minigrid` environments) and, where numba is installed, a native scalar interpreter on one core (`native.py`).
+  real `minigrid` environments) and, where numba is installed, a scalar interpreter (`native.py`), which is compared
+  with the engines for CPUs on one core.
 - search: hill climbing, everything included, in programs that count as evaluated.
+- engines: hill climbing with each engine for CPUs, in turn.
+- start: the whole of a short `jaxprl run`, with empty caches and with full ones.
 - world (MiniGrid): random actions in thousands of copies of the world, and in `minigrid` itself.
 - scaling: cost per program against the number of runs in a call, and against the number of threads.
 
@@ -21,7 +24,10 @@ import functools
 import gzip
 import importlib.util
 import json
+import os
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,6 +50,7 @@ from jaxprl.search.schedule import Constant
 from jaxprl.vm import plain
 from jaxprl.vm.compile import instructions
 from jaxprl.vm.evaluate import evaluate, first_better
+from jaxprl.vm.kernel import compiler
 from jaxprl.vm.outcomes import Scale, unpack
 from jaxprl.worlds.plain import WorldEnvironment
 from jaxprl.worlds.task import FARAMA
@@ -54,10 +61,12 @@ LONG = 200
 """Calls per run of a long-running program, at least."""
 NEIGHBOURHOOD = jaxprl.methods()["hc"].options().k
 """Neighbours that hill climbing looks at before it starts again."""
-NATIVE = "native (numba), one core, good neighbours"
-ONE_CORE = "evaluate, good neighbours, one core"
+NUMBA = "numba, good neighbours, one core"
+ONE_CORE = "{}, good neighbours, one core"
+"""Name of an engine's row."""
+CPU_ENGINES = ("native", "sequential")
 SLOW_REPEATS = 3
-NATIVE_TASKS = ("DoorKey", "CleanHouse")
+NUMBA_TASKS = ("DoorKey", "CleanHouse")
 
 Row = dict[str, Any]
 
@@ -190,16 +199,25 @@ def plain_python(bench: Benchmark, *, observed: bool = False) -> Row:
 
 
 def one_core(bench: Benchmark) -> list[Row]:
-    """Run the native scalar interpreter, if it knows the task, and `evaluate`, each on one core."""
-    jobs = {ONE_CORE: every_return(bench, bench.good, workers=1)}
-    if importlib.util.find_spec("numba") and bench.task.name in NATIVE_TASKS:
+    """Run the engines for CPUs, and numba if it knows the task, each on one core."""
+    jobs = {ONE_CORE.format(name): every_return(bench, bench.good, workers=1, engine=name) for name in cpu_engines()}
+    if importlib.util.find_spec("numba") and bench.task.name in NUMBA_TASKS:
         from native import run_programs
 
         code, layouts = np.asarray(instructions(jnp.asarray(bench.good))), bench.task.layouts(LAYOUTS)
-        jobs = {NATIVE: lambda: int(unpack(run_programs(bench.task.name, code, layouts)).calls.sum()), **jobs}
+        jobs = {NUMBA: lambda: int(unpack(run_programs(bench.task.name, code, layouts)).calls.sum()), **jobs}
     timings = zip(jobs, in_turn(list(jobs.values()), bench.options.repeats), strict=True)
     size = len(bench.good)
     return [row(name, "programs", size, first, seconds, calls=calls) for name, (first, seconds, calls) in timings]
+
+
+def cpu_engines() -> list[str]:
+    """Return the engines for CPUs that this machine has."""
+    try:
+        compiler.command()
+    except compiler.Unavailable:
+        return [name for name in CPU_ENGINES if name != "native"]
+    return list(CPU_ENGINES)
 
 
 def batched(name: str, bench: Benchmark, *calls: np.ndarray, **options: Any) -> Row:
@@ -214,19 +232,17 @@ def every_return(bench: Benchmark, *calls: np.ndarray, **options: Any) -> Callab
 
 def searches(bench: Benchmark) -> list[Row]:
     """Run hill climbing from random programs; `evaluating` is the share of the time in `first_better`."""
-    return [hill_climb(bench, number) for number in bench.options.searches]
+    return [row for number in bench.options.searches for row in hill_climbs(bench, number, [None])]
 
 
-def hill_climb(bench: Benchmark, number: int) -> Row:
+def engines(bench: Benchmark) -> list[Row]:
+    """Run hill climbing with each engine for CPUs, in turn."""
+    return [row for number in bench.options.searches for row in hill_climbs(bench, number, cpu_engines())]
+
+
+def hill_climbs(bench: Benchmark, number: int, names: Sequence[str | None]) -> list[Row]:
+    """Run `number` searches side by side with each of some engines, in turn."""
     task, scale = bench.task, Scale.of(bench.layouts)
-    spent: list[float] = []
-
-    def answer(question: Neighbourhoods) -> Improvements:
-        started = time.perf_counter()
-        found = first_better(task, question, bench.layouts)
-        spent.append(time.perf_counter() - started)
-        return found
-
     search = hill_climbing(
         neighbours=functools.partial(mutations, task.language),
         start=functools.partial(random_starts, task.language),
@@ -234,15 +250,42 @@ def hill_climb(bench: Benchmark, number: int) -> Row:
         budget=bench.options.budget // number,
         goal=scale.denominator + 1,  # never reached: the climb goes on to its budget
     )
+    spent: dict[str | None, float] = {}
 
-    def job() -> int:
-        spent.clear()
+    def job(engine: str | None) -> int:
+        def answer(question: Neighbourhoods) -> Improvements:
+            started = time.perf_counter()
+            found = first_better(task, question, bench.layouts, engine=engine)
+            spent[engine] += time.perf_counter() - started
+            return found
+
+        spent[engine] = 0.0
         state = search.init(search_keys(range(number)))
         return int(np.sum(np.asarray(drive(search, state, answer, record=lambda event: None).evaluated)))
 
-    first, seconds, evaluated = timed(job, min(SLOW_REPEATS, bench.options.repeats))
-    name = f"hill climbing, {number} side by side"
-    return row(name, "programs", evaluated, first, seconds, evaluating=sum(spent) / seconds[-1])
+    repeats = min(SLOW_REPEATS, bench.options.repeats)
+    timings = in_turn([functools.partial(job, name) for name in names], repeats)
+    rows = []
+    for name, (first, seconds, evaluated) in zip(names, timings, strict=True):
+        title = f"hill climbing, {number} side by side" + (f", {name}" if name else "")
+        share = spent[name] / seconds[-1]
+        rows.append(row(title, "programs", evaluated, first, seconds, evaluating=share))
+    return rows
+
+
+def start(bench: Benchmark) -> list[Row]:
+    """Run a short hill climb as a process of its own, with empty caches and with full ones."""
+    seconds: dict[str, list[float]] = {"empty": [], "full": []}
+    run = [sys.executable, "-m", "jaxprl", "run", "--task", "Harvester", "--method", "hc", "--budget", "100", "--out"]
+    for _ in range(min(SLOW_REPEATS, bench.options.repeats)):
+        with tempfile.TemporaryDirectory() as folder:
+            variables = {**os.environ, "XDG_CACHE_HOME": folder}
+            variables.pop("JAX_COMPILATION_CACHE_DIR", None)
+            for caches, times in seconds.items():
+                started = time.perf_counter()
+                subprocess.run([*run, f"{folder}/{caches}"], env=variables, capture_output=True, check=True)
+                times.append(time.perf_counter() - started)
+    return [row(f"jaxprl run, {caches} caches", "runs", 1, 0.0, times) for caches, times in seconds.items()]
 
 
 def world(bench: Benchmark) -> list[Row]:
@@ -292,6 +335,8 @@ def scaling(bench: Benchmark) -> list[Row]:
 SECTIONS: dict[str, Callable[[Benchmark], list[Row]]] = {
     "evaluate": evaluation,
     "search": searches,
+    "engines": engines,
+    "start": start,
     "world": world,
     "scaling": scaling,
 }
@@ -306,9 +351,15 @@ def ratios(rows: list[Row]) -> dict[str, float]:
     python = next((each for each in rows if each["name"].startswith("plain Python")), None)
     if golden and python:
         found["golden programs/s over plain Python"] = golden["per second"] / python["per second"]
-    one, numba = named.get(ONE_CORE), named.get(NATIVE)
-    if one and numba:
-        found["time per call over native"] = numba["per second"] / one["per second"]
+    ours, theirs, numba = (named.get(name) for name in (*map(ONE_CORE.format, CPU_ENGINES), NUMBA))
+    if ours and theirs:
+        found["time per call, sequential over native"] = ours["per second"] / theirs["per second"]
+    if ours and numba:
+        found["time per call, native over numba"] = numba["per second"] / ours["per second"]
+    for name, each in named.items():
+        if name.endswith("side by side, native") and name.replace("native", "sequential") in named:
+            other = named[name.replace("native", "sequential")]
+            found[f"{name} over sequential"] = each["per second"] / other["per second"]
     if "ours" in rate:
         found["steps/s over minigrid"] = rate["ours"] / rate["minigrid itself"]
     return found
@@ -323,15 +374,17 @@ def table(report: Row) -> str:
     ]
     for each in report["rows"]:
         low, high = each["quartiles"]
+        digits = 0 if each["per second"] > 10 else 2
         nanoseconds = f"{each['ns/call']:.1f}" if "ns/call" in each else ""
         if "evaluating" in each:
             nanoseconds = f"({each['evaluating']:.0%})"
+        quartiles = f"{low:,.{digits}f}-{high:,.{digits}f}"
         lines.append(
-            f"{each['name']:48}{each['per second']:14,.0f}{f'{low:,.0f}-{high:,.0f}':>24}{nanoseconds:>10}"
+            f"{each['name']:48}{each['per second']:14,.{digits}f}{quartiles:>24}{nanoseconds:>10}"
             f"{each['first run - median, s']:9.1f}s"
         )
     quotients = [key for key, value in report.items() if isinstance(value, float)]
-    return "\n".join([*lines, *(f"{key}: {report[key]:.1f}" for key in quotients)])
+    return "\n".join([*lines, *(f"{key}: {report[key]:.2f}" for key in quotients)])
 
 
 def plot(rows: list[Row], file: Path) -> None:

@@ -93,6 +93,8 @@ def _every(question: Neighbourhoods, first: int, step: int) -> Neighbourhoods:
 def widened(question: Neighbourhoods, width: int) -> Neighbourhoods:
     """Return the question with room for `width` neighbours of each program."""
     extra = width - question.programs.shape[1]
+    if not extra:
+        return question
     several = question.programs, question.changed, question.margins
     programs, changed, margins = jax.tree.map(
         lambda leaf: np.pad(leaf, ((0, 0), (0, extra), *[(0, 0)] * (leaf.ndim - 2))), several
@@ -101,10 +103,21 @@ def widened(question: Neighbourhoods, width: int) -> Neighbourhoods:
 
 
 def in_threads(jobs: Sequence[Callable[[], T]], workers: int) -> list[T]:
-    """Return the results of jobs that are done in `workers` threads; in the present one if that is 1."""
-    if workers == 1:
+    """Return the results of jobs that are done in `workers` threads, of which the present one is one."""
+    if workers == 1 or len(jobs) <= 1:
         return [job() for job in jobs]
-    return list(_pool(workers).map(lambda job: job(), jobs))
+    waiting = iter(range(len(jobs)))
+    found: dict[int, T] = {}
+
+    def work() -> None:
+        for number in waiting:  # each number goes to one thread
+            found[number] = jobs[number]()
+
+    others = [_pool(workers - 1).submit(work) for _ in range(min(workers, len(jobs)) - 1)]
+    work()
+    for other in others:
+        other.result()
+    return [found[number] for number in range(len(jobs))]
 
 
 @functools.cache

@@ -69,12 +69,18 @@ class Leaves(NamedTuple):
 
 def leaves_of(layouts: Layout) -> Leaves:
     """Return the leaves of stacked layouts that a run starts from."""
-    found, structure = jax.tree_util.tree_flatten_with_path(_start_of(layouts))
-    leaves = []
-    for path, leaf in found:
-        name = re.sub(r"\W+", "_", jax.tree_util.keystr(path)).strip("_")
-        leaves.append(Leaf(name, tuple(np.shape(leaf)[1:]), str(jax.dtypes.canonicalize_dtype(leaf.dtype))))
-    return Leaves(tuple(leaves), structure)
+    leaves, structure = jax.tree.flatten(_start_of(layouts))
+    return _leaves(structure, tuple((leaf.shape[1:], leaf.dtype) for leaf in leaves))
+
+
+@functools.lru_cache(256)
+def _leaves(structure: jax.tree_util.PyTreeDef, types: tuple[tuple[tuple[int, ...], np.dtype], ...]) -> Leaves:
+    paths, _ = jax.tree_util.tree_flatten_with_path(jax.tree.unflatten(structure, range(len(types))))
+    names = [re.sub(r"\W+", "_", jax.tree_util.keystr(path)).strip("_") for path, _ in paths]
+    kinds = [str(jax.dtypes.canonicalize_dtype(dtype)) for _, dtype in types]
+    return Leaves(
+        tuple(Leaf(name, shape, kind) for name, (shape, _), kind in zip(names, types, kinds, strict=True)), structure
+    )
 
 
 def arrays_of(layouts: Layout) -> list[np.ndarray]:
