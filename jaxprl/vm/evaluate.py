@@ -32,8 +32,8 @@ from jaxprl.vm.kernel import compiler
 from jaxprl.vm.kernel.compiler import Unavailable
 from jaxprl.vm.lanes import MOST_LANES
 from jaxprl.vm.layouts import check_stacked, layouts_of, part_of
-from jaxprl.vm.outcomes import COLUMNS, Outcomes, Scale, unpack
-from jaxprl.vm.sharing import SHARES, in_threads, widened
+from jaxprl.vm.outcomes import Outcomes, Scale, unpack
+from jaxprl.vm.sharing import widened
 from jaxprl.worlds.task import Layout, PythonTask, Task, require_task
 from jaxprl.xla import has_whole_loops
 
@@ -41,16 +41,19 @@ BLOCK = 512
 """Programs of one batch, at most."""
 LAYOUT_SEEDS = range(32)
 """Layouts that programs are run on if none are named."""
-SMALL = 16
-"""Minimum number of programs in a batch, if there are more batches than threads: a smaller batch costs more to hand out
-than to run."""
 
 
 class Engine(Protocol):
     """One way to run programs, for one call of `evaluate` or `first_better`."""
 
-    def run_programs(self, programs: np.ndarray) -> np.ndarray:
-        """Run programs int32 [P, N] on every layout and return packed outcomes, int32 [P, E, COLUMNS]."""
+    def run_programs(self, programs: np.ndarray, workers: int, block: int) -> np.ndarray:
+        """Run programs int32 [P, N] on every layout and return packed outcomes, int32 [P, E, COLUMNS].
+
+        Args:
+          programs: the programs.
+          workers: threads.
+          block: programs of one batch, at most.
+        """
         ...
 
     def first_better(self, question: Neighbourhoods, workers: int) -> Improvements:
@@ -119,20 +122,14 @@ def evaluate(
     if isinstance(task, PythonTask):
         return plain.evaluate(task, programs, layouts)
     nodes = programs if isinstance(programs, np.ndarray) else encode.encode_all(programs, task.language)
-    count, episodes = len(nodes), len(layouts.units)
+    episodes = len(layouts.units)
     if episodes > MOST_LANES:
         again = functools.partial(evaluate, task, nodes, engine=engine, block=block, slots=slots, workers=workers)
         parts = [again(part_of(layouts, first, MOST_LANES)) for first in range(0, episodes, MOST_LANES)]
         return _side_by_side(parts)
     nothing = Scale(np.zeros(episodes, np.int64), 1)  # no return is compared, so their units need not go together
     batches = _engine(task, nodes, layouts, nothing, engine, slots)
-    workers = workers or _workers()
-    least = 1 if workers == 1 else min(SHARES * workers, max(workers, count // SMALL))
-    shares = max(-(-count // max(1, min(block, MOST_LANES // episodes))), min(least, count))
-    found = np.zeros((count, episodes, COLUMNS), np.int32)
-    jobs = [functools.partial(batches.run_programs, nodes[share::shares]) for share in range(shares)]
-    for share, rows in enumerate(in_threads(jobs, workers)):
-        found[share::shares] = rows
+    found = batches.run_programs(nodes, workers or _workers(), min(block, max(1, MOST_LANES // episodes)))
     return Outcomes(*unpack(found), np.asarray(layouts.units))
 
 

@@ -87,14 +87,14 @@ class Batches:
         only waits for the first two.
         """
         parents, programs, margins = question.parents, question.programs, question.margins
-        score = self.scale.scores(unpack(self.run_programs(np.asarray(parents))).units).astype(np.int32)
+        score = self.scale.scores(unpack(self._run(np.asarray(parents))).units).astype(np.int32)
         wanted = np.arange(programs.shape[1]) < question.counts[:, None]
         least = np.broadcast_to(score[:, None], wanted.shape)
         if margins is not None:
             least = score_to_beat(least, np.asarray(margins))
             wanted &= (programs != parents[:, None]).any(axis=-1)  # a program is not better than itself
         group = np.nonzero(wanted)[0].astype(np.int32)
-        rows = self.run_programs(np.asarray(programs[wanted]), Contest(least[wanted], group))
+        rows = self._run(np.asarray(programs[wanted]), Contest(least[wanted], group))
         runs = Outcomes(*unpack(rows), np.asarray(self.layouts.units))
         better = np.full(wanted.shape, ANY, np.int32)
         better[wanted] = np.where(runs.complete, self.scale.scores(runs.units), ANY)
@@ -102,7 +102,11 @@ class Batches:
         first = np.where(beats.any(axis=1), beats.argmax(axis=1), -1)
         return Improvements(score, first.astype(np.int32), np.take_along_axis(better, first[:, None], axis=1)[:, 0])
 
-    def run_programs(self, programs: np.ndarray, contest: Contest | None = None) -> np.ndarray:
+    def run_programs(self, programs: np.ndarray, workers: int, block: int) -> np.ndarray:
+        """Run programs int32 [P, N] on every layout and return packed outcomes, int32 [P, E, COLUMNS]."""
+        return sharing.run_programs(self._run, programs, len(self.layouts.units), workers, block)
+
+    def _run(self, programs: np.ndarray, contest: Contest | None = None) -> np.ndarray:
         """Run programs on every layout.
 
         Args:

@@ -33,6 +33,8 @@ from jaxprl.vm.outcomes import COLUMNS, RUNNING, Scale, unpack
 from jaxprl.vm.sharing import in_threads
 from jaxprl.worlds.task import Layout, Task
 
+FEW = 4
+"""Programs for which it is not worth while to wake another thread."""
 PARTS = 4
 """Parts of the work on a parent for each thread, if there are fewer searches than threads."""
 
@@ -54,16 +56,24 @@ class Batches:
         kernel = self._kernel_for(worker.WIDTHS[0])
         return None if isinstance(kernel, Kernel) else kernel
 
-    def run_programs(self, programs: np.ndarray) -> np.ndarray:
-        """Run programs int32 [P, N] on every layout and return packed outcomes, int32 [P, E, COLUMNS]."""
+    def run_programs(self, programs: np.ndarray, workers: int, block: int) -> np.ndarray:
+        """Run programs int32 [P, N] on every layout and return packed outcomes, int32 [P, E, COLUMNS].
+
+        A thread takes one program after the other, so that `block` means nothing here.
+        """
         kernel, programs = self._kernel(programs)
         found = np.zeros((len(programs), len(self.layouts.units), COLUMNS), np.int32)
         batch = kernel.batch(*self._leaves, *map(_pointer, (programs, found)), *found.shape[:2], 0)
-        memory = self._memory()
-        kernel.library.run_programs(ctypes.byref(batch), _pointer(memory))
+
+        def work() -> None:
+            memory = self._memory()
+            kernel.library.run_programs(ctypes.byref(batch), _pointer(memory))
+
+        workers = min(workers, -(-len(programs) // FEW))
+        in_threads([work] * workers, workers)
         crowded = np.flatnonzero((unpack(found).end == RUNNING).any(axis=1))
         if len(crowded):
-            found[crowded] = self._enlarged().run_programs(programs[crowded])
+            found[crowded] = self._enlarged().run_programs(programs[crowded], workers, block)
         return found
 
     def first_better(self, question: Neighbourhoods, workers: int) -> Improvements:

@@ -43,14 +43,17 @@ class Batches:
     words: int  # words of the REPEAT counters of a run
     slots: int = 4096  # slots of the memory of WHILE, a power of two
 
-    def run_programs(self, programs: np.ndarray) -> np.ndarray:
+    def run_programs(self, programs: np.ndarray, workers: int, block: int) -> np.ndarray:
         """Run programs int32 [P, N] on every layout and return packed outcomes, int32 [P, E, COLUMNS]."""
+        return sharing.run_programs(self._run, programs, len(self.layouts.units), workers, block)
+
+    def _run(self, programs: np.ndarray) -> np.ndarray:
         count = len(programs)
         nodes = np.pad(programs, ((0, max(SMALLEST, 1 << (count - 1).bit_length()) - count), (0, 0)))
         found = np.array(_run_programs(self._machine, nodes, np.int32(count), self.layouts))[:count]
         crowded = np.flatnonzero((unpack(found).end == RUNNING).any(axis=1))
         if len(crowded):
-            found[crowded] = self._enlarged().run_programs(programs[crowded])
+            found[crowded] = self._enlarged()._run(programs[crowded])
         return found
 
     def first_better(self, question: Neighbourhoods, workers: int) -> Improvements:

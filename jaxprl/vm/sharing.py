@@ -12,12 +12,42 @@ import jax
 import numpy as np
 
 from jaxprl.search.protocol import Improvements, Neighbourhoods
+from jaxprl.vm.outcomes import COLUMNS
 
 SHARES = 4
 """Minimum number of batches per thread. Several of them even out that batches take different times."""
 
+SMALL = 16
+"""Minimum number of programs in a batch, if there are more batches than threads: a smaller batch costs more to hand out
+than to run."""
+
 T = TypeVar("T")
 Answer = Callable[[Neighbourhoods], Improvements]
+
+
+def run_programs(
+    run: Callable[[np.ndarray], np.ndarray], programs: np.ndarray, episodes: int, workers: int, block: int
+) -> np.ndarray:
+    """Run programs in shares.
+
+    Args:
+      run: runs a share with one thread; int32 [P, N] to packed outcomes, int32 [P, E, COLUMNS].
+      programs: int32 [P, N].
+      episodes: E, the number of layouts.
+      workers: threads.
+      block: programs of a share, at most.
+
+    Returns:
+      Packed outcomes, int32 [P, E, COLUMNS].
+    """
+    count = len(programs)
+    least = 1 if workers == 1 else min(SHARES * workers, max(workers, count // SMALL))
+    shares = max(-(-count // block), min(least, count))
+    found = np.zeros((count, episodes, COLUMNS), np.int32)
+    jobs = [functools.partial(run, programs[share::shares]) for share in range(shares)]
+    for share, rows in enumerate(in_threads(jobs, workers)):
+        found[share::shares] = rows
+    return found
 
 
 def first_better(answer: Answer, question: Neighbourhoods, workers: int) -> Improvements:
