@@ -15,7 +15,8 @@ from random_worlds import NOWHERE, Limited, OnceLimited, SevenLimited, layout, r
 
 from jaxprl.dsl import encode
 from jaxprl.dsl.text import from_text
-from jaxprl.vm.evaluate import ENGINES, evaluate
+from jaxprl.vm.evaluate import ENGINES as ALL_ENGINES
+from jaxprl.vm.evaluate import evaluate
 from jaxprl.worlds import ops
 from jaxprl.worlds.karel.world import LANGUAGE, KarelWorld
 from jaxprl.worlds.make import make
@@ -32,6 +33,9 @@ def random_programs(seed, language=LANGUAGE, **limits):
     rng = np.random.default_rng(seed)
     deepest = from_text(DEEPEST.format(action=language.action_names[0]), language)
     return [*(strategies.random_program(rng, language, **limits) for _ in range(PROGRAMS)), deepest]
+
+
+ENGINES = tuple(name for name in ALL_ENGINES if name != "plain")
 
 
 def agreed(task, programs, seeds, engines=ENGINES, **options):

@@ -65,6 +65,7 @@ ENGINES: dict[str, Callable[..., Engine]] = {
     "native": native.Batches,
     "sequential": sequential.Batches,
     "lanes": lanes.Batches,
+    "plain": plain.Batches,
 }
 
 
@@ -81,7 +82,8 @@ def evaluate(
 ) -> Outcomes:
     """Run every program on every layout.
 
-    The outcomes do not depend on `engine`, `block`, `slots` and `workers`, which a `PythonTask` does not use.
+    The outcomes do not depend on `engine`, `block`, `slots` and `workers`. A `PythonTask` has one engine only, "plain",
+    which does not use the other three.
 
     Args:
       task: the task.
@@ -89,7 +91,7 @@ def evaluate(
       layouts: E layouts of the task (`Task.layouts`); by default those of `layout_seeds`.
       layout_seeds: seeds of the layouts, if no layouts are given.
       engine: "native" (compiled by the C compiler of this machine), "sequential" or "lanes" (both compiled by XLA, for
-        CPUs and for accelerators); by default the fastest one that there is.
+        CPUs and for accelerators) or "plain" (plain Python); by default the fastest one that there is.
       block: programs of one batch, at most.
       slots: slots of the first memory of WHILE, a power of two; by default the engine's own number.
       workers: threads that run batches; by default one per CPU core on a CPU, else one.
@@ -185,8 +187,10 @@ def check_engine(task: Task | PythonTask, engine: str | None) -> None:
         return
     if engine not in ENGINES:
         raise unknown("engine", engine, ENGINES)
-    if isinstance(task, PythonTask):
-        raise UserError(f"engine {engine!r}: task {task.name} is not array code, so plain Python runs its programs")
+    if isinstance(task, PythonTask) and engine != "plain":
+        raise UserError(
+            f"engine {engine!r}: task {task.name} is not array code, so the engine 'plain' runs its programs"
+        )
 
 
 def engine_in_words(task: Task | PythonTask, engine: str | None) -> str:
@@ -196,9 +200,9 @@ def engine_in_words(task: Task | PythonTask, engine: str | None) -> str:
       UserError: as `check_engine`.
     """
     check_engine(task, engine)
-    if isinstance(task, PythonTask):
-        return "plain Python, one call after the other"
-    engine = engine or _expected_engine()
+    engine = engine or ("plain" if isinstance(task, PythonTask) else _expected_engine())
+    if engine == "plain":
+        return "the engine plain, in plain Python"
     with contextlib.suppress(Unavailable):
         if engine == "native":
             return f"the engine native, compiled by {shlex.join(compiler.command())}"

@@ -14,10 +14,12 @@ from collections.abc import Callable, Hashable, Iterable
 import numpy as np
 
 from jaxprl.dsl import ast, encode
+from jaxprl.dsl.language import Language
 from jaxprl.errors import UserError
 from jaxprl.search.protocol import Improvements, Neighbourhoods
-from jaxprl.vm.outcomes import COLUMNS, End, Outcomes, unpack
-from jaxprl.worlds.task import Layout, PythonEnvironment, PythonTask
+from jaxprl.vm.outcomes import COLUMNS, End, Outcomes, Scale, unpack
+from jaxprl.worlds.plain import environment_of
+from jaxprl.worlds.task import Layout, PythonEnvironment, PythonTask, Task
 
 _MOST = 2**31 - 1
 """The most units that an int32 holds."""
@@ -218,27 +220,79 @@ def first_better(task: PythonTask, question: Neighbourhoods, layouts: Layout) ->
     bound = _MOST // len(seeds)
     if task.units > bound:
         raise UserError(f"task {task.name}: {len(seeds)} layouts of {task.units:,} units; at most {bound:,} each fit")
+
+    def score(program: ast.Program, layout: int) -> int:
+        return _outcome(task, program, seeds[layout], bound)[0]
+
+    return _first_better(task.language, question, score, len(seeds), task.units)
+
+
+Score = Callable[[ast.Program, int], int]
+"""Returns the score of a program on a layout, of which the index is given."""
+
+
+def _first_better(
+    language: Language, question: Neighbourhoods, score_on: Score, episodes: int, most: int
+) -> Improvements:
+    """Answer a question; `most` is the score of a return of 1 on one layout."""
     answer = Improvements(*np.zeros((3, len(question.counts)), np.int32))
     for search in np.flatnonzero(question.counts >= 0).tolist():
-        parent = encode.decode(np.asarray(question.parents[search]), task.language)
-        score = sum(_outcome(task, parent, seed, bound)[0] for seed in seeds)
+        parent = encode.decode(np.asarray(question.parents[search]), language)
+        score = sum(score_on(parent, layout) for layout in range(episodes))
         answer.score[search], answer.first[search] = score, -1
         tried = {parent: _MOST}  # and the margin with which each was tried
         for index in range(question.counts[search]):
-            program = encode.decode(np.asarray(question.programs[search, index]), task.language)
+            program = encode.decode(np.asarray(question.programs[search, index]), language)
             margin = 0 if question.margins is None else int(question.margins[search, index])
             if margin <= tried.get(program, -1):
                 continue
             tried[program] = margin
-            highest = len(seeds) * task.units
-            for seed in seeds:
+            highest = episodes * most
+            for layout in range(episodes):
                 if highest <= score - margin:
                     break
-                highest += _outcome(task, program, seed, bound)[0] - task.units
+                highest += score_on(program, layout) - most
             if highest > score - margin:
                 answer.first[search], answer.better[search] = index, highest
                 break
     return answer
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """The engine that interprets programs in any task, for one call of `evaluate` or `first_better`.
+
+    It is slow and easy to follow. Tasks that are not array code have no other one.
+    """
+
+    task: Task
+    layouts: Layout
+    scale: Scale
+    bits: int = 0  # this and what follows is for engines that run instructions
+    words: int = 0
+    slots: int = 0
+
+    def run_programs(self, programs: np.ndarray, workers: int, block: int) -> np.ndarray:
+        """Run programs int32 [P, N] on every layout and return packed outcomes, int32 [P, E, COLUMNS]."""
+        found = np.zeros((len(programs), len(self.layouts.units), COLUMNS), np.int32)
+        for row, nodes in zip(found, programs, strict=True):
+            program = encode.decode(nodes, self.task.language)
+            for layout in range(len(row)):
+                outcome = self._run(program, layout)
+                row[layout] = outcome.reward, outcome.calls, outcome.actions, outcome.end  # in the order of `Columns`
+        return found
+
+    def first_better(self, question: Neighbourhoods, workers: int) -> Improvements:
+        """Find the first better neighbour of S programs; see `evaluate.first_better`."""
+        weights = self.scale.weights.tolist()
+
+        def score(program: ast.Program, layout: int) -> int:
+            return int(self._run(program, layout).reward) * weights[layout]
+
+        return _first_better(self.task.language, question, score, len(weights), self.scale.most)
+
+    def _run(self, program: ast.Program, layout: int) -> Outcome:
+        return run(program, environment_of(self.task, self.layouts, layout)[0])
 
 
 def _outcome(task: PythonTask, program: ast.Program, seed: int, bound: int) -> tuple[int, int, int, int]:
