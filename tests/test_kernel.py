@@ -5,12 +5,16 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
+import tempfile
+from pathlib import Path
 
 import golden
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import jaxprl
 from jaxprl.dsl import encode
@@ -184,3 +188,108 @@ def test_runs(tmp_path, name):
 @pytest.mark.parametrize("name", golden.TASKS)
 def test_runs_of_every_task(tmp_path, name):
     equal_runs(tmp_path, name, 5)
+
+
+# Rules made of operations that hypothesis chooses: each takes numbers and arrays from those that are there, and adds
+# its result. What it takes is chosen by numbers modulo how many there are.
+ONE_NUMBER = {
+    "negate": lambda a: -a, "not": lambda a: ~a, "abs": jnp.abs, "sign": jnp.sign, "ones": jax.lax.population_count,
+    "zeros": jax.lax.clz, "byte": lambda a: a.astype(jnp.uint8).astype(jnp.int32),
+    "short": lambda a: a.astype(jnp.int16).astype(jnp.int32), "truth": lambda a: (a != 0).astype(jnp.int32),
+    "unsigned": lambda a: (a.astype(jnp.uint32) >> 3).astype(jnp.int32),
+    "mixed": lambda a: (a.astype(jnp.uint32) * jnp.uint32(2654435761) ^ jnp.uint32(77)).astype(jnp.int32),
+}  # fmt: skip
+TWO_NUMBERS = {
+    "add": jnp.add, "subtract": jnp.subtract, "multiply": jnp.multiply, "divide": jax.lax.div, "rest": jax.lax.rem,
+    "floor": lambda a, b: jnp.where(b == 0, a, a // jnp.where(b == 0, 1, b)), "least": jnp.minimum, "most": jnp.maximum,
+    "and": jnp.bitwise_and, "or": jnp.bitwise_or, "xor": jnp.bitwise_xor, "left": jax.lax.shift_left,
+    "right": jax.lax.shift_right_arithmetic, "logical": jax.lax.shift_right_logical,
+    "choose": lambda a, b: jnp.where(a < b, a, b + 1), "equal": lambda a, b: (a == b).astype(jnp.int32),
+}  # fmt: skip
+ONE_ARRAY = {
+    "turn": lambda t: t[::-1], "roll": lambda t: jnp.roll(t, 5), "sums": jnp.cumsum, "least so far": jax.lax.cummin,
+    "matrix": lambda t: t.reshape(4, 4).T.reshape(-1), "halves": lambda t: jnp.concatenate([t[8:], t[:8]]),
+    "padded": lambda t: jnp.pad(t[2:12], (3, 3), constant_values=9), "odd": lambda t: jnp.repeat(t[1::2], 2),
+    "pairs": lambda t: jnp.stack([t[:8], t[8:]], axis=-1).reshape(-1),
+    "where": lambda t: jnp.where(t > 0, jnp.arange(16, dtype=jnp.int32), t),
+}  # fmt: skip
+TO_NUMBER = {
+    "sum": lambda t: jnp.sum(t, dtype=jnp.int32), "max": jnp.max, "min": jnp.min, "any": lambda t: jnp.any(t > 3),
+    "all": lambda t: jnp.all(t < 3), "where most": jnp.argmax, "where least": jnp.argmin,
+    "rows": lambda t: jnp.max(jnp.sum(t.reshape(4, 4), axis=1, dtype=jnp.int32)),
+}  # fmt: skip
+WITH_NUMBER = {
+    "set": lambda t, a: t.at[a].set(a + 1), "add at": lambda t, a: t.at[a].add(3), "times": lambda t, a: t * a,
+    "put": lambda t, a: jax.lax.dynamic_update_slice(t, t[3:6], (a,)), "plus": lambda t, a: t + a,
+    "slice": lambda t, a: jnp.tile(jax.lax.dynamic_slice(t, (a,), (8,)), 2),
+    "branch": lambda t, a: jax.lax.cond(a > 2, lambda t: t.at[1].set(7), lambda t: t - 1, t),
+    "switch": lambda t, a: jax.lax.switch(a, [lambda t: t, lambda t: t.at[a].set(2), lambda t: t[::-1]], t),
+    "walk": lambda t, a: jax.lax.fori_loop(0, (a & 7) + 1, lambda i, t: t.at[(t[i] + i) & 15].add(i), t),
+    "until": lambda t, a: jax.lax.while_loop(
+        lambda c: (c[0] < 9) & (c[1][c[0]] != a), lambda c: (c[0] + 1, c[1].at[c[0]].set(c[0])), (a & 3, t)
+    )[1],
+}  # fmt: skip
+TWO_ARRAYS = {
+    "look up": lambda t, u: t[u & 15], "look beyond": lambda t, u: t.at[u].get(mode="fill", fill_value=4),
+    "scatter": lambda t, u: t.at[u & 15].max(u), "sum of both": lambda t, u: t + u, "outer": lambda t, u: jnp.max(
+        t[:, None] ^ u[None, :], axis=0), "select": lambda t, u: jnp.where(t > u, t, -u),
+    "swap": lambda t, u: jax.lax.fori_loop(0, 3, lambda i, c: (c[1].at[i].set(5), c[0]), (t, u))[0],
+}  # fmt: skip
+FROM_ARRAY = {"entry": lambda t, a: t[a & 15], "taken": lambda t, a: t[jnp.clip(a, 0, 15)], "held": lambda t, a: t[a]}
+KINDS = [ONE_NUMBER, TWO_NUMBERS, ONE_ARRAY, TO_NUMBER, WITH_NUMBER, TWO_ARRAYS, FROM_ARRAY]
+OPERATIONS = {name: (kind, operation) for kind in KINDS for name, operation in kind.items()}
+
+
+def rule_of(steps):
+    """Return the rule that does some operations one after the other."""
+
+    def rule(table, other, number):
+        arrays, numbers = [table, other], [number, jnp.int32(2)]
+        for name, first, second in steps:
+            kind, operation = OPERATIONS[name]
+            one, two = arrays[first % len(arrays)], arrays[second % len(arrays)]
+            a, b = numbers[first % len(numbers)], numbers[second % len(numbers)]
+            given = {0: (a,), 1: (a, b), 2: (one,), 3: (one,), 4: (one, b), 5: (one, two), 6: (one, b)}[
+                KINDS.index(kind)
+            ]
+            found = jnp.asarray(operation(*given)).astype(jnp.int32)
+            (arrays if found.shape else numbers).append(found)
+        return arrays[2:], numbers[2:]
+
+    return rule
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(sorted(OPERATIONS)), st.integers(0, 30), st.integers(0, 30)), min_size=3, max_size=12
+)
+
+
+def check_rules(folder, steps):
+    rng = np.random.default_rng(len(steps))
+    rows = rng.integers(-20, 20, (5, 2, 16), dtype=np.int32)
+    same(
+        folder,
+        rule_of(steps),
+        *((*pair, np.int32(number)) for pair, number in zip(rows, (-3, 0, 2, 9, 40), strict=True)),
+    )
+
+
+def test_every_operation_in_a_rule(tmp_path):
+    names = sorted(OPERATIONS)
+    steps = [(name, 7 * place, 3 * place) for place, name in enumerate(names)]
+    check_rules(tmp_path, steps)
+
+
+@settings(max_examples=10)
+@given(steps=STEPS)
+def test_rules_of_any_operations(steps):
+    with tempfile.TemporaryDirectory() as folder:
+        check_rules(Path(folder), steps)
+
+
+@pytest.mark.full
+@settings(max_examples=300)
+@given(steps=STEPS)
+def test_many_rules_of_any_operations(steps):
+    with tempfile.TemporaryDirectory() as folder:
+        check_rules(Path(folder), steps)
