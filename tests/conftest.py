@@ -1,14 +1,13 @@
 import gc
 import os
-import shutil
 from pathlib import Path
 
 import hypothesis
 import jax
 import pytest
+from compiled import HAS_C_COMPILER
 
 from jaxprl.cli import run as run_command
-from jaxprl.vm.kernel import compiler
 from jaxprl.xla import prefer_whole_loops
 
 ROOT = Path(__file__).parents[1]
@@ -51,11 +50,11 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     """Leave out tests of the engine `native` where there is no C compiler."""
-    if any(map(shutil.which, compiler.COMPILERS)):
+    if HAS_C_COMPILER:
         return
     for item in items:
         params = item.callspec.params.values() if hasattr(item, "callspec") else ()
-        if any(value == "native" or (isinstance(value, tuple) and "native" in value) for value in params):
+        if any(isinstance(value, str | tuple) and "native" in value for value in params):
             item.add_marker(pytest.mark.skip(reason="there is no C compiler"))
 
 

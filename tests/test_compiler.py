@@ -180,6 +180,7 @@ def test_libraries_are_kept_where_jax_keeps_its_own(monkeypatch):
     assert str(kept.folder()).startswith(os.path.join(jax.config.jax_compilation_cache_dir, ""))
 
 
+@needs_compiler
 def test_a_rule_that_is_not_translated_is_named_and_the_task_runs(kernels):
     def reward(world, progress, state, event):
         """The return is 1 as soon as there is a marker on any cell that had none, by way of a sort."""

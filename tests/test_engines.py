@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import questions
 import strategies
+from compiled import ALL_ENGINES, ENGINES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_worlds import UNITS, Limited, SevenLimited, capped_task
@@ -32,7 +33,6 @@ from jaxprl.search.protocol import UNKNOWN, Improvements, Neighbourhoods, search
 from jaxprl.search.schedule import Constant
 from jaxprl.vm import native, plain, sequential
 from jaxprl.vm.compile import counter_bits, counter_words, has_idle_repeat
-from jaxprl.vm.evaluate import ENGINES as ALL_ENGINES
 from jaxprl.vm.evaluate import evaluate, first_better
 from jaxprl.vm.instruction import CHAIN
 from jaxprl.vm.machine import GROWTH, Machine, fetch_from
@@ -53,8 +53,6 @@ WIDTH = encode.WIDTH
 EPISODES, MANY, SINGLES = 4, 32, 160
 """Layouts, neighbours of a search, and questions about one neighbour each: one number for all, since each is compiled
 for itself."""
-ENGINES = tuple(name for name in ALL_ENGINES if name != "plain")
-"""Those that are compiled. What they answer is compared with plain Python anyway (`questions.answered`)."""
 for_both_engines = pytest.mark.parametrize("engine", ENGINES)
 
 

@@ -9,13 +9,13 @@ import golden
 import numpy as np
 import pytest
 import strategies
+from compiled import ENGINES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_worlds import NOWHERE, Limited, OnceLimited, SevenLimited, layout, random_layout, random_task, reward
 
 from jaxprl.dsl import encode
 from jaxprl.dsl.text import from_text
-from jaxprl.vm.evaluate import ENGINES as ALL_ENGINES
 from jaxprl.vm.evaluate import evaluate
 from jaxprl.worlds import ops
 from jaxprl.worlds.karel.world import LANGUAGE, KarelWorld
@@ -33,9 +33,6 @@ def random_programs(seed, language=LANGUAGE, **limits):
     rng = np.random.default_rng(seed)
     deepest = from_text(DEEPEST.format(action=language.action_names[0]), language)
     return [*(strategies.random_program(rng, language, **limits) for _ in range(PROGRAMS)), deepest]
-
-
-ENGINES = tuple(name for name in ALL_ENGINES if name != "plain")
 
 
 def agreed(task, programs, seeds, engines=ENGINES, **options):
