@@ -31,7 +31,7 @@ PROGRAM = "DEF run m( WHILE c( noMarkersPresent c) w( turnLeft move turnRight mo
 
 @pytest.fixture
 def kernels(tmp_path, monkeypatch):
-    """An empty folder for libraries, of which this process has none yet."""
+    """An empty folder for kernels, of which this process has none yet."""
     monkeypatch.setattr(kept, "folder", lambda: tmp_path / "kernels")
     forget()
     yield tmp_path / "kernels"
@@ -39,7 +39,7 @@ def kernels(tmp_path, monkeypatch):
 
 
 def forget():
-    for cached in (compiler._library, compiler._check, native._kernel_of, door._say_once):
+    for cached in (compiler._load, compiler._check, native._kernel_of, door._say_once):
         cached.cache_clear()
 
 
@@ -52,11 +52,11 @@ def script(folder, text):
 
 
 def answer():
-    return compiler.library(TEXT, compiler.command()).answer()
+    return compiler.load(TEXT, compiler.command()).answer()
 
 
 @needs_compiler
-def test_a_library_is_compiled_once(kernels, tmp_path, monkeypatch):
+def test_a_text_is_compiled_once(kernels, tmp_path, monkeypatch):
     monkeypatch.setenv("JAXPRL_CC", script(tmp_path, f'echo >> "{tmp_path}/calls"; exec {REAL} "$@"'))
     for _ in range(2):
         forget()
@@ -98,7 +98,7 @@ import sys
 from pathlib import Path
 from jaxprl.vm.kernel import compiler, kept
 kept.folder = lambda: Path(sys.argv[1])
-assert compiler.library(sys.argv[2], compiler.command()).answer() == 42
+assert compiler.load(sys.argv[2], compiler.command()).answer() == 42
 """
 
 
@@ -176,7 +176,7 @@ def test_a_memory_that_cannot_grow_is_that_of_the_next_engine(kernels, monkeypat
     np.testing.assert_array_equal(found.calls, expected.calls)
 
 
-def test_libraries_are_kept_where_jax_keeps_its_own(monkeypatch):
+def test_kernels_are_kept_where_jax_keeps_its_own(monkeypatch):
     assert str(kept.folder()).startswith(os.path.join(jax.config.jax_compilation_cache_dir, ""))
 
 

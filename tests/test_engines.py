@@ -274,9 +274,9 @@ def enlarged(monkeypatch):
     slots = []
     for engine in (native.Batches, sequential.Batches):
 
-        def counted(batches, enlarge=engine._enlarged):
+        def counted(batches, *nodes, enlarge=engine._enlarged):
             slots.append(batches.slots * GROWTH)
-            return enlarge(batches)
+            return enlarge(batches, *nodes)
 
         monkeypatch.setattr(engine, "_enlarged", counted)
     return slots
@@ -657,6 +657,16 @@ def test_the_plain_engine_answers_as_the_others():
     one, other = (evaluate(task, question.parents, layouts, engine=name) for name in ("plain", "sequential"))
     for ours, theirs in zip(one.columns, other.columns, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_programs_with_more_room_than_instructions_can_address(engine):
+    task, layouts = capped(SMALL_WORLD)
+    nodes = encode.encode_all([Program((Action("turnLeft"),) * 3)], task.language, 600)
+    assert (evaluate(task, nodes, layouts, engine=engine).calls == 3).all()
+    changed = np.array([[[1, 2]]], np.int32)
+    question = Neighbourhoods(nodes, nodes[None], changed, np.ones(1, np.int32))
+    assert first_better(task, question, layouts, engine=engine).first.tolist() == [-1]
 
 
 def test_an_unknown_engine_is_named():

@@ -131,6 +131,21 @@ def test_loops_and_branches_that_share_arrays(tmp_path):
     same(tmp_path, function, *((row, np.int32(i)) for i, row in enumerate(tables)))
 
 
+def test_variables_whose_names_mean_something_in_c(tmp_path):
+    def function(table, number):
+        double = table * 2
+        register = double + table[3]
+        memcpy = register[::-1] ^ number
+        linux = jnp.sum(memcpy, dtype=jnp.int32)
+        int32_t = linux + 1
+        _1 = int32_t * linux
+        _ = _1 + int32_t
+        static = jax.lax.fori_loop(0, number, lambda union, struct: struct.at[union].set(_), jnp.cumsum(memcpy))
+        return double, register, memcpy, linux, int32_t, _1, _, static
+
+    same(tmp_path, function, (np.arange(16, dtype=np.int32), np.int32(5)))
+
+
 def test_random_numbers(tmp_path):
     def draw(seed, number):
         key = jax.random.fold_in(jax.random.wrap_key_data(seed, impl="threefry2x32"), number)

@@ -146,7 +146,7 @@ def first_better(
 ) -> Improvements:
     """Find the first neighbour that is better than its parent, for S searches; `Neighbourhoods` says what that means.
 
-    Much of what `evaluate` would run is left out (`sequential.py`, `lanes.py`), and no answer changes.
+    Much of what `evaluate` would run is left out (`pruning.py`, `lanes.py`), and no answer changes.
 
     Args:
       task: the task.
@@ -244,9 +244,8 @@ def scores(
     """
     found = np.zeros(wanted.shape, np.int32)
     distinct, index = np.unique(programs[wanted], axis=0, return_inverse=True)
-    found[wanted] = Scale.of(layouts).scores(evaluate(task, distinct, layouts, workers=workers, engine=engine).units)[
-        index
-    ]
+    outcomes = evaluate(task, distinct, layouts, workers=workers, engine=engine)
+    found[wanted] = Scale.of(layouts).scores(outcomes.units)[index]
     return found
 
 
@@ -284,7 +283,7 @@ def _engine(
     options = {"bits": bits, "words": counter_words(programs, bits)} | ({"slots": slots} if slots else {})
     if engine == "native" or (engine is None and jax.default_backend() == "cpu"):
         batches = native.Batches(task, layouts, scale, **options)
-        missing = batches.missing
+        missing = batches.missing(programs.shape[-1])
         if missing is None:
             return batches
         if engine is not None:

@@ -26,7 +26,7 @@ from jaxprl.vm.compile import instructions
 from jaxprl.vm.instruction import WORDS, Instruction
 from jaxprl.vm.interpreter import Run
 from jaxprl.vm.memory import Lockstep
-from jaxprl.vm.outcomes import COLUMNS, DROPPED, FINISHED, RUNNING, Outcomes, Scale, pack, score_to_beat, unpack
+from jaxprl.vm.outcomes import COLUMNS, DROPPED, FINISHED, RUNNING, Outcomes, pack, score_to_beat, unpack
 from jaxprl.worlds.task import Layout, Task
 
 MOST_LANES = 2**15
@@ -64,14 +64,9 @@ class Lanes(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Batches:
+class Batches(sharing.Work):
     """The engine, for one call of `evaluate` or `first_better`."""
 
-    task: Task
-    layouts: Layout
-    scale: Scale
-    bits: int  # bits of a REPEAT counter
-    words: int  # words of the REPEAT counters of a run
     slots: int = 64  # slots of the first memory, a power of two
     steps: int = 32  # steps of a chunk
 

@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import dataclasses
 import functools
+import os
 import threading
 from collections.abc import Sequence
 
@@ -20,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprl.errors import UserError
 from jaxprl.search.protocol import Improvements, Neighbourhoods
 from jaxprl.types import Array
 from jaxprl.vm import sequential
@@ -29,31 +31,27 @@ from jaxprl.vm.kernel.compiler import Unavailable
 from jaxprl.vm.kernel.stablehlo import Unsupported
 from jaxprl.vm.machine import GROWTH, Machine
 from jaxprl.vm.memory import SLOT_WORDS
-from jaxprl.vm.outcomes import COLUMNS, RUNNING, Scale, unpack
-from jaxprl.vm.sharing import in_threads
+from jaxprl.vm.outcomes import COLUMNS, RUNNING, unpack
+from jaxprl.vm.sharing import Work, in_threads
 from jaxprl.worlds.task import Layout, Task
 
 FEW = 4
 """Programs for which it is not worth while to wake another thread."""
+MOST_TICKETS = 2**30
+"""Parts of the work of one call, and rows of its tables, so that an int32 counts them."""
 PARTS = 4
 """Parts of the work on a parent for each thread, if there are fewer searches than threads."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Batches:
+class Batches(Work):
     """The engine, for one call of `evaluate` or `first_better`."""
 
-    task: Task
-    layouts: Layout
-    scale: Scale
-    bits: int  # bits of a REPEAT counter
-    words: int  # words of the REPEAT counters of a run
     slots: int = 4096  # slots of the memory of WHILE, a power of two
 
-    @property
-    def missing(self) -> Unavailable | Unsupported | None:
-        """Why the engine cannot run this task here; None if it can."""
-        kernel = self._kernel_for(worker.WIDTHS[0])
+    def missing(self, nodes: int) -> Unavailable | Unsupported | None:
+        """Return why the engine cannot run programs with room for `nodes` nodes here; None if it can."""
+        kernel = self._kernel_for(nodes)
         return None if isinstance(kernel, Kernel) else kernel
 
     def run_programs(self, programs: np.ndarray, workers: int, block: int) -> np.ndarray:
@@ -67,13 +65,14 @@ class Batches:
 
         def work() -> None:
             memory = self._memory()
-            kernel.library.run_programs(ctypes.byref(batch), _pointer(memory))
+            kernel.functions.run_programs(ctypes.byref(batch), _pointer(memory))
 
         workers = min(workers, -(-len(programs) // FEW))
         in_threads([work] * workers, workers)
         crowded = np.flatnonzero((unpack(found).end == RUNNING).any(axis=1))
         if len(crowded):
-            found[crowded] = self._enlarged().run_programs(programs[crowded], workers, block)
+            larger = self._enlarged(programs.shape[-1])
+            found[crowded] = larger.run_programs(programs[crowded], workers, block)
         return found
 
     def first_better(self, question: Neighbourhoods, workers: int) -> Improvements:
@@ -98,6 +97,8 @@ class Batches:
             given[4] = np.zeros((searches, width), np.int32)
         given = [np.ascontiguousarray(each, np.int32) for each in given]
         parts = 1 if searches >= workers else min(episodes, PARTS * workers)
+        if searches * (width + 2 * episodes + parts) > MOST_TICKETS or width > worker.MOST_NEIGHBOURS:
+            raise UserError(f"{searches:,} searches with {width:,} neighbours each on {episodes:,} layouts: too many")
         score, crowded = np.zeros((2, searches), np.int32)
         first, left = np.full(searches, width, np.int32), np.full(searches, parts, np.int32)
         better = np.zeros((searches, width), np.int32)
@@ -109,7 +110,7 @@ class Batches:
 
         def work() -> None:
             memory = self._memory()
-            kernel.library.first_better(ctypes.byref(shared), _pointer(memory))
+            kernel.functions.first_better(ctypes.byref(shared), _pointer(memory))
 
         in_threads([work] * workers, workers)
         is_better = first < width
@@ -118,29 +119,30 @@ class Batches:
         again = np.flatnonzero(crowded)
         if len(again):
             rest = jax.tree.map(lambda leaf: np.asarray(leaf)[again], question)
-            part = self._enlarged().first_better(rest, workers)
+            part = self._enlarged(programs.shape[-1]).first_better(rest, workers)
             for column, new in zip(found, part, strict=True):
                 column[again] = new
         return found
 
     def _kernel(self, programs: Array) -> tuple[Kernel, np.ndarray]:
-        """Return the kernel for programs [..., N], and these padded to its width."""
+        """Return the kernel for programs [..., N], and these with as many nodes as it takes."""
+        programs = programs[..., : worker.WIDTHS[-1]]  # behind these there is nothing
         nodes = programs.shape[-1]
-        width = next(width for width in worker.WIDTHS if width >= nodes)
-        kernel = self._kernel_for(width)
+        kernel = self._kernel_for(nodes)
         if not isinstance(kernel, Kernel):
             raise kernel
+        width = worker.width_of(nodes)
         padding = [(0, 0)] * (programs.ndim - 1) + [(0, width - nodes)]
         wide = np.pad(programs, padding) if width > nodes else programs
         return kernel, np.ascontiguousarray(wide, np.int32)
 
-    def _kernel_for(self, width: int) -> Kernel | Unavailable | Unsupported:
+    def _kernel_for(self, nodes: int) -> Kernel | Unavailable | Unsupported:
         machine = Machine(self.task, self.bits, self.words, self.slots)
         try:
             command = compiler.command()
         except Unavailable as reason:
             return reason
-        return kernel_of(machine, worker.leaves_of(self.layouts), width, command)
+        return kernel_of(machine, worker.leaves_of(self.layouts), worker.width_of(nodes), command)
 
     @functools.cached_property
     def _arrays(self) -> list[np.ndarray]:
@@ -154,10 +156,10 @@ class Batches:
         """Return an empty memory of WHILE for one thread. Runs are numbered from 1 on, so that it begins empty."""
         return np.zeros(SLOT_WORDS * self.slots, np.uint32)
 
-    def _enlarged(self) -> Batches | sequential.Batches:
+    def _enlarged(self, nodes: int) -> Batches | sequential.Batches:
         """Return the engine with a larger memory; that of XLA if the C compiler has ceased to work."""
         larger = dataclasses.replace(self, slots=GROWTH * self.slots)
-        if larger.missing is None:
+        if larger.missing(nodes) is None:
             return larger
         layouts = jax.tree.map(jnp.asarray, self.layouts)
         return sequential.Batches(self.task, layouts, self.scale, self.bits, self.words, larger.slots)
@@ -201,12 +203,18 @@ def _usual(task: Task, layouts: Layout) -> tuple[Machine, worker.Leaves, int]:
 class Kernel:
     """A compiled text, with the structures through which it is called."""
 
-    library: ctypes.CDLL
+    functions: ctypes.CDLL
     batch: type[ctypes.Structure]
     question: type[ctypes.Structure]
 
 
-_lock = threading.Lock()
+@functools.cache
+def _lock() -> threading.Lock:
+    return threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads, one of which may hold the lock
+    os.register_at_fork(after_in_child=_lock.cache_clear)
 
 
 def kernel_of(
@@ -220,7 +228,7 @@ def kernel_of(
       nodes: one of `worker.WIDTHS`.
       command: the compiler's.
     """
-    with _lock:  # a thread that asks for what another one is making waits for it
+    with _lock():  # a thread that asks for what another one is making waits for it
         return _kernel_of(machine, leaves, nodes, command)
 
 
@@ -229,11 +237,11 @@ def _kernel_of(
     machine: Machine, leaves: worker.Leaves, nodes: int, command: tuple[str, ...]
 ) -> Kernel | Unavailable | Unsupported:
     try:
-        library = compiler.library(worker.write(machine, leaves, nodes), command)
+        functions = compiler.load(worker.write(machine, leaves, nodes), command)
     except (Unavailable, Unsupported) as reason:
         return reason
     names = [leaf.name for leaf in leaves.leaves]
-    return Kernel(library, *(_structure(names, *fields) for fields in (worker.BATCH, worker.QUESTION)))
+    return Kernel(functions, *(_structure(names, *fields) for fields in (worker.BATCH, worker.QUESTION)))
 
 
 def _structure(names: Sequence[str], pointers: Sequence[str], numbers: Sequence[str]) -> type[ctypes.Structure]:

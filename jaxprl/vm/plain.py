@@ -17,9 +17,10 @@ from jaxprl.dsl import ast, encode
 from jaxprl.dsl.language import Language
 from jaxprl.errors import UserError
 from jaxprl.search.protocol import Improvements, Neighbourhoods
-from jaxprl.vm.outcomes import COLUMNS, End, Outcomes, Scale, unpack
+from jaxprl.vm.outcomes import COLUMNS, End, Outcomes, unpack
+from jaxprl.vm.sharing import Work
 from jaxprl.worlds.plain import environment_of
-from jaxprl.worlds.task import Layout, PythonEnvironment, PythonTask, Task
+from jaxprl.worlds.task import Layout, PythonEnvironment, PythonTask
 
 _MOST = 2**31 - 1
 """The most units that an int32 holds."""
@@ -259,18 +260,13 @@ def _first_better(
 
 
 @dataclasses.dataclass(frozen=True)
-class Batches:
+class Batches(Work):
     """The engine that interprets programs in any task, for one call of `evaluate` or `first_better`.
 
     It is slow and easy to follow. Tasks that are not array code have no other one.
     """
 
-    task: Task
-    layouts: Layout
-    scale: Scale
-    bits: int = 0  # this and what follows is for engines that run instructions
-    words: int = 0
-    slots: int = 0
+    slots: int = 0  # for engines that run instructions, like `bits` and `words`
 
     def run_programs(self, programs: np.ndarray, workers: int, block: int) -> np.ndarray:
         """Run programs int32 [P, N] on every layout and return packed outcomes, int32 [P, E, COLUMNS]."""

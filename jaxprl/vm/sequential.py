@@ -24,23 +24,18 @@ from jaxprl.vm.compile import TRACED
 from jaxprl.vm.instruction import WORDS
 from jaxprl.vm.machine import GROWTH, Machine, fetch_from
 from jaxprl.vm.memory import Direct
-from jaxprl.vm.outcomes import COLUMNS, RUNNING, Scale, pack, score_to_beat, unpack
+from jaxprl.vm.outcomes import COLUMNS, RUNNING, pack, score_to_beat, unpack
 from jaxprl.vm.pruning import Scoring, Traces
-from jaxprl.worlds.task import Layout, Task
+from jaxprl.worlds.task import Layout
 
 SMALLEST = 32
 """Programs of the smallest batch. So few sizes are compiled, and rows that are not used cost next to nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Batches:
+class Batches(sharing.Work):
     """The engine, for one call of `evaluate` or `first_better`."""
 
-    task: Task
-    layouts: Layout
-    scale: Scale
-    bits: int  # bits of a REPEAT counter
-    words: int  # words of the REPEAT counters of a run
     slots: int = 4096  # slots of the memory of WHILE, a power of two
 
     def run_programs(self, programs: np.ndarray, workers: int, block: int) -> np.ndarray:

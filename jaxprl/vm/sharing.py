@@ -1,8 +1,9 @@
-"""Shares the work of one call out to threads."""
+"""The work of one call, and how it is shared out to threads."""
 
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -12,7 +13,8 @@ import jax
 import numpy as np
 
 from jaxprl.search.protocol import Improvements, Neighbourhoods
-from jaxprl.vm.outcomes import COLUMNS
+from jaxprl.vm.outcomes import COLUMNS, Scale
+from jaxprl.worlds.task import Layout, Task
 
 SHARES = 4
 """Minimum number of batches per thread. Several of them even out that batches take different times."""
@@ -23,6 +25,17 @@ than to run."""
 
 T = TypeVar("T")
 Answer = Callable[[Neighbourhoods], Improvements]
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What an engine gets for one call of `evaluate` or `first_better`."""
+
+    task: Task
+    layouts: Layout
+    scale: Scale
+    bits: int  # bits of a REPEAT counter
+    words: int  # words of the REPEAT counters of a run
 
 
 def run_programs(

@@ -1,4 +1,4 @@
-"""Compiles C to libraries with the compiler that is there, and keeps them (`kept.py`)."""
+"""Has the C compiler that is there compile texts, loads what it makes, and keeps it (`kept.py`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import threading
 from pathlib import Path
 
 from jaxprl.vm.kernel import kept
@@ -63,11 +62,8 @@ def _command(chosen: str | None, path: str | None) -> tuple[str, ...] | Unavaila
     return Unavailable(f"there is no C compiler ({', '.join(COMPILERS)}); {VARIABLE} can name one", expected=True)
 
 
-_lock = threading.Lock()
-
-
-def library(text: str, compiler: tuple[str, ...]) -> ctypes.CDLL:
-    """Return the library of a text, compiled now or earlier.
+def load(text: str, compiler: tuple[str, ...]) -> ctypes.CDLL:
+    """Return the functions of a text, compiled now or earlier.
 
     Args:
       text: the text.
@@ -76,15 +72,14 @@ def library(text: str, compiler: tuple[str, ...]) -> ctypes.CDLL:
     Raises:
       Unavailable: the compiler fails.
     """
-    with _lock:
-        try:
-            return _library(text, compiler)
-        except OSError as error:  # no room for temporary files, say
-            raise Unavailable(f"the C compiler cannot be used: {error}") from error
+    try:
+        return _load(text, compiler)
+    except OSError as error:  # no room for temporary files, say
+        raise Unavailable(f"the C compiler cannot be used: {error}") from error
 
 
 @functools.lru_cache(64)
-def _library(text: str, compiler: tuple[str, ...]) -> ctypes.CDLL:
+def _load(text: str, compiler: tuple[str, ...]) -> ctypes.CDLL:
     name = kept.name_of([*_identity(compiler), *FLAGS, text]) + ".so"
     if kept.read(name) is not None:
         try:
@@ -111,7 +106,7 @@ def _loaded(data: bytes) -> ctypes.CDLL:
         try:
             return ctypes.CDLL(str(file))  # which may be removed as soon as it is loaded
         except OSError as error:
-            raise Unavailable(f"the C compiler makes libraries that cannot be loaded: {error}") from error
+            raise Unavailable(f"the C compiler makes what cannot be loaded: {error}") from error
 
 
 @functools.lru_cache(8)
@@ -123,7 +118,7 @@ def _check(compiler: tuple[str, ...]) -> None:
 
 
 def _compiled(text: str, compiler: tuple[str, ...]) -> bytes:
-    """Return the library of a text, as the bytes of a file."""
+    """Return what a compiler makes of a text: the bytes of a shared object."""
     named = f"the C compiler {shlex.join(compiler)}"
     with tempfile.TemporaryDirectory(prefix="jaxprl-") as folder:
         source, target = Path(folder, "kernel.c"), Path(folder, "kernel.so")

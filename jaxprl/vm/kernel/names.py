@@ -21,7 +21,8 @@ def _frames(place: Any) -> list[tuple[str, str, int]]:
 def _variable(text: str) -> str | None:
     for _, file, line in _frames(text)[:1]:
         found = _ASSIGNED.match(linecache.getline(file, line))
-        return found.group(1).strip("_") if found else None
+        name = found.group(1).strip("_") if found else ""
+        return name if name.isidentifier() and not name.endswith("_t") else None  # those with _t are types
     return None
 
 

@@ -36,6 +36,14 @@ static inline int popcnt(uint64_t x) { int n = 0; for (; x; x &= x - 1) n++; ret
 static inline int leading_zeros(uint64_t x, int bits) { while (x) { x >>= 1; bits--; } return bits; }
 """  # noqa: E501
 """What every text begins with."""
+_WORDS = """
+alignas alignof asm auto bool break case catch char class const constexpr continue default delete do double else
+enum extern false float for friend goto if inline int linux long memcpy mutable namespace new nullptr operator
+popcnt leading_zeros private protected public register restrict return short signed sizeof static struct switch
+template this throw true try typedef typename typeof union unix unsigned using virtual void volatile while
+"""
+RESERVED = frozenset(_WORDS.split())
+"""Words that no variable can be named: those of C and C++, what compilers define, and what the text calls."""
 
 
 def c_type(kind: str) -> str:
@@ -60,19 +68,7 @@ class _Writer:
         self.buffers, self.returned = assign(function)
         self.lines: list[str] = []
         self.depth = 1
-        self.taken: set[str] = {
-            function.name,
-            *results,
-            "int",
-            "long",
-            "char",
-            "if",
-            "for",
-            "while",
-            "do",
-            "short",
-            "out",
-        }
+        self.taken: set[str] = {function.name, *results, *RESERVED}
         self.texts: dict[Value, str] = {}
         self.strength: dict[Value, int] = {}  # 0: needs brackets within another expression
         self.count: dict[Value, int] = {}

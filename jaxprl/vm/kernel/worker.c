@@ -1,11 +1,10 @@
 /* What one thread does: it takes tickets until there are none left. The functions that it calls stand above, translated
-   from array code (worker.py); what comes before them says how many NODES a program has, and what the layouts are. */
-
-enum { WORDS = 3, COLUMNS = 4 };
+   from array code (worker.py); before them stand the layouts and the sizes: NODES of a program, WORDS of an instruction,
+   COLUMNS of an outcome. */
 
 static inline int32_t taken(int32_t *tickets) { return __atomic_fetch_add(tickets, 1, __ATOMIC_RELAXED); }
 
-/* One copy of the machine for runs, and one for runs that collect the nodes that they come to. */
+/* A run, and one that collects the nodes that it comes to. */
 static __attribute__((noinline)) struct run_result plain_run(
     const struct layouts *all, int32_t layout, const uint32_t *code, uint32_t *table, uint32_t runs)
 {
@@ -45,6 +44,7 @@ void run_programs(struct batch *batch, uint32_t *table)
         for (int32_t layout = 0; layout < batch->episodes; layout++) {
             const struct run_result end = plain_run(&batch->layouts, layout, code, table, runs++);
             int32_t *row = batch->outcomes + ((int64_t)program * batch->episodes + layout) * COLUMNS;
+            /* in the order of outcomes.Columns */
             row[0] = end.units, row[1] = end.calls, row[2] = end.actions, row[3] = end.end;
         }
     }

@@ -25,7 +25,7 @@ from jaxprl.vm.instruction import MOST_NODES, WORDS, Instruction
 from jaxprl.vm.kernel import kept, stablehlo, text
 from jaxprl.vm.machine import Machine, fetch_from
 from jaxprl.vm.memory import Direct
-from jaxprl.vm.outcomes import RUNNING, score_to_beat
+from jaxprl.vm.outcomes import COLUMNS, RUNNING, score_to_beat
 from jaxprl.worlds import ops, registry
 from jaxprl.worlds.task import Layout
 
@@ -36,8 +36,6 @@ MOST_NEIGHBOURS = 2**20
 WIDTHS = (64, 128, 256, MOST_NODES)
 """Nodes of the programs that texts are written for; a program is padded to the next one."""
 HARNESS = Path(__file__).with_name("worker.c")
-
-
 SHORT = 32
 """Nodes that most programs have room in. These become instructions by a function of their own, in half the time."""
 BATCH = ("programs", "outcomes"), ("count", "episodes", "tickets")
@@ -78,9 +76,8 @@ def _leaves(structure: jax.tree_util.PyTreeDef, types: tuple[tuple[tuple[int, ..
     paths, _ = jax.tree_util.tree_flatten_with_path(jax.tree.unflatten(structure, range(len(types))))
     names = [re.sub(r"\W+", "_", jax.tree_util.keystr(path)).strip("_") for path, _ in paths]
     kinds = [str(jax.dtypes.canonicalize_dtype(dtype)) for _, dtype in types]
-    return Leaves(
-        tuple(Leaf(name, shape, kind) for name, (shape, _), kind in zip(names, types, kinds, strict=True)), structure
-    )
+    shapes = [shape for shape, _ in types]
+    return Leaves(tuple(map(Leaf, names, shapes, kinds)), structure)
 
 
 def arrays_of(layouts: Layout) -> list[np.ndarray]:
@@ -91,6 +88,11 @@ def arrays_of(layouts: Layout) -> list[np.ndarray]:
 
 def _start_of(layouts: Layout) -> PyTree:
     return {"state": layouts.state, "progress": layouts.progress}
+
+
+def width_of(nodes: int) -> int:
+    """Return the width of the text for programs with room for `nodes` nodes; what is behind the last one is cut off."""
+    return next((width for width in WIDTHS if width >= nodes), WIDTHS[-1])
 
 
 def write(machine: Machine, layouts: Leaves, nodes: int) -> str:
@@ -108,7 +110,7 @@ def write(machine: Machine, layouts: Leaves, nodes: int) -> str:
     passed = ", ".join(f"(all)->{leaf.name}" for leaf in layouts.leaves)
     parts = [
         text.PRELUDE,
-        f"enum {{ NODES = {nodes}, SHORT = {SHORT}, RUNNING = {RUNNING} }};\n",
+        f"enum {{ NODES = {nodes}, SHORT = {SHORT}, WORDS = {WORDS}, COLUMNS = {COLUMNS}, RUNNING = {RUNNING} }};\n",
         f"struct layouts {{\n{fields}}};\n#define LAYOUTS(all) {passed}\n",
         *map(_written, _pieces(machine, layouts, nodes)),
         HARNESS.read_text(),
