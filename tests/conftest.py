@@ -5,7 +5,7 @@ from pathlib import Path
 import hypothesis
 import jax
 import pytest
-from compiled import HAS_C_COMPILER
+from compiled import MISSING
 
 from jaxprl.cli import run as run_command
 from jaxprl.xla import prefer_whole_loops
@@ -50,12 +50,11 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     """Leave out tests of the engine `native` where there is no C compiler."""
-    if HAS_C_COMPILER:
-        return
-    for item in items:
+    missing = MISSING - {"plain"}
+    for item in items if missing else ():
         params = item.callspec.params.values() if hasattr(item, "callspec") else ()
-        if any(isinstance(value, str | tuple) and "native" in value for value in params):
-            item.add_marker(pytest.mark.skip(reason="there is no C compiler"))
+        if any(isinstance(value, str | tuple) and engine in value for value in params for engine in missing):
+            item.add_marker(pytest.mark.skip(reason="there is no compiler"))
 
 
 @pytest.hookimpl(optionalhook=True)

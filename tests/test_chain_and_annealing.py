@@ -206,7 +206,7 @@ def test_annealing_takes_worse_programs_as_often_as_its_temperature_says():
         assert abs(share - expected) < 4 * np.sqrt(expected * (1 - expected) / 20_000)
 
 
-@pytest.mark.parametrize("engine", ["native", "sequential", "lanes"])
+@pytest.mark.parametrize("engine", ["native", "sequential", "cuda", "lanes"])
 def test_the_engines_keep_the_margins(engine):
     """Against complete evaluation, in a real task; with duplicates and neighbours that equal their parent."""
     task = make("DoorKey")

@@ -225,4 +225,4 @@ def test_the_engine_of_a_run(capsys, tmp_path):
     one, two = (json.loads((tmp_path / name / "seed-0" / "result.json").read_text()) for name in ("one", "two"))
     assert one["program"] == two["program"]
     assert main([*command, "--out", str(tmp_path / "three"), "--engine", "fast"]) == 2
-    assert "unknown engine 'fast'; known: native, sequential, lanes, plain" in capsys.readouterr().err
+    assert "unknown engine 'fast'; known: native, sequential, cuda, lanes, plain" in capsys.readouterr().err

@@ -31,7 +31,7 @@ from jaxprl.search.hill_climbing import hill_climbing
 from jaxprl.search.program_space import mutations, random_starts
 from jaxprl.search.protocol import UNKNOWN, Improvements, Neighbourhoods, search_keys
 from jaxprl.search.schedule import Constant
-from jaxprl.vm import native, plain, sequential
+from jaxprl.vm import cuda, native, plain, sequential
 from jaxprl.vm.compile import counter_bits, counter_words, has_idle_repeat
 from jaxprl.vm.evaluate import evaluate, first_better
 from jaxprl.vm.instruction import CHAIN
@@ -272,7 +272,7 @@ def test_small_questions(case, workers, engine):
 def enlarged(monkeypatch):
     """Slots of the larger memories of the engines that do one run after the other, as they were needed."""
     slots = []
-    for engine in (native.Batches, sequential.Batches):
+    for engine in (native.Batches, sequential.Batches, cuda.Batches):
 
         def counted(batches, *nodes, enlarge=engine._enlarged):
             slots.append(batches.slots * GROWTH)
@@ -294,7 +294,15 @@ putMarker e) r) IF c( markersPresent c) i( turnRight i) w) m)"""
         ("native", 1),
         *(
             pytest.param(*case, marks=pytest.mark.full)
-            for case in (("sequential", 1), ("sequential", 16), ("lanes", 1), ("lanes", 2), ("lanes", 16))
+            for case in (
+                ("cuda", 1),
+                ("cuda", 16),
+                ("sequential", 1),
+                ("sequential", 16),
+                ("lanes", 1),
+                ("lanes", 2),
+                ("lanes", 16),
+            )
         ),
     ],
 )
@@ -305,7 +313,7 @@ def test_answers_do_not_depend_on_the_size_of_the_memory(slots, engine, enlarged
         assert enlarged
 
 
-@pytest.mark.parametrize("engine", ["native", "sequential", pytest.param("lanes", marks=pytest.mark.full)])
+@pytest.mark.parametrize("engine", ["native", "sequential", "cuda", pytest.param("lanes", marks=pytest.mark.full)])
 def test_memories_that_grow_often(engine, enlarged):
     task, layouts = capped(SMALL_WORLD)
     parents = encode.encode_all([from_text(WANDERING, LANGUAGE)] * 2, LANGUAGE)
@@ -453,7 +461,7 @@ def test_random_changes_at_a_small_call_limit(seed):
     check_random(seed, SevenLimited(5, 4), spelled_parents(seed, FEW))
 
 
-@pytest.mark.parametrize("engine", ["native", "sequential", pytest.param("lanes", marks=pytest.mark.full)])
+@pytest.mark.parametrize("engine", ["native", "sequential", "cuda", pytest.param("lanes", marks=pytest.mark.full)])
 @settings(max_examples=6)
 @given(seed=SEEDS)
 def test_random_changes_of_programs_that_are_too_large_to_trace(engine, seed):
@@ -810,7 +818,7 @@ def test_compiled_loops_of_all_worlds_are_whole(name):
         check_loops(text)
 
 
-@pytest.mark.parametrize("engine", ["native", "sequential", pytest.param("lanes", marks=pytest.mark.full)])
+@pytest.mark.parametrize("engine", ["native", "sequential", "cuda", pytest.param("lanes", marks=pytest.mark.full)])
 def test_the_largest_program_that_instructions_can_address(engine):
     task, layouts = capped(SMALL_WORLD)
     largest = Program((Action("turnLeft"),) * 255)

@@ -50,7 +50,7 @@ def agreed(task, programs, seeds, engines=ENGINES, **options):
 
 SEEDS = st.integers(0, 2**31 - 1)
 for_one_engine_or_both = pytest.mark.parametrize(
-    "engines", [("native", "sequential"), pytest.param(tuple(ENGINES), marks=pytest.mark.full)], ids=len
+    "engines", [("native", "sequential", "cuda"), pytest.param(tuple(ENGINES), marks=pytest.mark.full)], ids=len
 )
 """Where the other engine has the same counts elsewhere (`test_engines.py`)."""
 

@@ -109,7 +109,7 @@ NODES = encode.encode_all([PROGRAM], TASK.language)
 @pytest.mark.parametrize(
     ("programs", "options", "message"),
     [
-        ([PROGRAM], {"engine": "fast"}, "unknown engine 'fast'; known: native, sequential, lanes, plain"),
+        ([PROGRAM], {"engine": "fast"}, "unknown engine 'fast'; known: native, sequential, cuda, lanes, plain"),
         ([PROGRAM], {"workers": 0}, "workers 0: expected a number from 1 on"),
         ([PROGRAM], {"block": 0}, "block 0: expected"),
         ([PROGRAM], {"slots": 0}, "slots 0: expected"),

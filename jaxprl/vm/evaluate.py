@@ -1,8 +1,8 @@
 """Runs programs on layouts: the one door to the interpreters.
 
-On a CPU one run follows the other, compiled by a C compiler (`native.py`) or by XLA (`sequential.py`). On an
-accelerator many step together (`lanes.py`), and in a world that is not array code plain Python does one call after the
-other (`plain.py`). The outcomes are the same.
+On a CPU one run follows the other, compiled by a C compiler (`native.py`) or by XLA (`sequential.py`). On an NVIDIA GPU
+each thread has a run (`cuda.py`), on another accelerator many runs step together (`lanes.py`), and in a world that is
+not array code plain Python does one call after the other (`plain.py`). The outcomes are the same.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxprl.dsl import ast, encode
@@ -25,11 +24,12 @@ from jaxprl.dsl.language import Language
 from jaxprl.dsl.parse import require_program
 from jaxprl.errors import UserError, unknown
 from jaxprl.search.protocol import Improvements, Neighbourhoods
-from jaxprl.vm import lanes, native, plain, sequential
+from jaxprl.vm import cuda, lanes, native, plain, sequential
 from jaxprl.vm.compile import counter_bits, counter_words
 from jaxprl.vm.instruction import MOST_NODES
 from jaxprl.vm.kernel import compiler
 from jaxprl.vm.kernel.compiler import Unavailable
+from jaxprl.vm.kernel.launch import Gpu
 from jaxprl.vm.lanes import MOST_LANES
 from jaxprl.vm.layouts import check_stacked, layouts_of, part_of
 from jaxprl.vm.outcomes import Outcomes, Scale, unpack
@@ -45,6 +45,10 @@ LAYOUT_SEEDS = range(32)
 
 class Engine(Protocol):
     """One way to run programs, for one call of `evaluate` or `first_better`."""
+
+    def missing(self, nodes: int) -> Exception | None:
+        """Return why the engine cannot run programs with room for `nodes` nodes here; None if it can."""
+        ...
 
     def run_programs(self, programs: np.ndarray, workers: int, block: int) -> np.ndarray:
         """Run programs int32 [P, N] on every layout and return packed outcomes, int32 [P, E, COLUMNS].
@@ -64,6 +68,7 @@ class Engine(Protocol):
 ENGINES: dict[str, Callable[..., Engine]] = {
     "native": native.Batches,
     "sequential": sequential.Batches,
+    "cuda": cuda.Batches,
     "lanes": lanes.Batches,
     "plain": plain.Batches,
 }
@@ -90,8 +95,9 @@ def evaluate(
       programs: P programs, or their nodes int32 [P, N] (`dsl/encode.py`).
       layouts: E layouts of the task (`Task.layouts`); by default those of `layout_seeds`.
       layout_seeds: seeds of the layouts, if no layouts are given.
-      engine: "native" (compiled by the C compiler of this machine), "sequential" or "lanes" (both compiled by XLA, for
-        CPUs and for accelerators) or "plain" (plain Python); by default the fastest one that there is.
+      engine: "native" (compiled by the C compiler of this machine), "cuda" (for NVIDIA GPUs), "sequential" or "lanes"
+        (both compiled by XLA, for CPUs and for accelerators) or "plain" (plain Python); by default the fastest one that
+        there is.
       block: programs of one batch, at most.
       slots: slots of the first memory of WHILE, a power of two; by default the engine's own number.
       workers: threads that run batches; by default one per CPU core on a CPU, else one.
@@ -103,8 +109,8 @@ def evaluate(
       UserError: an argument is not as described above, or a program has too many nodes.
 
     Warns:
-      UserWarning: once per process, if an engine has to be chosen on a CPU and the fastest one cannot run, for another
-        reason than that there is no C compiler; or if none is there and XLA was not asked to compile whole loops
+      UserWarning: once per process, if an engine has to be chosen and the fastest one cannot run, for another reason
+        than that there is no C compiler; or if, on a CPU, none is there and XLA was not asked to compile whole loops
         (`jaxprl.prefer_whole_loops`), which costs speed.
 
     Example:
@@ -206,12 +212,17 @@ def engine_in_words(task: Task | PythonTask, engine: str | None) -> str:
     with contextlib.suppress(Unavailable):
         if engine == "native":
             return f"the engine native, compiled by {shlex.join(compiler.command())}"
+    if engine == "cuda":
+        return "the engine cuda, compiled by NVRTC"
     return f"the engine {engine}, compiled by XLA"
 
 
 def _expected_engine() -> str:
     """Return the engine that is chosen where none is named, unless the C compiler fails."""
     if jax.default_backend() != "cpu":
+        with contextlib.suppress(Unavailable):
+            Gpu.present()
+            return "cuda"
         return "lanes"
     try:
         compiler.command()
@@ -281,16 +292,16 @@ def _engine(
         raise UserError(f"a program has {size:,} nodes, more than the {MOST_NODES} that instructions can address")
     bits = counter_bits(programs)
     options = {"bits": bits, "words": counter_words(programs, bits)} | ({"slots": slots} if slots else {})
-    if engine == "native" or (engine is None and jax.default_backend() == "cpu"):
-        batches = native.Batches(task, layouts, scale, **options)
-        missing = batches.missing(programs.shape[-1])
-        if missing is None:
-            return batches
-        if engine is not None:
-            raise UserError(f"engine 'native' cannot run {task.name}: {missing}")
-        if not isinstance(missing, Unavailable) or not missing.expected:
-            _say_once(f"the engine 'native' cannot run {task.name}, so a slower one does: {missing}")
-    return ENGINES[engine or _next_engine()](task, jax.tree.map(jnp.asarray, layouts), scale, **options)
+    fastest = "native" if jax.default_backend() == "cpu" else "cuda"
+    batches = ENGINES[engine or fastest](task, layouts, scale, **options)
+    missing = batches.missing(programs.shape[-1])
+    if missing is None:
+        return batches
+    if engine is not None:
+        raise UserError(f"engine {engine!r} cannot run {task.name}: {missing}")
+    if not isinstance(missing, Unavailable) or not missing.expected:
+        _say_once(f"the engine {fastest!r} cannot run {task.name}, so a slower one does: {missing}")
+    return ENGINES[_next_engine()](task, layouts, scale, **options)
 
 
 def _next_engine() -> str:

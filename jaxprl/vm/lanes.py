@@ -124,7 +124,7 @@ class Batches(sharing.Work):
             jnp.asarray(self.scale.weights, jnp.int32),
             jnp.int32(self.scale.most),
         )
-        lanes = _spread(_start(self.layouts, code, jnp.int32(count), size=size, words=self.words, slots=self.slots))
+        lanes = _spread(_start(self.arrays, code, jnp.int32(count), size=size, words=self.words, slots=self.slots))
         results = jnp.zeros((padded * episodes + 1, COLUMNS), jnp.int32)
         waiting = [lanes]
         while waiting:

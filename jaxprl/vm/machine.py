@@ -6,6 +6,7 @@ The engines that do one run after the other share it: `sequential.py` has XLA co
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -61,24 +62,47 @@ class Machine:
           The run at its end; or still RUNNING, where its memory became full.
         """
 
-        def goes_on(run: Run[Direct]) -> jax.Array:
-            return (run.end == RUNNING) & ~run.memory.is_full
-
-        def act(run: Run[Direct]) -> Run[Direct]:
-            return interpreter.act(self.task, run, fetch(run.address).chain, jnp.bool_(True))
-
-        def test(run: Run[Direct]) -> Run[Direct]:
-            return interpreter.test(self.task, fetch, run, running=jnp.bool_(True), bits=self.bits)
-
         def act_and_test(run: Run[Direct]) -> Run[Direct]:
-            return test(jax.lax.while_loop(_acts, act, run))
+            return self._test(fetch, jax.lax.while_loop(_acts, functools.partial(self._act, fetch), run))
 
         def glide_act_and_test(run: Run[Direct]) -> Run[Direct]:
             run = interpreter.glide(self.task, fetch, run, bits=self.bits)
-            return test(jax.lax.cond(_acts(run), act, lambda run: run, run))
+            return self._test(fetch, self._act_if_due(fetch, run))
 
-        run = interpreter.start(layouts, layout, fetch(jnp.int32(0)), memory.next_run(), words=self.words)
+        run = self.start(fetch, layouts, layout, memory)
         return jax.lax.while_loop(goes_on, glide_act_and_test if self.task.quiet else act_and_test, run)
+
+    def start(self, fetch: Fetch, layouts: Layout, layout: jax.Array, memory: Direct) -> Run[Direct]:
+        """Return a run at the beginning of its program; the arguments are those of `run`."""
+        return interpreter.start(layouts, layout, fetch(jnp.int32(0)), memory.next_run(), words=self.words)
+
+    def step(self, fetch: Fetch, run: Run[Direct]) -> Run[Direct]:
+        """Do a run's next action, if one is left, and then its test, if none is left.
+
+        Threads of a GPU do this together, each for its own run: 32 of them go through the same text at the same time,
+        and wait for each other in loops.
+
+        Args:
+          fetch: returns the instruction at an address.
+          run: a run that goes on (`goes_on`).
+        """
+        run = self._act_if_due(fetch, run)
+        is_due = (run.chain == 0) | (run.end != RUNNING)  # a run that has ended comes to the nodes of its instruction
+        return jax.lax.cond(is_due, functools.partial(self._test, fetch), lambda run: run, run)
+
+    def _act(self, fetch: Fetch, run: Run[Direct]) -> Run[Direct]:
+        return interpreter.act(self.task, run, fetch(run.address).chain, jnp.bool_(True))
+
+    def _act_if_due(self, fetch: Fetch, run: Run[Direct]) -> Run[Direct]:
+        return jax.lax.cond(_acts(run), functools.partial(self._act, fetch), lambda run: run, run)
+
+    def _test(self, fetch: Fetch, run: Run[Direct]) -> Run[Direct]:
+        return interpreter.test(self.task, fetch, run, running=jnp.bool_(True), bits=self.bits)
+
+
+def goes_on(run: Run[Direct]) -> jax.Array:
+    """Return whether a run has not ended and its memory has room, bool."""
+    return (run.end == RUNNING) & ~run.memory.is_full
 
 
 def _acts(run: Run[Direct]) -> jax.Array:

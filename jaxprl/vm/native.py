@@ -18,7 +18,6 @@ import threading
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxprl.errors import UserError
@@ -26,7 +25,7 @@ from jaxprl.search.protocol import Improvements, Neighbourhoods
 from jaxprl.types import Array
 from jaxprl.vm import sequential
 from jaxprl.vm.compile import COUNT_BITS
-from jaxprl.vm.kernel import compiler, worker
+from jaxprl.vm.kernel import compiler, pieces, worker
 from jaxprl.vm.kernel.compiler import Unavailable
 from jaxprl.vm.kernel.stablehlo import Unsupported
 from jaxprl.vm.machine import GROWTH, Machine
@@ -97,7 +96,7 @@ class Batches(Work):
             given[4] = np.zeros((searches, width), np.int32)
         given = [np.ascontiguousarray(each, np.int32) for each in given]
         parts = 1 if searches >= workers else min(episodes, PARTS * workers)
-        if searches * (width + 2 * episodes + parts) > MOST_TICKETS or width > worker.MOST_NEIGHBOURS:
+        if searches * (width + 2 * episodes + parts) > MOST_TICKETS or width > pieces.MOST_NEIGHBOURS:
             raise UserError(f"{searches:,} searches with {width:,} neighbours each on {episodes:,} layouts: too many")
         score, crowded = np.zeros((2, searches), np.int32)
         first, left = np.full(searches, width, np.int32), np.full(searches, parts, np.int32)
@@ -126,12 +125,12 @@ class Batches(Work):
 
     def _kernel(self, programs: Array) -> tuple[Kernel, np.ndarray]:
         """Return the kernel for programs [..., N], and these with as many nodes as it takes."""
-        programs = programs[..., : worker.WIDTHS[-1]]  # behind these there is nothing
+        programs = programs[..., : pieces.WIDTHS[-1]]  # behind these there is nothing
         nodes = programs.shape[-1]
         kernel = self._kernel_for(nodes)
         if not isinstance(kernel, Kernel):
             raise kernel
-        width = worker.width_of(nodes)
+        width = pieces.width_of(nodes)
         padding = [(0, 0)] * (programs.ndim - 1) + [(0, width - nodes)]
         wide = np.pad(programs, padding) if width > nodes else programs
         return kernel, np.ascontiguousarray(wide, np.int32)
@@ -142,11 +141,11 @@ class Batches(Work):
             command = compiler.command()
         except Unavailable as reason:
             return reason
-        return kernel_of(machine, worker.leaves_of(self.layouts), worker.width_of(nodes), command)
+        return kernel_of(machine, pieces.leaves_of(self.layouts), pieces.width_of(nodes), command)
 
     @functools.cached_property
     def _arrays(self) -> list[np.ndarray]:
-        return worker.arrays_of(self.layouts)
+        return pieces.arrays_of(self.layouts)
 
     @property
     def _leaves(self) -> list[ctypes.c_void_p]:
@@ -161,8 +160,7 @@ class Batches(Work):
         larger = dataclasses.replace(self, slots=GROWTH * self.slots)
         if larger.missing(nodes) is None:
             return larger
-        layouts = jax.tree.map(jnp.asarray, self.layouts)
-        return sequential.Batches(self.task, layouts, self.scale, self.bits, self.words, larger.slots)
+        return sequential.Batches(self.task, self.layouts, self.scale, self.bits, self.words, larger.slots)
 
 
 def prepare(task: Task, layouts: Layout) -> None:
@@ -195,8 +193,8 @@ def text_for(task: Task, layouts: Layout) -> str:
     return worker.write(*_usual(task, layouts))
 
 
-def _usual(task: Task, layouts: Layout) -> tuple[Machine, worker.Leaves, int]:
-    return Machine(task, COUNT_BITS, 1, Batches.slots), worker.leaves_of(layouts), worker.WIDTHS[0]
+def _usual(task: Task, layouts: Layout) -> tuple[Machine, pieces.Leaves, int]:
+    return Machine(task, COUNT_BITS, 1, Batches.slots), pieces.leaves_of(layouts), pieces.WIDTHS[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,14 +216,14 @@ if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads,
 
 
 def kernel_of(
-    machine: Machine, leaves: worker.Leaves, nodes: int, command: tuple[str, ...]
+    machine: Machine, leaves: pieces.Leaves, nodes: int, command: tuple[str, ...]
 ) -> Kernel | Unavailable | Unsupported:
     """Return the kernel of a task for programs with up to `nodes` nodes, or why there is none.
 
     Args:
       machine: what all runs share.
       leaves: the leaves of the task's layouts.
-      nodes: one of `worker.WIDTHS`.
+      nodes: one of `pieces.WIDTHS`.
       command: the compiler's.
     """
     with _lock():  # a thread that asks for what another one is making waits for it
@@ -234,7 +232,7 @@ def kernel_of(
 
 @functools.lru_cache(256)
 def _kernel_of(
-    machine: Machine, leaves: worker.Leaves, nodes: int, command: tuple[str, ...]
+    machine: Machine, leaves: pieces.Leaves, nodes: int, command: tuple[str, ...]
 ) -> Kernel | Unavailable | Unsupported:
     try:
         functions = compiler.load(worker.write(machine, leaves, nodes), command)

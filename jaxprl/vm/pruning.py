@@ -93,8 +93,17 @@ def layout_at(place: jax.Array, scoring: Scoring) -> jax.Array:
 
 def _differs(traces: Traces, changed: jax.Array, layout: jax.Array) -> jax.Array:
     """Return whether a neighbour's run on a layout can differ from its parent's, bool."""
+    return differs(take(traces.touched, layout), changed)
+
+
+def differs(touched: jax.Array, changed: jax.Array) -> jax.Array:
+    """Return whether a neighbour's run can differ from its parent's, bool.
+
+    Args:
+      touched: the nodes that the parent's run came to, as bits, uint32 [TRACED / 32].
+      changed: as in `highest_score`.
+    """
     node, size = changed[0], changed[1]
-    touched = take(traces.touched, layout)
     inside = [touched[word] & _node_range(node - 32 * word, size) for word in range(TRACED // 32)]
     return ((inside[0] | inside[1]) != 0) | (node + size > TRACED)
 

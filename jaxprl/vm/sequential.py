@@ -45,7 +45,7 @@ class Batches(sharing.Work):
     def _run(self, programs: np.ndarray) -> np.ndarray:
         count = len(programs)
         nodes = np.pad(programs, ((0, max(SMALLEST, 1 << (count - 1).bit_length()) - count), (0, 0)))
-        found = np.array(_run_programs(self._machine, nodes, np.int32(count), self.layouts))[:count]
+        found = np.array(_run_programs(self._machine, nodes, np.int32(count), self.arrays))[:count]
         crowded = np.flatnonzero((unpack(found).end == RUNNING).any(axis=1))
         if len(crowded):
             found[crowded] = self._enlarged()._run(programs[crowded])
@@ -57,7 +57,7 @@ class Batches(sharing.Work):
 
     def _answer(self, question: Neighbourhoods) -> Improvements:
         weights, most = self.scale.weights.astype(np.int32), np.int32(self.scale.most)
-        found = _first_better(self._machine, question, self.layouts, weights, most)
+        found = _first_better(self._machine, question, self.arrays, weights, most)
         *columns, crowded = (np.array(column) for column in found)
         again = np.flatnonzero(crowded)
         if len(again):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxprl.search.protocol import Improvements, Neighbourhoods
@@ -36,6 +37,15 @@ class Work:
     scale: Scale
     bits: int  # bits of a REPEAT counter
     words: int  # words of the REPEAT counters of a run
+
+    def missing(self, nodes: int) -> Exception | None:
+        """Return why the engine cannot run programs with room for `nodes` nodes here; None if it can."""
+        return None
+
+    @functools.cached_property
+    def arrays(self) -> Layout:
+        """The layouts as arrays of JAX."""
+        return jax.tree.map(jnp.asarray, self.layouts)
 
 
 def run_programs(

@@ -62,32 +62,33 @@ def _command(chosen: str | None, path: str | None) -> tuple[str, ...] | Unavaila
     return Unavailable(f"there is no C compiler ({', '.join(COMPILERS)}); {VARIABLE} can name one", expected=True)
 
 
-def load(text: str, compiler: tuple[str, ...]) -> ctypes.CDLL:
+def load(text: str, compiler: tuple[str, ...], flags: tuple[str, ...] = FLAGS) -> ctypes.CDLL:
     """Return the functions of a text, compiled now or earlier.
 
     Args:
       text: the text.
       compiler: the compiler's `command`.
+      flags: what it is told.
 
     Raises:
       Unavailable: the compiler fails.
     """
     try:
-        return _load(text, compiler)
+        return _load(text, compiler, flags)
     except OSError as error:  # no room for temporary files, say
         raise Unavailable(f"the C compiler cannot be used: {error}") from error
 
 
 @functools.lru_cache(64)
-def _load(text: str, compiler: tuple[str, ...]) -> ctypes.CDLL:
-    name = kept.name_of([*_identity(compiler), *FLAGS, text]) + ".so"
+def _load(text: str, compiler: tuple[str, ...], flags: tuple[str, ...]) -> ctypes.CDLL:
+    name = kept.name_of([*_identity(compiler), *flags, text]) + ".so"
     if kept.read(name) is not None:
         try:
             return ctypes.CDLL(str(kept.folder() / name))
         except OSError:
             pass  # on a disk from which nothing may be run, say
     _check(compiler)
-    data = _compiled(text, compiler)
+    data = _compiled(text, compiler, flags)
     kept.write(name, data)
     return _loaded(data)
 
@@ -112,18 +113,18 @@ def _loaded(data: bytes) -> ctypes.CDLL:
 @functools.lru_cache(8)
 def _check(compiler: tuple[str, ...]) -> None:
     """Have a compiler compile next to nothing, and check that it works."""
-    found = _loaded(_compiled(_CHECK, compiler)).check(5)
+    found = _loaded(_compiled(_CHECK, compiler, FLAGS)).check(5)
     if found != 16:
         raise Unavailable(f"the C compiler {shlex.join(compiler)} makes code that gives wrong numbers")
 
 
-def _compiled(text: str, compiler: tuple[str, ...]) -> bytes:
+def _compiled(text: str, compiler: tuple[str, ...], flags: tuple[str, ...]) -> bytes:
     """Return what a compiler makes of a text: the bytes of a shared object."""
     named = f"the C compiler {shlex.join(compiler)}"
     with tempfile.TemporaryDirectory(prefix="jaxprl-") as folder:
         source, target = Path(folder, "kernel.c"), Path(folder, "kernel.so")
         source.write_text(text)
-        arguments = [*compiler, *FLAGS, str(source), "-o", str(target)]
+        arguments = [*compiler, *flags, str(source), "-o", str(target)]
         try:
             done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=SECONDS)
         except subprocess.TimeoutExpired as error:

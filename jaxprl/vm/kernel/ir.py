@@ -319,6 +319,10 @@ class Builder:
                 return first.op.args[0]
             case "equal" if first is last:
                 return self.const(1, BOOL)
+            case "equal" if (
+                number in (0, 1) and first.op and first.op.name == "convert" and first.op.args[0].kind == BOOL
+            ):
+                return self.arith("equal", first.op.args[0], self.const(number, BOOL))
             case "equal" if first.kind == BOOL and number is not None:
                 return first if number else self.arith("not", first)
             case "less" if first is last:

@@ -304,7 +304,21 @@ class _Reader:
 
         return self.made(op.results[0], compare)
 
+    def constant(self, tensor: Tensor) -> int | None:
+        """Return the number that all entries of a tensor are, if that is known."""
+        if tensor.rule is None:
+            numbers = {entry.const for entry in tensor.entries or ()}
+            return numbers.pop() if len(numbers) == 1 else None
+        self.builder.begin()
+        entry = self.at(tensor, [Value(INDEX, range=(0, size - 1)) for size in tensor.shape])
+        self.builder.end([])
+        return entry.const
+
     def op_select(self, op: Any, args: list[Tensor]) -> Tensor:
+        chosen = self.constant(args[0])
+        if chosen is not None:
+            return args[1] if chosen else args[2]
+
         def choose(where: Index) -> Value:
             condition = self.at(args[0], where if args[0].shape else ())
             if condition.const is not None:

@@ -6,6 +6,7 @@ it comes from (`names.py`).
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Sequence
@@ -15,32 +16,95 @@ from jaxprl.vm.kernel.ir import BOOL, Block, Function, Op, Value, limits, signed
 from jaxprl.vm.kernel.storage import Buffer, assign, without_dead
 
 _SIGNS = {"add": "+", "subtract": "-", "multiply": "*", "and": "&", "or": "|", "xor": "^", "equal": "==", "less": "<"}
+_SMALL = 32
+"""Bytes of the largest array that is not put into scratch memory."""
 _LONGEST = 90
 """Characters of the longest expression that is written where it is used."""
-PRELUDE = """\
-#include <stdbool.h>
-#include <sched.h>
-#include <stdint.h>
-#include <string.h>
-
+_COUNTED = """\
+/* What C leaves open, as XLA defines it: a division by 0 gives all bits, and the lowest number over -1 itself. */
 #define COUNTED(kind) \\
     static inline kind minimum_##kind(kind a, kind b) { return a < b ? a : b; } \\
     static inline kind maximum_##kind(kind a, kind b) { return a > b ? a : b; } \\
-    static inline kind divide_##kind(kind a, kind b) { return b == 0 ? (kind)-1 : b == (kind)-1 && (kind)-1 < (kind)0 ? (kind)(0 - a) : a / b; } \\
-    static inline kind remainder_##kind(kind a, kind b) { return b == 0 ? a : b == (kind)-1 && (kind)-1 < (kind)0 ? 0 : a % b; }
+    static inline bool is_minus_1_##kind(kind a) { return a == (kind)-1 && (kind)-1 < (kind)0; } \\
+    static inline kind divide_##kind(kind a, kind b) \\
+    { \\
+        return b == (kind)0 ? (kind)-1 : is_minus_1_##kind(b) ? (kind)((kind)0 - a) : (kind)(a / b); \\
+    } \\
+    static inline kind remainder_##kind(kind a, kind b) \\
+    { \\
+        return b == (kind)0 ? a : is_minus_1_##kind(b) ? (kind)0 : (kind)(a % b); \\
+    }
 COUNTED(int8_t) COUNTED(int16_t) COUNTED(int32_t) COUNTED(int64_t)
 COUNTED(uint8_t) COUNTED(uint16_t) COUNTED(uint32_t) COUNTED(uint64_t)
 
 /* The number of bits that are set, and of zeros in front of the first of them. */
 static inline int popcnt(uint64_t x) { int n = 0; for (; x; x &= x - 1) n++; return n; }
 static inline int leading_zeros(uint64_t x, int bits) { while (x) { x >>= 1; bits--; } return bits; }
-"""  # noqa: E501
-"""What every text begins with."""
+"""
+PRELUDE = f"""\
+#include <stdbool.h>
+#include <sched.h>
+#include <stdint.h>
+#include <string.h>
+
+{_COUNTED}"""
+"""What every text in C begins with."""
+CUDA_PRELUDE = f"""\
+typedef signed char int8_t;
+typedef short int16_t;
+typedef long long int64_t;
+typedef unsigned char uint8_t;
+typedef unsigned short uint16_t;
+typedef unsigned int uint32_t;
+typedef unsigned long long uint64_t;
+#define restrict __restrict__
+
+/* Sums of 32 bits wrap around. C++ would leave them open and has no option as C compilers have. */
+struct int32_t {{
+    int value;
+    int32_t() = default;
+    constexpr int32_t(int value) : value(value) {{}}
+    template <class Number> constexpr explicit int32_t(Number number) : value((int)number) {{}}
+    template <class Number> constexpr explicit operator Number() const {{ return (Number)value; }}
+}};
+#define WRAPS(sign) \\
+    static inline constexpr int32_t operator sign(int32_t a, int32_t b) \\
+    {{ \\
+        return (int)((unsigned)a.value sign (unsigned)b.value); \\
+    }}
+#define PLAIN(kind, sign) \\
+    static inline constexpr kind operator sign(int32_t a, int32_t b) {{ return a.value sign b.value; }}
+WRAPS(+) WRAPS(-) WRAPS(*) WRAPS(&) WRAPS(|) WRAPS(^)
+PLAIN(int32_t, /) PLAIN(int32_t, %) PLAIN(int32_t, >>)
+PLAIN(bool, ==) PLAIN(bool, !=) PLAIN(bool, <) PLAIN(bool, >) PLAIN(bool, <=) PLAIN(bool, >=)
+static inline constexpr int32_t operator~(int32_t a) {{ return ~a.value; }}
+static inline constexpr int32_t operator-(int32_t a) {{ return 0 - a; }}
+
+/* Copies entries, as many bytes at a time as the addresses allow. */
+template <class Word> static inline void copy_words(void *target, const void *source, int count)
+{{
+#pragma unroll 1
+    for (int i = 0; i < count; i++)
+        ((Word *)target)[i] = ((const Word *)source)[i];
+}}
+template <class Entry> static inline void copy(Entry *restrict target, const Entry *restrict source, int count)
+{{
+    const int bytes = count * (int)sizeof(Entry);
+    if (bytes % 4 == 0 && (((uint64_t)target | (uint64_t)source) & 3) == 0)
+        copy_words<unsigned>(target, source, bytes / 4);
+    else
+        copy_words<Entry>(target, source, count);
+}}
+
+{_COUNTED}"""
+"""What every text in CUDA begins with."""
 _WORDS = """
-alignas alignof asm auto bool break case catch char class const constexpr continue default delete do double else
-enum extern false float for friend goto if inline int linux long memcpy mutable namespace new nullptr operator
-popcnt leading_zeros private protected public register restrict return short signed sizeof static struct switch
-template this throw true try typedef typename typeof union unix unsigned using virtual void volatile while
+alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl const const_cast constexpr
+continue copy default delete do double dynamic_cast else enum extern false float for friend goto if inline int
+leading_zeros linux long memcpy mutable namespace new not not_eq nullptr operator or or_eq popcnt private protected
+public register reinterpret_cast restrict return run scratch seen short signed sizeof static static_cast struct switch
+taken template this thread threads throw true try typedef typeid typename typeof union unix unsigned using virtual
+void volatile wchar_t while work xor xor_eq
 """
 RESERVED = frozenset(_WORDS.split())
 """Words that no variable can be named: those of C and C++, what compilers define, and what the text calls."""
@@ -51,20 +115,40 @@ def c_type(kind: str) -> str:
     return "bool" if kind == BOOL else f"{kind}_t"
 
 
-def write(function: Function, results: Sequence[str]) -> str:
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """How a function is written."""
+
+    is_cuda: bool = False  # in CUDA (`CUDA_PRELUDE`), not in C
+    struct: str | None = None  # a struct for its scalar results that stands in the text already, or one is declared
+    has_scratch: bool = False  # whether arrays lie in its last argument, `scratch`, of so many bytes: SCRATCH_<name>
+
+
+C = Style()
+CUDA = Style(is_cuda=True)
+
+
+def write(function: Function, results: Sequence[str], style: Style = C) -> str:
     """Return the text of a function.
 
     Args:
       function: the function, which is changed.
       results: names of its results. Scalars are returned as a struct, and arrays are written to arguments.
+      style: how it is written.
     """
     without_dead(function)
-    return _Writer(function, results).text()
+    return _Writer(function, results, style).text()
+
+
+def struct_of(name: str, fields: dict[str, str]) -> str:
+    """Return the text of a struct; `fields` are names and types."""
+    return f"struct {name} {{\n" + "".join(f"    {c_type(kind)} {field};\n" for field, kind in fields.items()) + "};\n"
 
 
 class _Writer:
-    def __init__(self, function: Function, results: Sequence[str]):
-        self.function, self.result_names = function, results
+    def __init__(self, function: Function, results: Sequence[str], style: Style):
+        self.function, self.result_names, self.style = function, results, style
+        self.scratch = 0  # bytes of it that are given out
         self.buffers, self.returned = assign(function)
         self.lines: list[str] = []
         self.depth = 1
@@ -75,6 +159,7 @@ class _Writer:
         self.home: dict[Value, Block] = {}
         self.buffer_names: dict[Buffer, str] = {}
         self.rule = ""
+        self.rounds: set[Value] = set()  # numbers of the rounds of loops
         self.wanted: dict[Value, str] = {}  # names of what loops and branches hand on
         self.copies: dict[Buffer, str] = {}  # names of the arguments that arrays are copies of
 
@@ -91,23 +176,28 @@ class _Writer:
                 buffer = self.buffers[arg]
                 self.buffer_names[buffer] = arg.name
                 params.append(f"{'const ' if buffer.is_constant else ''}{c_type(arg.kind)} *restrict {arg.name}")
-        fields = []
+        fields = {}
         for name, result, returned in zip(self.result_names, function.body.results, self.returned, strict=True):
             if returned is None:
-                fields.append(f"    {c_type(result.kind)} {name};")
+                fields[name] = result.kind
             elif returned not in self.buffer_names:
                 self.buffer_names[returned] = name
                 params.append(f"{c_type(result.kind)} *restrict {name}")
         self.measure(function.body)
         self.block(function.body)
-        struct = ""
-        kind = "void"
+        struct, kind = "", "void"
         if fields:
-            kind = f"struct {function.name}_result"
-            struct = f"{kind} {{\n" + "\n".join(fields) + "\n};\n\n"
-            pairs = zip(self.result_names, function.body.results, self.returned, strict=True)
-            scalars = [f".{name} = {self.use(result, 0)}" for name, result, returned in pairs if returned is None]
-            self.line(f"return ({kind}){{{', '.join(scalars)}}};")
+            name = self.style.struct or f"{function.name}_result"
+            struct, kind = "" if self.style.struct else struct_of(name, fields) + "\n", f"struct {name}"
+            found = self.fresh(None, "found")
+            self.line(f"{kind} {found};")
+            for name, result in zip(self.result_names, function.body.results, strict=True):
+                if name in fields:
+                    self.line(f"{found}.{name} = {self.use(result, 0)};")
+            self.line(f"return {found};")
+        if self.style.has_scratch:
+            params.append("uint8_t *scratch")
+            struct += f"enum {{ SCRATCH_{function.name} = {self.scratch} }};\n\n"
         head = f"static inline {kind} {function.name}("
         return struct + head + _wrapped(params, len(head)) + ")\n{\n" + "\n".join(self.lines) + "\n}\n"
 
@@ -146,6 +236,12 @@ class _Writer:
         """Return the text of a value; in brackets if it stands within another expression that needs them."""
         text = self.texts[value]
         return f"({text})" if strength > self.strength.get(value, 1) else text
+
+    def index(self, value: Value) -> str:
+        """Return the text of an index, or of a number that a `switch` or a shift goes by."""
+        text = self.use(value, 0)
+        is_plain = not self.style.is_cuda or value.kind != "int32" or text.isdigit() or value in self.rounds
+        return text if is_plain else f"(int){self.use(value)}" if text.isidentifier() else f"(int)({text})"
 
     def set(self, value: Value, text: str, strength: int) -> None:
         self.texts[value], self.strength[value] = text, strength
@@ -193,22 +289,34 @@ class _Writer:
         if buffer not in self.buffer_names:
             copied = self.copies.get(buffer)
             self.buffer_names[buffer] = name = self.fresh(None, copied) if copied else self.fresh(op, "row")
-            self.line(f"{c_type(buffer.kind)} {name}[{buffer.size}];")
+            kind, size = c_type(buffer.kind), max(8, width(buffer.kind)) // 8 * buffer.size
+            if self.style.has_scratch and size > _SMALL:
+                self.line(f"{kind} *{name} = ({kind} *)(scratch + {self.scratch});")
+                self.scratch += -(-size // 8) * 8
+            else:
+                self.line(f"{kind} {name}[{buffer.size}];")
 
     def write_copy(self, op: Op) -> None:
         target = self.buffers[op.results[0]]
         self.declare(target, op)
-        source = self.buffer_names[self.buffers[op.args[0]]]
-        self.line(f"for (int i = 0; i < {target.size}; i++) {self.buffer_names[target]}[i] = {source}[i];")
+        self.copy(self.buffer_names[target], self.buffer_names[self.buffers[op.args[0]]], target.size)
+
+    def copy(self, target: str, source: str, size: int) -> None:
+        """Write that an array is copied."""
+        self.line(
+            f"copy({target}, {source}, {size});"
+            if self.style.is_cuda
+            else f"memcpy({target}, {source}, {size} * sizeof *{target});"
+        )
 
     def write_load(self, op: Op) -> None:
         buffer = self.buffers[op.args[0]]
-        self.scalar(op, f"{self.buffer_names[buffer]}[{self.use(op.args[1], 0)}]", 1, is_fixed=not buffer.written)
+        self.scalar(op, f"{self.buffer_names[buffer]}[{self.index(op.args[1])}]", 1, is_fixed=not buffer.written)
 
     def write_store(self, op: Op) -> None:
         self.remark(op)
         buffer = self.buffers[op.results[0]]
-        self.line(f"{self.buffer_names[buffer]}[{self.use(op.args[1], 0)}] = {self.use(op.args[2], 0)};")
+        self.line(f"{self.buffer_names[buffer]}[{self.index(op.args[1])}] = {self.use(op.args[2], 0)};")
 
     def write_arith(self, op: Op) -> None:
         text, strength = self.arith(op)
@@ -268,7 +376,8 @@ class _Writer:
 
     def shift(self, op: Op, args: list[str]) -> tuple[str, int]:
         kind = op.results[0].kind
-        bits, by, number = width(kind), args[1], op.args[1].const
+        bits, number = width(kind), op.args[1].const
+        by = f"(int){args[1]}" if self.style.is_cuda and number is None and op.args[1].kind == "int32" else args[1]
         plain = f"u{c_type(kind).lstrip('u')}"
         arithmetic = op.name == "shift_right_arithmetic"
         whole = plain if not arithmetic else c_type(kind if signed(kind) else kind[1:])
@@ -276,13 +385,10 @@ class _Writer:
         sign = "<<" if op.name == "shift_left" else ">>"
         low, high = op.args[1].bounds
         if number is None and not (low >= 0 and high < bits):
-            by = f"minimum_uint32_t({by}, {bits - 1})" if arithmetic else by
-            text = f"{value} {sign} {by}"
-            text = (
-                text
-                if arithmetic
-                else f"(u{c_type(op.args[1].kind).lstrip('u')}){args[1]} < {bits} ? {value} {sign} {by} : 0"
-            )
+            if arithmetic:
+                text = f"{value} {sign} (int)minimum_uint32_t((uint32_t){args[1]}, {bits - 1})"
+            else:
+                text = f"(u{c_type(op.args[1].kind).lstrip('u')}){args[1]} < {bits} ? {value} {sign} {by} : 0"
         elif number is not None and not 0 <= number < bits:
             text = f"{value} >> {bits - 1}" if arithmetic else "0"
         else:
@@ -308,7 +414,7 @@ class _Writer:
                 condition, blocks = self.use(chooser.op.args[0], 0), blocks[::-1]
             self.line(f"if ({condition}) {{")
         else:
-            self.line(f"switch ({self.use(chooser, 0)}) {{")
+            self.line(f"switch ({self.index(chooser)}) {{")
         for number, block in enumerate(blocks):
             if chooser.kind == BOOL and number:
                 self.line("} else {")
@@ -364,7 +470,7 @@ class _Writer:
             else:
                 name, text = pairs[0]  # noqa: RUF059
                 spare = self.fresh(None, f"old_{name}")
-                kind = "__auto_type"
+                kind = "auto" if self.style.is_cuda else "__auto_type"
                 self.line(f"const {kind} {spare} = {name};")
                 pairs = [
                     (other, re.sub(rf"\b{name}\b", spare, text) if other != name else text) for other, text in pairs
@@ -397,12 +503,16 @@ class _Writer:
         if copied is not None and self.buffers[copied[0]] is not self.buffers[op.results[0]]:
             array, begin = copied
             target, source = (self.buffer_names[self.buffers[value]] for value in (op.results[0], array))
-            source += f" + {self.use(begin)}" if begin is not None else ""
-            self.line(f"memcpy({target}, {source}, {op.number} * sizeof *{target});")
+            source += f" + {self.index(begin)}" if begin is not None and self.style.is_cuda else ""
+            source += f" + {self.use(begin)}" if begin is not None and not self.style.is_cuda else ""
+            self.copy(target, source, op.number)
             self.rule = ""
             return
         index = self.fresh(None, "i")
         self.set(body.args[0], index, 1)
+        self.rounds.add(body.args[0])
+        if self.style.is_cuda:
+            self.line("#pragma unroll 1")
         self.line(f"for (int {index} = 0; {index} < {op.number}; {index}++) {{")
         self.inside(body, carried)
 

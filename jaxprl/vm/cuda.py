@@ -1,0 +1,239 @@
+"""The engine for NVIDIA GPUs: one thread for each run, in kernels made from the rules that every engine has.
+
+A thread takes one run after the other, so that no thread waits for the longest run of a batch. For `first_better` all
+neighbours of all searches are in one launch, and a run that nothing depends on any more is given up
+(`kernel/gpu_worker.cu`). Runs whose memory of WHILE becomes full are done again with a larger one.
+
+Several GPUs share the programs, or the searches, of a call.
+
+Axis letters: P programs, E layouts, S searches, B neighbours of a search, N nodes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import threading
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from jaxprl.errors import UserError
+from jaxprl.search.protocol import Improvements, Neighbourhoods
+from jaxprl.vm import lanes
+from jaxprl.vm.kernel import gpu, pieces
+from jaxprl.vm.kernel.compiler import Unavailable
+from jaxprl.vm.kernel.gpu import Answers, Kernel, Memory
+from jaxprl.vm.kernel.launch import Gpu, Launcher
+from jaxprl.vm.kernel.stablehlo import Unsupported
+from jaxprl.vm.machine import GROWTH, Machine
+from jaxprl.vm.outcomes import COLUMNS, RUNNING, unpack
+from jaxprl.vm.sharing import Work
+
+MOST_PROGRAMS = 2**15
+"""Programs of one launch."""
+FEWEST_PROGRAMS = 64
+"""Programs of the smallest launch; larger ones are powers of two, so that few sizes are compiled."""
+MOST_RUNS = 2**30
+"""Runs of one launch, so that an int32 counts them."""
+AXIS = "gpus"
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches(Work):
+    """The engine, for one call of `evaluate` or `first_better`."""
+
+    slots: int = 256  # slots of each thread's memory of WHILE, a power of two
+    launcher: Launcher | None = None  # where kernels run; None for the GPU that JAX uses
+
+    def missing(self, nodes: int) -> Unavailable | Unsupported | None:
+        """Return why the engine cannot run programs with room for `nodes` nodes here; None if it can."""
+        try:
+            self._kernel(nodes)
+        except (Unavailable, Unsupported) as reason:
+            return reason
+        return None
+
+    def run_programs(self, programs: np.ndarray, workers: int, block: int) -> np.ndarray:
+        """Run programs int32 [P, N] on every layout and return packed outcomes, int32 [P, E, COLUMNS].
+
+        The GPU has its own number of threads, so that `workers` and `block` mean nothing here.
+        """
+        episodes = len(self.layouts.units)
+        if not len(programs):
+            return np.zeros((0, episodes, COLUMNS), np.int32)
+        most = max(1, min(MOST_PROGRAMS, MOST_RUNS // episodes))
+        parts = [self._run(programs[first : first + most]) for first in range(0, len(programs), most)]
+        found = np.concatenate(parts)
+        crowded = np.flatnonzero((unpack(found).end == RUNNING).any(axis=1))
+        if len(crowded):
+            found[crowded] = self._enlarged(programs.shape[-1]).run_programs(programs[crowded], workers, block)
+        return found
+
+    def _run(self, programs: np.ndarray) -> np.ndarray:
+        kernel = self._kernel(programs.shape[-1])
+        devices = _devices(kernel)
+        rows = max(FEWEST_PROGRAMS, 1 << (len(programs) - 1).bit_length())
+        rows = -(-rows // len(devices)) * len(devices)
+        share = rows // len(devices)
+        counts = np.clip(len(programs) - share * np.arange(len(devices)), 0, share).astype(np.int32)
+        wide = np.zeros((rows, kernel.nodes), np.int32)
+        wide[: len(programs), : programs.shape[1]] = programs[:, : kernel.nodes]
+        with _Borrowed(kernel, share * len(self.layouts.units)) as borrowed:
+            outcomes, borrowed.memory = _run_programs(kernel, devices, self._leaves, wide, counts, borrowed.memory)
+            return np.array(outcomes[: len(programs)])
+
+    def first_better(self, question: Neighbourhoods, workers: int) -> Improvements:
+        """Find the first better neighbour of S programs; see `evaluate.first_better`."""
+        kernel = self._kernel(question.programs.shape[-1])
+        devices = _devices(kernel)
+        searches, width = question.programs.shape[:2]
+        padded = -(-searches // len(devices)) * len(devices)
+        runs = (1 + width) * (padded // len(devices)) * len(self.layouts.units)
+        if runs > MOST_RUNS or width > pieces.MOST_NEIGHBOURS:
+            episodes = len(self.layouts.units)
+            raise UserError(f"{searches:,} searches with {width:,} neighbours each on {episodes:,} layouts: too many")
+        wide = _padded(question, padded, kernel.nodes)
+        weights = np.asarray(self.scale.weights, np.int32)
+        with _Borrowed(kernel, runs) as borrowed:
+            answers, borrowed.memory = _first_better(
+                kernel, devices, self._leaves, weights, self.scale.most, wide, borrowed.memory
+            )
+            found, crowded = jax.tree.map(lambda leaf: np.array(leaf[:searches]), answers)
+        again = np.flatnonzero(crowded)
+        if len(again):
+            rest = jax.tree.map(lambda leaf: np.asarray(leaf)[again], question)
+            part = self._enlarged(question.programs.shape[-1]).first_better(rest, workers)
+            for column, new in zip(found, part, strict=True):
+                column[again] = new
+        return found
+
+    def _enlarged(self, nodes: int) -> Batches | lanes.Batches:
+        """Return the engine with a larger memory; another one if NVRTC has ceased to work."""
+        larger = dataclasses.replace(self, slots=GROWTH * self.slots)
+        if larger.missing(nodes) is None:
+            return larger
+        return lanes.Batches(self.task, self.layouts, self.scale, self.bits, self.words)
+
+    def _kernel(self, nodes: int) -> Kernel:
+        machine = Machine(self.task, self.bits, self.words, self.slots)
+        launcher = self.launcher or Gpu.present()
+        return gpu.kernel_of(machine, pieces.leaves_of(self.layouts), pieces.width_of(nodes), launcher)
+
+    @functools.cached_property
+    def _leaves(self) -> list[jax.Array]:
+        return pieces.leaves_on_device(self.layouts)
+
+
+def _padded(question: Neighbourhoods, searches: int, nodes: int) -> Neighbourhoods:
+    """Return a question with idle searches at its end, and programs of `nodes` nodes."""
+
+    def widened(leaf: jax.Array, fill: int = 0) -> jax.Array:
+        extra = [(0, searches - leaf.shape[0])] + [(0, 0)] * (leaf.ndim - 1)
+        return jnp.pad(jnp.asarray(leaf, jnp.int32), extra, constant_values=fill)
+
+    def fitted(leaf: jax.Array) -> jax.Array:
+        cut = widened(leaf)[..., :nodes]  # behind these there is nothing
+        return jnp.pad(cut, [(0, 0)] * (cut.ndim - 1) + [(0, nodes - cut.shape[-1])])
+
+    margins = question.margins
+    return Neighbourhoods(
+        fitted(question.parents),
+        fitted(question.programs),
+        widened(question.changed),
+        widened(question.counts, -1),
+        widened(margins) if margins is not None else None,
+    )
+
+
+def _devices(kernel: Kernel) -> tuple[jax.Device, ...]:
+    """Return the devices that share the work: all local GPUs, or for tests one CPU."""
+    return tuple(jax.local_devices()) if isinstance(kernel.launcher, Gpu) else tuple(jax.local_devices()[:1])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=5)
+def _run_programs(
+    kernel: Kernel,
+    devices: tuple[jax.Device, ...],
+    leaves: list[jax.Array],
+    programs: jax.Array,
+    counts: jax.Array,
+    memory: Memory,
+) -> tuple[jax.Array, Memory]:
+    def share(leaves, programs, counts, memory):
+        outcomes, memory = gpu.run_programs(kernel, leaves, programs, counts[0], _own(memory))
+        return outcomes, _shared(memory)
+
+    return _over(devices, share, "rsss", "ss")(leaves, programs, counts, memory)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 4), donate_argnums=6)
+def _first_better(
+    kernel: Kernel,
+    devices: tuple[jax.Device, ...],
+    leaves: list[jax.Array],
+    weights: jax.Array,
+    most: int,
+    question: Neighbourhoods,
+    memory: Memory,
+) -> tuple[Answers, Memory]:
+    def share(leaves, weights, question, memory):
+        answers, memory = gpu.first_better(kernel, leaves, weights, most, question, _own(memory))
+        return answers, _shared(memory)
+
+    return _over(devices, share, "rrss", "ss")(leaves, weights, question, memory)
+
+
+def _own(memory: Memory) -> Memory:
+    return Memory(memory.tables, memory.earlier[0])
+
+
+def _shared(memory: Memory) -> Memory:
+    return Memory(memory.tables, memory.earlier[None])
+
+
+def _over(devices: tuple[jax.Device, ...], share, given: str, found: str):
+    """Return a function whose arguments are shared out to devices: `s` those that are split, `r` what all have."""
+    if len(devices) == 1:
+        return share
+    specs = {"s": PartitionSpec(AXIS), "r": PartitionSpec()}
+    return jax.shard_map(
+        share,
+        mesh=Mesh(np.array(devices), (AXIS,)),
+        in_specs=tuple(specs[letter] for letter in given),
+        out_specs=tuple(specs[letter] for letter in found),
+        check_vma=False,
+    )
+
+
+class _Borrowed:
+    """The memories of a kernel, lent to one call. They are given back unless the call fails."""
+
+    free: ClassVar[dict[tuple[object, ...], list[tuple[Memory, int]]]] = {}
+    lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, kernel: Kernel, runs: int):
+        self.kernel, self.runs = kernel, runs
+        self.key = kernel.launcher, kernel.slots, kernel.threads
+
+    def __enter__(self) -> _Borrowed:
+        with self.lock:
+            waiting = self.free.setdefault(self.key, [])
+            known = waiting.pop() if waiting else None
+        if known is None or known[1] + self.runs >= 2**32:  # numbers of runs would come again
+            known = self._new(), 0
+        self.memory, self.earlier = known
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None:
+            with self.lock:
+                self.free[self.key].append((self.memory, self.earlier + self.runs))
+
+    def _new(self) -> Memory:
+        devices = len(_devices(self.kernel))
+        one = self.kernel.empty_memory()
+        return Memory(jnp.tile(one.tables, devices), jnp.tile(one.earlier[None], devices))
