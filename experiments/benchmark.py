@@ -39,6 +39,7 @@ import numpy as np
 
 import jaxprl
 from jaxprl.cli.common import run_main
+from jaxprl.codegen import compiler
 from jaxprl.dsl import encode, sample
 from jaxprl.errors import unknown
 from jaxprl.runs.record import environment
@@ -50,7 +51,6 @@ from jaxprl.search.schedule import Constant
 from jaxprl.vm import plain
 from jaxprl.vm.compile import instructions
 from jaxprl.vm.evaluate import evaluate, first_better
-from jaxprl.vm.kernel import compiler
 from jaxprl.vm.outcomes import Scale, unpack
 from jaxprl.worlds.plain import WorldEnvironment
 from jaxprl.worlds.task import FARAMA

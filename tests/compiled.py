@@ -4,10 +4,10 @@ import shutil
 
 import jax
 
+from jaxprl.codegen import compiler
+from jaxprl.codegen.launch import Emulated
 from jaxprl.vm import cuda
 from jaxprl.vm.evaluate import ENGINES as ALL_ENGINES
-from jaxprl.vm.kernel import compiler
-from jaxprl.vm.kernel.launch import Emulated
 
 HAS_C_COMPILER = any(map(shutil.which, compiler.COMPILERS))
 HAS_CPP_COMPILER = HAS_C_COMPILER and any(map(shutil.which, ("g++", "clang++")))

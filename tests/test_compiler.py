@@ -17,11 +17,11 @@ import pytest
 
 import jaxprl
 from jaxprl.cli.main import main
+from jaxprl.codegen import compiler, kept
 from jaxprl.dsl.parse import parse
 from jaxprl.errors import UserError
 from jaxprl.vm import evaluate as door
 from jaxprl.vm import native
-from jaxprl.vm.kernel import compiler, kept
 
 REAL = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 needs_compiler = pytest.mark.skipif(REAL is None, reason="there is no C compiler")
@@ -96,7 +96,7 @@ def test_other_flags_and_compilers_have_files_of_their_own(kernels, monkeypatch)
 PROCESS = """
 import sys
 from pathlib import Path
-from jaxprl.vm.kernel import compiler, kept
+from jaxprl.codegen import compiler, kept
 kept.folder = lambda: Path(sys.argv[1])
 assert compiler.load(sys.argv[2], compiler.command()).answer() == 42
 """

@@ -1,4 +1,4 @@
-"""The translation of array code to C (`jaxprl/vm/kernel/`): the compiled text gives what XLA gives."""
+"""The translation of array code to C (`jaxprl/codegen/`): the compiled text gives what XLA gives."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxprl
+from jaxprl.codegen import stablehlo, text
 from jaxprl.dsl import encode
 from jaxprl.vm.compile import instructions_of
 from jaxprl.vm.evaluate import evaluate
 from jaxprl.vm.instruction import CHAIN
-from jaxprl.vm.kernel import stablehlo, text
 from jaxprl.vm.machine import Machine, fetch_from
 from jaxprl.vm.memory import Direct
 

@@ -13,10 +13,11 @@ BELOW = {  # each room, and the rooms that it may import
     "errors": set(),
     "types": set(),
     "xla": set(),
-    "dsl": {"errors", "types", "xla"},
+    "codegen": {"caches", "errors", "types"},
+    "dsl": {"codegen", "errors", "types", "xla"},
     "worlds": {"errors", "types", "dsl"},
     "search": {"errors", "types", "dsl"},
-    "vm": {"caches", "errors", "types", "xla", "dsl", "worlds", "search"},
+    "vm": {"caches", "codegen", "errors", "types", "xla", "dsl", "worlds", "search"},
     "latent": {"errors", "types", "dsl", "worlds", "vm"},
     "llm": {"errors", "types", "dsl"},
     "runs": {"errors", "types"},
@@ -26,8 +27,8 @@ BELOW = {  # each room, and the rooms that it may import
     "render": {"errors", "types", "dsl", "worlds", "vm"},
     "environments": {"errors", "types", "worlds", "render"},
     "cli": {
-        "caches", "errors", "types", "xla", "dsl", "worlds", "vm", "latent", "llm", "methods", "runs", "experiment",
-        "report", "render",
+        "caches", "codegen", "errors", "types", "xla", "dsl", "worlds", "vm", "latent", "llm", "methods", "runs",
+        "experiment", "report", "render",
     },
 }  # fmt: skip
 FRONT = {"__init__", "__main__"}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxprl.cli.common import command_parser, one_seed, parse_seeds, prepare_jax
+from jaxprl.codegen.stablehlo import Unsupported
 from jaxprl.dsl import ast, text
 from jaxprl.dsl.parse import parse
 from jaxprl.errors import UserError
@@ -20,7 +21,6 @@ from jaxprl.render import gif
 from jaxprl.render.rollout import follow, thinned
 from jaxprl.vm import native
 from jaxprl.vm.evaluate import evaluate
-from jaxprl.vm.kernel.stablehlo import Unsupported
 from jaxprl.vm.trace import trace
 from jaxprl.worlds import registry
 from jaxprl.worlds.make import make

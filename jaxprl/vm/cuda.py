@@ -21,14 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from jaxprl.codegen.compiler import Unavailable
+from jaxprl.codegen.launch import Gpu, Launcher
+from jaxprl.codegen.stablehlo import Unsupported
 from jaxprl.errors import UserError
 from jaxprl.search.protocol import Improvements, Neighbourhoods
 from jaxprl.vm import lanes
 from jaxprl.vm.kernel import gpu, pieces
-from jaxprl.vm.kernel.compiler import Unavailable
 from jaxprl.vm.kernel.gpu import Answers, Kernel, Memory
-from jaxprl.vm.kernel.launch import Gpu, Launcher
-from jaxprl.vm.kernel.stablehlo import Unsupported
 from jaxprl.vm.machine import GROWTH, Machine
 from jaxprl.vm.outcomes import COLUMNS, RUNNING, unpack
 from jaxprl.vm.sharing import Work

@@ -19,6 +19,9 @@ from typing import Protocol
 import jax
 import numpy as np
 
+from jaxprl.codegen import compiler
+from jaxprl.codegen.compiler import Unavailable
+from jaxprl.codegen.launch import Gpu
 from jaxprl.dsl import ast, encode
 from jaxprl.dsl.language import Language
 from jaxprl.dsl.parse import require_program
@@ -27,9 +30,6 @@ from jaxprl.search.protocol import Improvements, Neighbourhoods
 from jaxprl.vm import cuda, lanes, native, plain, sequential
 from jaxprl.vm.compile import counter_bits, counter_words
 from jaxprl.vm.instruction import MOST_NODES
-from jaxprl.vm.kernel import compiler
-from jaxprl.vm.kernel.compiler import Unavailable
-from jaxprl.vm.kernel.launch import Gpu
 from jaxprl.vm.lanes import MOST_LANES
 from jaxprl.vm.layouts import check_stacked, layouts_of, part_of
 from jaxprl.vm.outcomes import Outcomes, Scale, unpack

@@ -20,14 +20,15 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from jaxprl.codegen import compiler
+from jaxprl.codegen.compiler import Unavailable
+from jaxprl.codegen.stablehlo import Unsupported
 from jaxprl.errors import UserError
 from jaxprl.search.protocol import Improvements, Neighbourhoods
 from jaxprl.types import Array
 from jaxprl.vm import sequential
 from jaxprl.vm.compile import COUNT_BITS
-from jaxprl.vm.kernel import compiler, pieces, worker
-from jaxprl.vm.kernel.compiler import Unavailable
-from jaxprl.vm.kernel.stablehlo import Unsupported
+from jaxprl.vm.kernel import pieces, worker
 from jaxprl.vm.machine import GROWTH, Machine
 from jaxprl.vm.memory import SLOT_WORDS
 from jaxprl.vm.outcomes import COLUMNS, RUNNING, unpack

@@ -16,14 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprl.codegen.compiler import Unavailable
+from jaxprl.codegen.launch import Call, Launcher
+from jaxprl.codegen.stablehlo import Unsupported
 from jaxprl.search.protocol import Improvements, Neighbourhoods
 from jaxprl.vm.compile import TRACED
 from jaxprl.vm.instruction import WORDS
 from jaxprl.vm.kernel import gpu_worker, pieces
-from jaxprl.vm.kernel.compiler import Unavailable
 from jaxprl.vm.kernel.gpu_worker import BLOCKS, THREADS
-from jaxprl.vm.kernel.launch import Call, Launcher
-from jaxprl.vm.kernel.stablehlo import Unsupported
 from jaxprl.vm.machine import Machine
 from jaxprl.vm.memory import SLOT_WORDS
 from jaxprl.vm.outcomes import COLUMNS, score_to_beat

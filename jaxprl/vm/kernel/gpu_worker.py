@@ -19,12 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprl.codegen import stablehlo, text
 from jaxprl.types import PyTree
 from jaxprl.vm import pruning
 from jaxprl.vm.compile import TRACED
 from jaxprl.vm.instruction import WORDS, Instruction
 from jaxprl.vm.interpreter import Run
-from jaxprl.vm.kernel import pieces, stablehlo, text
+from jaxprl.vm.kernel import pieces
 from jaxprl.vm.kernel.pieces import MOST_LAYOUTS, SHORT, Leaves, Piece, array
 from jaxprl.vm.machine import Machine, fetch_from, goes_on
 from jaxprl.vm.memory import SLOT_WORDS, Direct

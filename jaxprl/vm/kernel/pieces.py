@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprl.codegen import kept, stablehlo, text
 from jaxprl.types import PyTree
 from jaxprl.vm import pruning
 from jaxprl.vm.instruction import MOST_NODES
-from jaxprl.vm.kernel import kept, stablehlo, text
 from jaxprl.vm.machine import Machine
 from jaxprl.vm.outcomes import score_to_beat
 from jaxprl.worlds import ops, registry

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprl.codegen import text
 from jaxprl.vm import pruning
 from jaxprl.vm.instruction import WORDS, Instruction
-from jaxprl.vm.kernel import pieces, text
+from jaxprl.vm.kernel import pieces
 from jaxprl.vm.kernel.pieces import MOST_LAYOUTS, SHORT, Leaves, Piece, array
 from jaxprl.vm.machine import Machine, fetch_from
 from jaxprl.vm.memory import Direct

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator
 
-from jaxprl.vm.kernel.ir import Block, Function, Op, Value
+from jaxprl.codegen.ir import Block, Function, Op, Value
 
 
 @dataclasses.dataclass(eq=False)

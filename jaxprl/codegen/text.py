@@ -11,9 +11,9 @@ import itertools
 import re
 from collections.abc import Sequence
 
-from jaxprl.vm.kernel import names
-from jaxprl.vm.kernel.ir import BOOL, Block, Function, Op, Value, limits, signed, width
-from jaxprl.vm.kernel.storage import Buffer, assign, without_dead
+from jaxprl.codegen import names
+from jaxprl.codegen.ir import BOOL, Block, Function, Op, Value, limits, signed, width
+from jaxprl.codegen.storage import Buffer, assign, without_dead
 
 _SIGNS = {"add": "+", "subtract": "-", "multiply": "*", "and": "&", "or": "|", "xor": "^", "equal": "==", "less": "<"}
 _SMALL = 32

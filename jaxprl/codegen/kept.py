@@ -17,8 +17,8 @@ import jax
 
 from jaxprl.caches import cache_folder
 
-PACKAGE = Path(__file__).parents[2]
-PARTS = ("dsl", "vm", "worlds", "types.py")
+PACKAGE = Path(__file__).parents[1]
+PARTS = ("codegen", "dsl", "vm", "worlds", "types.py")
 """The files of the package on which the text of a kernel depends."""
 _DIGEST = hashlib.sha256().digest_size
 

@@ -1,7 +1,7 @@
 """Launches kernels of a text in CUDA within array code: on an NVIDIA GPU, or for tests on a CPU.
 
 On a GPU a kernel is a custom call of XLA, so that it is part of the program that XLA makes of a jitted function and no
-host is asked. On a CPU the same text is compiled by a C++ compiler behind a few definitions (`gpu_shims.h`), and
+host is asked. On a CPU the same text is compiled by a C++ compiler behind a few definitions (`shims.h`), and
 threads of the operating system stand for those of the GPU. That is slow, but all that is around the kernels is the
 same.
 """
@@ -19,10 +19,10 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from jaxprl.vm.kernel import compiler, nvrtc
-from jaxprl.vm.kernel.compiler import Unavailable
+from jaxprl.codegen import compiler, nvrtc
+from jaxprl.codegen.compiler import Unavailable
 
-SHIMS = Path(__file__).with_name("gpu_shims.h")
+SHIMS = Path(__file__).with_name("shims.h")
 CPP_FLAGS = ("-x", "c++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC")
 _CHECK = """\
 extern "C" __global__ void check(const int *number, int *result) { *result = 3 * *number + 1; }

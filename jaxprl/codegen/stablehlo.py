@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprl.vm.kernel.ir import BOOL, INDEX, TYPES, Block, Builder, Function, Value
+from jaxprl.codegen.ir import BOOL, INDEX, TYPES, Block, Builder, Function, Value
 
 SMALL = 8
 """Entries of the largest array that is kept as scalars."""

@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxprl.vm.kernel import kept
-from jaxprl.vm.kernel.compiler import Unavailable
+from jaxprl.codegen import kept
+from jaxprl.codegen.compiler import Unavailable
 
 VARIABLE = "JAXPRL_NVRTC"
 """The environment variable that names the library; empty for none."""

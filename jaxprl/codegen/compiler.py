@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from jaxprl.vm.kernel import kept
+from jaxprl.codegen import kept
 
 VARIABLE = "JAXPRL_CC"
 """The environment variable that names the compiler, with further flags behind it; empty for none."""
