@@ -9,10 +9,11 @@ same.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import ctypes
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -114,6 +115,30 @@ class Gpu:
             shared_mem_bytes=np.int32(0), output_indices=places,
         )  # fmt: skip
         return list(found)
+
+
+_chosen: list[Launcher] = []
+
+
+def here() -> Launcher:
+    """Return where kernels run in this process: on the GPU that JAX uses, unless `using` says otherwise.
+
+    Raises:
+      Unavailable: nowhere.
+    """
+    gpu = _chosen[-1] if _chosen else Gpu.present()
+    gpu.compiled(_CHECK)
+    return gpu
+
+
+@contextlib.contextmanager
+def using(launcher: Launcher) -> Iterator[None]:
+    """Have kernels run somewhere else for a while, on a CPU for instance."""
+    _chosen.append(launcher)
+    try:
+        yield
+    finally:
+        _chosen.remove(launcher)
 
 
 @functools.lru_cache(4)

@@ -16,18 +16,24 @@ goes by true heights; after a rejection a node is chosen afresh. A neighbour may
 exceeds the limits has neighbours that obey them.
 
 Each step (`grow.py`) takes one open statement off a stack and draws its node, together with the condition or count that
-belongs to it. A program that is rejected starts over. On a CPU one program is drawn after the other, on an
-accelerator all are drawn in lockstep; the resulting programs are the same.
+belongs to it. A program that is rejected starts over. On a CPU one program is drawn after the other, on an NVIDIA GPU
+each by a thread of a kernel, and on other accelerators all are drawn in lockstep; the resulting programs are the same.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprl.codegen import launch
+from jaxprl.codegen.compiler import Unavailable
+from jaxprl.codegen.each import Each
+from jaxprl.codegen.launch import Launcher
 from jaxprl.dsl import encode, grow
 from jaxprl.dsl.encode import AND, CONCAT, CONSTANT, COUNT, IF, IFELSE, NOT, OR, PERCEPTION, PROGRAM, REPEAT, WHILE
 from jaxprl.dsl.language import Language
@@ -57,17 +63,32 @@ def random_programs(language: Language, keys: jax.Array, width: int = encode.WID
       >>> print(encode.decode(np.asarray(nodes[0]), LANGUAGE))
       DEF run m( move pickMarker m)
     """
-    return _random_programs(language, keys, width, has_whole_loops())
+    return _random_programs(language, keys, width, _way())
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2, 3))
-def _random_programs(language: Language, keys: jax.Array, width: int, one_by_one: bool) -> jax.Array:
-    """Do what `random_programs` does, drawing one by one or in lockstep."""
-    # The Program node alone, with the empty place behind it, node 1, as the only spot.
-    seedling = jnp.zeros((1, width), jnp.int32).at[0, 0].set(PROGRAM)
+def _random_programs(language: Language, keys: jax.Array, width: int, way: Way) -> jax.Array:
+    """Do what `random_programs` does in one way."""
+    if isinstance(way, str):
+        return _replace_nodes(language, *_seedling(width), keys[None], way)[0][0]
+
+    def of_one(i: jax.Array, _: jax.Array, data: jax.Array) -> list[jax.Array]:
+        return [_regrown(language, *_seedling(width), jnp.int32(0), _key_of(data, i))[0]]
+
+    # A kernel of its own, since it takes several launches to write down what is the same for all.
+    draw = Each("draw_program", of_one, ("keys",), ("new_nodes",), f"{language} {width}")
+    return draw(way, len(keys), 0, [jax.random.key_data(keys)])[0]
+
+
+def _seedling(width: int) -> tuple[jax.Array, jax.Array, grow.Spots]:
+    """Return a program of the Program node alone, with the empty place behind it, node 1, as the only spot.
+
+    These are its nodes, int32 [1, N], the sizes of its subtrees, and its spots.
+    """
+    nodes = jnp.zeros((1, width), jnp.int32).at[0, 0].set(PROGRAM)
     one = jnp.ones((1, width), jnp.int32)
     spots = grow.Spots(one[:, 0], 0 * one, one, one, 0 * one, 0 * one, 4 * one, one == 1)
-    return _replace_nodes(language, seedling, spots, jnp.zeros_like(seedling), keys[None], one_by_one)[0][0]
+    return nodes, jnp.zeros_like(nodes), spots
 
 
 def neighbours(language: Language, programs: jax.Array, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -97,16 +118,24 @@ def neighbours(language: Language, programs: jax.Array, keys: jax.Array) -> tupl
       >>> print(encode.decode(np.asarray(nodes[0, 0]), LANGUAGE), changed[0, 0])  # node 3, turnLeft, was replaced
       DEF run m( move IF c( frontIsClear c) i( move move turnLeft i) move move turnRight pickMarker m) [3 1]
     """
-    return _neighbours(language, programs, keys, has_whole_loops())
+    return _neighbours(language, programs, keys, _way())
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
-def _neighbours(
-    language: Language, programs: jax.Array, keys: jax.Array, one_by_one: bool
-) -> tuple[jax.Array, jax.Array]:
-    """Do what `neighbours` does, drawing one by one or in lockstep."""
-    spots, sizes = jax.vmap(functools.partial(_spots, language))(programs)
-    return _replace_nodes(language, programs, spots, sizes, keys, one_by_one)
+def _neighbours(language: Language, programs: jax.Array, keys: jax.Array, way: Way) -> tuple[jax.Array, jax.Array]:
+    """Do what `neighbours` does in one way."""
+    if isinstance(way, str):
+        spots, sizes = jax.vmap(functools.partial(_spots, language))(programs)
+    else:
+
+        def of_one(i: jax.Array, _: jax.Array, programs: jax.Array) -> list[jax.Array]:
+            return jax.tree.leaves(_spots(language, encode.take(programs, i)))
+
+        names = (*grow.Spots._fields, "sizes")
+        find = Each("spots", of_one, ("programs",), names, repr(language))
+        *leaves, sizes = find(way, len(programs), 0, [programs])
+        spots = grow.Spots(*leaves)
+    return _replace_nodes(language, programs, sizes, spots, keys, way)
 
 
 def _spots(language: Language, nodes: jax.Array) -> tuple[grow.Spots, jax.Array]:
@@ -176,55 +205,96 @@ def _tokens(language: Language, nodes: jax.Array) -> jax.Array:
 
 
 def _replace_nodes(
-    language: Language, programs: jax.Array, spots: grow.Spots, sizes: jax.Array, keys: jax.Array, one_by_one: bool
+    language: Language, programs: jax.Array, sizes: jax.Array, spots: grow.Spots, keys: jax.Array, way: Way
 ) -> tuple[jax.Array, jax.Array]:
     """Return programs that differ from given ones in one regrown node, and which node that is.
 
     Args:
       language: the language.
       programs: int32 [S, N].
-      spots: the spots of the programs.
       sizes: int32 [S, N], the sizes of their subtrees.
+      spots: their spots.
       keys: typed keys [S, B].
-      one_by_one: whether to draw one program after the other instead of all in lockstep.
+      way: how to draw them.
 
     Returns:
       The new programs, int32 [S, B, N], and the changes, int32 [S, B, 2], as in `neighbours`.
     """
-    if language.max_height > 4 or language.max_sequence > 6:
-        raise UserError("sampling goes up to height 4 and sequences of 6 (open spots are kept in eight bytes)")
     (s, n), b = programs.shape, keys.shape[1]
     owner = jnp.repeat(jnp.arange(s, dtype=jnp.int32), b)
-    step = functools.partial(grow.step, grow.Tables.of(language), language, spots)
+    if way == "one by one":
+        one = functools.partial(_regrown, language, programs, sizes, spots)
+        nodes, changed = jax.lax.map(lambda pair: one(*pair), (owner, keys.reshape(-1)))
+    elif way == "in lockstep":  # every lane has the same number of steps; those that are done ignore the rest
+        step = jax.vmap(functools.partial(_step(language), spots))
+        lanes = jax.vmap(functools.partial(_start, n))(keys.reshape(-1))
+        lanes = jax.lax.while_loop(lambda lanes: ~jnp.all(lanes.done), lambda lanes: step(owner, lanes), lanes)
+        nodes, changed = jax.vmap(functools.partial(_spliced, programs, sizes))(owner, lanes)
+    else:
 
-    def start(key: jax.Array) -> grow.Lane:
-        zero = jnp.int32(0)
-        return grow.Lane(
-            key, draws=zero, spot=zero, nodes=jnp.zeros(n + 2, jnp.int32), size=zero, tokens=zero, height=zero,
-            chain=zero, stack=jnp.zeros(2, jnp.uint32), done=jnp.bool_(False),
-        )  # fmt: skip
+        def of_one(
+            i: jax.Array, each: jax.Array, data: jax.Array, programs: jax.Array, sizes: jax.Array, *leaves: jax.Array
+        ) -> tuple[jax.Array, jax.Array]:
+            return _regrown(language, programs, sizes, grow.Spots(*leaves), i // each, _key_of(data, i))
 
-    # The new program is the old one up to the spot, then what has grown, then the old one from the end of the replaced
-    # subtree on. Example: in [P C a b] with spot 2 (a, of size 1), [W x y] has grown: [P C W x y b].
-    def splice(owner: jax.Array, lane: grow.Lane) -> tuple[jax.Array, jax.Array]:
-        program, old_size, index = programs[owner], sizes[owner, lane.spot], jnp.arange(n)
-        behind = program.at[index - lane.size + old_size].get(mode="fill", fill_value=0)
-        inside = lane.nodes.at[index - lane.spot].get(mode="clip")
-        nodes = jnp.where(index < lane.spot, program, jnp.where(index < lane.spot + lane.size, inside, behind))
-        # Whoever runs the neighbour sees a REPEAT and its count as one, so a change of the count begins at the REPEAT,
-        # the node in front of it.
-        of_repeat = ((program[lane.spot] & 15) == COUNT).astype(jnp.int32)
-        return nodes, jnp.stack([lane.spot - of_repeat, old_size + of_repeat])
-
-    def one(owner_and_key: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        owner, key = owner_and_key
-        return splice(owner, jax.lax.while_loop(lambda lane: ~lane.done, functools.partial(step, owner), start(key)))
-
-    if one_by_one:
-        nodes, changed = jax.lax.map(one, (owner, keys.reshape(-1)))
-        return nodes.reshape(s, b, n), changed.reshape(s, b, 2)
-    # In lockstep every lane has the same number of steps; those that are done ignore the rest.
-    lanes = jax.vmap(start)(keys.reshape(-1))
-    lanes = jax.lax.while_loop(lambda lanes: ~jnp.all(lanes.done), lambda lanes: jax.vmap(step)(owner, lanes), lanes)
-    nodes, changed = jax.vmap(splice)(owner, lanes)
+        names = ("keys", "programs", "sizes", *grow.Spots._fields)
+        draw = Each("draw", of_one, names, ("new_nodes", "changed"), repr(language))
+        data = jax.random.key_data(keys).reshape(-1, 2)
+        nodes, changed = draw(way, s * b, b, [data, programs, sizes, *spots])
     return nodes.reshape(s, b, n), changed.reshape(s, b, 2)
+
+
+def _regrown(
+    language: Language, programs: jax.Array, sizes: jax.Array, spots: grow.Spots, owner: jax.Array, key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Do what `_replace_nodes` does for one key, drawing from the program number `owner`."""
+    step = functools.partial(_step(language), spots, owner)
+    lane = jax.lax.while_loop(lambda lane: ~lane.done, step, _start(programs.shape[1], key))
+    return _spliced(programs, sizes, owner, lane)
+
+
+def _step(language: Language) -> Callable[[grow.Spots, jax.Array, grow.Lane], grow.Lane]:
+    if language.max_height > 4 or language.max_sequence > 6:
+        raise UserError("sampling goes up to height 4 and sequences of 6 (open spots are kept in eight bytes)")
+    return functools.partial(grow.step, grow.Tables.of(language), language)
+
+
+def _start(n: int, key: jax.Array) -> grow.Lane:
+    zero = jnp.int32(0)
+    return grow.Lane(
+        key, draws=zero, spot=zero, nodes=jnp.zeros(n + 2, jnp.int32), size=zero, tokens=zero, height=zero,
+        chain=zero, stack=jnp.zeros(2, jnp.uint32), done=jnp.bool_(False),
+    )  # fmt: skip
+
+
+def _spliced(programs: jax.Array, sizes: jax.Array, owner: jax.Array, lane: grow.Lane) -> tuple[jax.Array, jax.Array]:
+    """Return the new program of a lane, int32 [N], and what was changed, int32 [2].
+
+    The new program is the old one up to the spot, then what has grown, then the old one from the end of the replaced
+    subtree on. Example: in [P C a b] with spot 2 (a, of size 1), [W x y] has grown: [P C W x y b].
+    """
+    program, old_size, index = programs[owner], sizes[owner, lane.spot], jnp.arange(programs.shape[1])
+    behind = program.at[index - lane.size + old_size].get(mode="fill", fill_value=0)
+    inside = lane.nodes.at[index - lane.spot].get(mode="clip")
+    nodes = jnp.where(index < lane.spot, program, jnp.where(index < lane.spot + lane.size, inside, behind))
+    # Whoever runs the neighbour sees a REPEAT and its count as one, so a change of the count begins at the REPEAT, the
+    # node in front of it.
+    of_repeat = ((program[lane.spot] & 15) == COUNT).astype(jnp.int32)
+    return nodes, jnp.stack([lane.spot - of_repeat, old_size + of_repeat])
+
+
+def _key_of(data: jax.Array, index: jax.Array) -> jax.Array:
+    """Return one of the keys whose data are uint32 [.., 2]."""
+    return jax.random.wrap_key_data(encode.take(data, index), impl="threefry2x32")
+
+
+Way = Literal["one by one", "in lockstep"] | Launcher
+"""How programs are drawn: one after the other, all in lockstep, or by kernels."""
+
+
+def _way() -> Way:
+    """Return the fastest way here."""
+    try:
+        return launch.here()
+    except Unavailable:
+        return "one by one" if has_whole_loops() else "in lockstep"

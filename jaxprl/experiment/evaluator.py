@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprl.errors import UserError
-from jaxprl.search.protocol import Candidates, Improvements, Neighbourhoods
-from jaxprl.vm.evaluate import check_engine, evaluate, first_better, prepare, scores
+from jaxprl.search.protocol import Candidates, Improvements, Neighbourhoods, Search, State
+from jaxprl.search.rounds import Rounds
+from jaxprl.vm.device import several_rounds
+from jaxprl.vm.evaluate import check_engine, evaluate, expected_engine, first_better, prepare, scores
 from jaxprl.vm.outcomes import Outcomes, Scale
 from jaxprl.worlds.task import Layout, PythonTask, Task
 
@@ -41,6 +43,7 @@ class Evaluator:
             raise UserError(f"devices {workers}: it goes from 1 to {MOST_WORKERS} threads")
         check_engine(task, engine)
         self.task, self.workers, self.engine = task, workers, engine
+        self.expected = engine or expected_engine()
         self.layouts: Layout = task.layouts(layout_seeds)
         if isinstance(task, Task):
             self.layouts = jax.tree.map(jnp.asarray, self.layouts)  # once, not for every question
@@ -66,6 +69,12 @@ class Evaluator:
     def evaluate_on(self, programs: np.ndarray, layouts: Layout) -> Outcomes:
         """Return the outcomes of programs, nodes int32 [P, N], on other layouts."""
         return evaluate(self.task, programs, layouts, workers=self.workers, engine=self.engine)
+
+    def several(self, search: Search, state: State, width: int) -> tuple[State, Rounds] | None:
+        """Do several rounds of searches on a GPU, if that can be done (`search.rounds.Device`)."""
+        if self.expected != "cuda" or isinstance(self.task, PythonTask):
+            return None
+        return several_rounds(self.task, self.layouts, self.scale, search, state, width)
 
     def answer(self, question: Neighbourhoods | Candidates) -> Improvements | np.ndarray:
         """Answer a question of the searches, of numpy arrays (`search.driver.drive`)."""

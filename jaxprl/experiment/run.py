@@ -128,6 +128,7 @@ class _Run:
                 evaluator.answer,
                 record=self.ledger.record,
                 progress=lambda state: self._tick(search, state),
+                device=evaluator,
             )
         except Interrupted:
             raise self._stopped("the answers that came are kept") from None

@@ -36,6 +36,7 @@ def build(setup: Setup) -> Search:
         schedule=Constant(setup.job.options.k),
         budget=setup.job.budget,
         goal=setup.goal,
+        in_array_code=True,
     )
 
 

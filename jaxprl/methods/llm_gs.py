@@ -56,6 +56,7 @@ def build(setup: Setup) -> Search:
         budget=job.budget,
         goal=setup.goal,
         pool=pool.TEMPLATE,
+        in_array_code=True,
     )
     search = from_programs(setup, search)
     climbs = job.options.revise_every

@@ -8,7 +8,8 @@ import chex
 import jax
 import numpy as np
 
-from jaxprl.search.protocol import Bests, Candidates, Event, Improvements, Neighbourhoods, Search, State
+from jaxprl.search.protocol import Bests, Candidates, Event, Improvements, Neighbourhoods, Search, State, programs_of
+from jaxprl.search.rounds import Device, Rounds
 
 Evaluate = Callable[[Neighbourhoods | Candidates], Improvements | np.ndarray]
 """Answers a question, both of numpy arrays: `Neighbourhoods` by `Improvements` (`vm.evaluate.first_better`),
@@ -29,6 +30,7 @@ def drive(
     progress: Callable[[State], None] = lambda state: None,
     interval: int = 10_000,
     ahead: int = AHEAD,
+    device: Device | None = None,
 ) -> State:
     """Run searches to their end.
 
@@ -40,26 +42,61 @@ def drive(
       progress: called with the state after every batch.
       interval: programs between two entries in a search's record.
       ahead: how many programs of one search to evaluate ahead, if few searches are left. No result depends on it.
+      device: where whole rounds are done, if that can be. No result depends on it.
 
     Returns:
       The last state.
     """
     _check(state)
-    best = np.asarray(state.best)
+    records = _Records(search, record, interval, state)
     while not np.asarray(state.done).all():
-        before = np.asarray(state.evaluated)
-        asked = search.ask(state, _width(ahead, int((~np.asarray(state.done)).sum())))
-        state, bests = search.tell(state, asked, evaluate(jax.tree.map(np.asarray, asked.question)))
-        events = _events(jax.tree.map(np.asarray, bests), search.start_source)
-        state, more = search.between(state) if search.between else (state, ())
-        after = np.asarray(state.evaluated)
-        for index in range(len(after)):
-            own = [event for event in (*events, *more) if event.search == index]
-            for event in with_intervals(own, index, (before[index], after[index]), int(best[index]), interval):
-                record(event)
-        best = np.asarray(state.best)
+        width = _width(ahead, int((~np.asarray(state.done)).sum()))
+        several = device.several(search, state, width) if device and _in_array_code(search) else None
+        if several is not None:
+            state, rounds = several
+            records.add(rounds, programs_of(state.current).shape[-1])
+        if several is None or rounds.stopped:
+            asked = search.ask(state, width)
+            state, bests = search.tell(state, asked, evaluate(jax.tree.map(np.asarray, asked.question)))
+            state, more = search.between(state) if search.between else (state, ())
+            after = np.asarray(state.evaluated), np.asarray(state.best)
+            records.add_round(jax.tree.map(np.asarray, bests), *after, more)
         progress(state)
     return state
+
+
+def _in_array_code(search: Search) -> bool:
+    return search.in_array_code and search.between is None
+
+
+class _Records:
+    """Hands on what happened in each round, with the ends of intervals."""
+
+    def __init__(self, search: Search, record: Callable[[Event], None], interval: int, state: State):
+        self.search, self.record, self.interval = search, record, interval
+        self.evaluated, self.best = np.asarray(state.evaluated), np.asarray(state.best)
+
+    def add(self, rounds: Rounds, nodes: int) -> None:
+        """Add several rounds."""
+        for round in rounds.unpacked(nodes):
+            self.add_round(*round)
+
+    def add_round(self, bests: Bests, evaluated: np.ndarray, best: np.ndarray, more: Sequence[Event] = ()) -> None:
+        """Add a round.
+
+        Args:
+          bests: the new bests, of numpy arrays.
+          evaluated: programs evaluated afterwards, int32 [S].
+          best: best score afterwards, int32 [S].
+          more: further new bests.
+        """
+        events = [*_events(bests, self.search.start_source), *more]
+        for index in range(len(evaluated)):
+            own = [event for event in events if event.search == index]
+            span = int(self.evaluated[index]), int(evaluated[index])
+            for event in with_intervals(own, index, span, int(self.best[index]), self.interval):
+                self.record(event)
+        self.evaluated, self.best = evaluated, best
 
 
 def _check(state: State) -> None:

@@ -83,6 +83,7 @@ def hill_climbing(
     margins: Margins | None = None,
     renew: bool = True,
     ahead: int | None = None,
+    in_array_code: bool = False,
 ) -> Search:
     """Build the search.
 
@@ -97,6 +98,7 @@ def hill_climbing(
         return.
       renew: whether a move starts a new neighbourhood. Without it a climb looks at k neighbours in all.
       ahead: most neighbours of one search to draw at a time, for searches that move often. No result depends on it.
+      in_array_code: whether `neighbours`, `start` and `margins` can be part of a jitted function.
 
     Returns:
       The search. Its `init` takes, besides the keys, `evaluated` and `best` of programs that were evaluated before, and
@@ -158,10 +160,11 @@ def hill_climbing(
         state = state._replace(pool=None)
         state, bests, starts = _tell(state, asked, answer, budget=budget, goal=goal, renew=renew)
         state = state._replace(pool=pool)
-        return (begin(state, starts) if starts.any() else state), bests
+        # In a jitted function nobody can look whether there are any.
+        return (begin(state, starts) if isinstance(starts, jax.core.Tracer) or starts.any() else state), bests
 
     template = State(*State._fields)._replace(current=point, pool=pool)  # type: ignore[arg-type]
-    return Search(init, ask, tell, template, join)
+    return Search(init, ask, tell, template, join, in_array_code=in_array_code)
 
 
 def stalled(state: State, climbs: int) -> jax.Array:
@@ -174,7 +177,7 @@ def stalled(state: State, climbs: int) -> jax.Array:
 def _begin(state: State, first: Points, starts: jax.Array, *, table: tuple[jax.Array, jax.Array]) -> State:
     """Start a climb from the points `first`, [S], where `starts`, bool [S], holds."""
     from_evaluated, ks = table
-    k = ks[jnp.searchsorted(from_evaluated, state.evaluated, side="right") - 1]
+    k = ks[jnp.searchsorted(from_evaluated, state.evaluated, side="right", method="compare_all") - 1]
     return state._replace(
         climb=state.climb + jnp.where(starts, 1, 0),
         current=select(starts, first, state.current),

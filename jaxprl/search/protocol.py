@@ -158,6 +158,8 @@ class Search(NamedTuple):
     """Called after every batch; returns the state to go on from, and the new bests among programs that it evaluated."""
     start_source: str = "random"
     """`Event.source` of the programs that climbs start from."""
+    in_array_code: bool = False
+    """Whether `ask` and `tell` can be part of a jitted function (`rounds.py`)."""
     stop_reason: Callable[[State, int], str | None] = no_stop_reason
     """Why a search that is done has stopped, if for neither return 1 nor its budget."""
 

@@ -11,9 +11,11 @@ Axis letters: P programs, E layouts, S searches, B neighbours of a search, N nod
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import threading
+from collections.abc import Iterator
 from typing import ClassVar
 
 import jax
@@ -21,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from jaxprl.codegen import launch
 from jaxprl.codegen.compiler import Unavailable
 from jaxprl.codegen.launch import Gpu, Launcher
 from jaxprl.codegen.stablehlo import Unsupported
@@ -111,6 +114,21 @@ class Batches(Work):
                 column[again] = new
         return found
 
+    @contextlib.contextmanager
+    def answering(self, nodes: int, runs: int) -> Iterator[tuple[Answering, Lent]]:
+        """Lend what answers questions in array code (`search/rounds.py`).
+
+        Args:
+          nodes: room for nodes in the programs.
+          runs: how many runs there may be before what was lent is given back.
+        """
+        kernel = self._kernel(nodes)
+        with _Borrowed(kernel, runs) as borrowed:
+            weights = jnp.asarray(self.scale.weights, jnp.int32)
+            lent = Lent((self._leaves, weights), _one(borrowed.memory))
+            yield Answering(kernel, self.scale.most), lent
+            borrowed.memory = _several(lent.memory)
+
     def _enlarged(self, nodes: int) -> Batches | lanes.Batches:
         """Return the engine with a larger memory; another one if NVRTC has ceased to work."""
         larger = dataclasses.replace(self, slots=GROWTH * self.slots)
@@ -120,12 +138,36 @@ class Batches(Work):
 
     def _kernel(self, nodes: int) -> Kernel:
         machine = Machine(self.task, self.bits, self.words, self.slots)
-        launcher = self.launcher or Gpu.present()
+        launcher = self.launcher or launch.here()
         return gpu.kernel_of(machine, pieces.leaves_of(self.layouts), pieces.width_of(nodes), launcher)
 
     @functools.cached_property
     def _leaves(self) -> list[jax.Array]:
         return pieces.leaves_on_device(self.layouts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Answering:
+    """Answers questions in array code, as `search/rounds.py` asks for it."""
+
+    kernel: Kernel
+    most: int  # score of a return of 1 on one layout
+
+    def __call__(
+        self, question: Neighbourhoods, given: tuple[list[jax.Array], jax.Array], memory: Memory
+    ) -> tuple[Improvements, jax.Array, Memory]:
+        """Answer a question; what is given are the leaves of the layouts and the weights of their scores."""
+        leaves, weights = given
+        answers, memory = gpu.first_better(self.kernel, leaves, weights, self.most, question, memory)
+        return answers.improvements, answers.crowded, memory
+
+
+@dataclasses.dataclass
+class Lent:
+    """What `Answering` takes."""
+
+    given: tuple[list[jax.Array], jax.Array]
+    memory: Memory  # to be replaced by what is handed on
 
 
 def _padded(question: Neighbourhoods, searches: int, nodes: int) -> Neighbourhoods:
@@ -164,8 +206,8 @@ def _run_programs(
     memory: Memory,
 ) -> tuple[jax.Array, Memory]:
     def share(leaves, programs, counts, memory):
-        outcomes, memory = gpu.run_programs(kernel, leaves, programs, counts[0], _own(memory))
-        return outcomes, _shared(memory)
+        outcomes, memory = gpu.run_programs(kernel, leaves, programs, counts[0], _one(memory))
+        return outcomes, _several(memory)
 
     return _over(devices, share, "rsss", "ss")(leaves, programs, counts, memory)
 
@@ -181,17 +223,17 @@ def _first_better(
     memory: Memory,
 ) -> tuple[Answers, Memory]:
     def share(leaves, weights, question, memory):
-        answers, memory = gpu.first_better(kernel, leaves, weights, most, question, _own(memory))
-        return answers, _shared(memory)
+        answers, memory = gpu.first_better(kernel, leaves, weights, most, question, _one(memory))
+        return answers, _several(memory)
 
     return _over(devices, share, "rrss", "ss")(leaves, weights, question, memory)
 
 
-def _own(memory: Memory) -> Memory:
+def _one(memory: Memory) -> Memory:
     return Memory(memory.tables, memory.earlier[0])
 
 
-def _shared(memory: Memory) -> Memory:
+def _several(memory: Memory) -> Memory:
     return Memory(memory.tables, memory.earlier[None])
 
 

@@ -183,7 +183,7 @@ def first_better(
 
 def prepare(task: Task | PythonTask, layouts: Layout, *, engine: str | None = None) -> None:
     """Begin to compile what `evaluate` and `first_better` will need first, if that can be done beside other work."""
-    if isinstance(task, Task) and (engine or _expected_engine()) == "native":
+    if isinstance(task, Task) and (engine or expected_engine()) == "native":
         native.prepare(task, layouts)
 
 
@@ -206,7 +206,7 @@ def engine_in_words(task: Task | PythonTask, engine: str | None) -> str:
       UserError: as `check_engine`.
     """
     check_engine(task, engine)
-    engine = engine or ("plain" if isinstance(task, PythonTask) else _expected_engine())
+    engine = engine or ("plain" if isinstance(task, PythonTask) else expected_engine())
     if engine == "plain":
         return "the engine plain, in plain Python"
     with contextlib.suppress(Unavailable):
@@ -217,7 +217,7 @@ def engine_in_words(task: Task | PythonTask, engine: str | None) -> str:
     return f"the engine {engine}, compiled by XLA"
 
 
-def _expected_engine() -> str:
+def expected_engine() -> str:
     """Return the engine that is chosen where none is named, unless the C compiler fails."""
     if jax.default_backend() != "cpu":
         with contextlib.suppress(Unavailable):
