@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxprl
-from jaxprl.codegen import stablehlo, text
+from jaxprl.codegen import prelude, stablehlo, text
 from jaxprl.dsl import encode
 from jaxprl.vm.compile import instructions_of
 from jaxprl.vm.evaluate import evaluate
@@ -32,7 +32,7 @@ NODES, SLOTS, EPISODES = 64, 4096, 4
 
 def compiled(folder, source):
     """Return the library of a text."""
-    (folder / "text.c").write_text(text.PRELUDE + source)
+    (folder / "text.c").write_text(prelude.PRELUDE + source)
     command = [COMPILER, "-O1", "-fwrapv", "-shared", "-fPIC", "-w", "text.c", "-o", "text.so"]
     subprocess.run(command, cwd=folder, check=True)
     return ctypes.CDLL(str(folder / "text.so"))

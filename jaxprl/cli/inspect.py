@@ -19,7 +19,7 @@ from jaxprl.methods.base import flag, option_lines
 from jaxprl.methods.registry import methods
 from jaxprl.render import gif
 from jaxprl.render.rollout import follow, thinned
-from jaxprl.vm import native
+from jaxprl.vm import cuda, native
 from jaxprl.vm.evaluate import evaluate
 from jaxprl.vm.trace import trace
 from jaxprl.worlds import registry
@@ -100,15 +100,16 @@ def show_kernel(arguments: Sequence[str]) -> int:
     """Show the text in C by which the engine `native` runs a task's programs: its rules, and the loop of a thread."""
     parser = command_parser("kernel", show_kernel.__doc__)
     parser.add_argument("--task", required=True)
+    parser.add_argument("--cuda", action="store_true", help="the text in CUDA of the engine `cuda`")
     options = parser.parse_args(arguments)
     prepare_jax()
     task = make(options.task)
     if not isinstance(task, Task):
         raise UserError(f"task {task.name} is not array code: plain Python runs its programs")
     try:
-        print(native.text_for(task, task.layouts([0])), end="")
+        print((cuda if options.cuda else native).text_for(task, task.layouts([0])), end="")
     except Unsupported as reason:
-        raise UserError(f"the rules of {task.name} have no text in C: {reason}") from reason
+        raise UserError(f"the rules of {task.name} cannot be translated: {reason}") from reason
     return 0
 
 

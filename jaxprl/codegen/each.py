@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprl.codegen import kept, stablehlo, text
+from jaxprl.codegen import kept, prelude, stablehlo, text
 from jaxprl.codegen.launch import Call, Launcher
 
 MOST = 2**24
@@ -96,7 +96,7 @@ def _written(
     rows = [f", {name} + (int64_t)i * {max(1, int(np.prod(shape.shape)))}" for name, shape in named]
     written = "\n".join(
         [
-            text.CUDA_PRELUDE,
+            prelude.CUDA_PRELUDE,
             text.write(function, each.results, text.CUDA),
             _KERNEL.format(
                 name=each.name,

@@ -24,5 +24,10 @@ static inline int atomicMin(int *place, int number)
     return old;
 }
 
+/* Each thread is a warp of its own. */
+static inline unsigned __activemask() { return 1; }
+static inline unsigned __ballot_sync(unsigned, bool holds) { return holds; }
+static inline int __popc(unsigned x) { return __builtin_popcount(x); }
+
 static inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 

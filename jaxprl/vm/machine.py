@@ -76,7 +76,7 @@ class Machine:
         """Return a run at the beginning of its program; the arguments are those of `run`."""
         return interpreter.start(layouts, layout, fetch(jnp.int32(0)), memory.next_run(), words=self.words)
 
-    def step(self, fetch: Fetch, run: Run[Direct]) -> Run[Direct]:
+    def step(self, fetch: Fetch, run: Run[Direct], may_test: jax.Array) -> Run[Direct]:
         """Do a run's next action, if one is left, and then its test, if none is left.
 
         Threads of a GPU do this together, each for its own run: 32 of them go through the same text at the same time,
@@ -85,9 +85,11 @@ class Machine:
         Args:
           fetch: returns the instruction at an address.
           run: a run that goes on (`goes_on`).
+          may_test: bool, whether the test is done in this step, or in a later one.
         """
         run = self._act_if_due(fetch, run)
-        is_due = (run.chain == 0) | (run.end != RUNNING)  # a run that has ended comes to the nodes of its instruction
+        # A run that has ended comes to the nodes of its instruction.
+        is_due = ((run.chain == 0) & may_test) | (run.end != RUNNING)
         return jax.lax.cond(is_due, functools.partial(self._test, fetch), lambda run: run, run)
 
     def _act(self, fetch: Fetch, run: Run[Direct]) -> Run[Direct]:

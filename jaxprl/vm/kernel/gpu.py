@@ -114,6 +114,11 @@ def _kernel_of(
     return Kernel(code, launcher, machine.slots, nodes, written.run_bytes, written.scratch)
 
 
+def forget() -> None:
+    """Forget all kernels, so that they are made anew, with other constants for instance."""
+    _kernel_of.cache_clear()
+
+
 def _launch(
     kernel: Kernel, call: Call, operands: list[jax.Array], results: list[jax.ShapeDtypeStruct]
 ) -> list[jax.Array]:

@@ -19,10 +19,8 @@ static inline void compile(const int32_t *nodes, uint32_t *code, uint8_t *scratc
 
 /* Runs. The first ticket of a thread is its number. The others come from a counter, which begins behind these. A job
    says which runs there are, and what becomes of them; runs are numbered from `earlier` + 1 on, so that no thread has to
-   clear its memory. Now and then a thread looks whether its run is still of use: all threads of a warp at once, since
-   they wait for the memory together. */
-enum { LOOK = 64 };
-
+   clear its memory. Every LOOK steps a thread looks whether its run is still of use: all threads of a warp at once,
+   since they wait for the memory together. */
 template <class Job> static inline void work(Job &job, const struct layouts &all, int *tickets, uint32_t *tables,
                                              const uint32_t *earlier)
 {
@@ -46,7 +44,14 @@ template <class Job> static inline void work(Job &job, const struct layouts &all
         }
         if (is_new)
             now = start(job.code(), LAYOUTS(all), job.layout ARRAYS);
-        now = step(job.code(), job.nodes(), job.is_traced(), LAYOUTS(all), job.layout, number, CARRIED(now), table);
+        bool may_test = true;
+        if (BALLOT > 0) { /* tests wait until many threads of the warp have one, or all */
+            const bool waits = now.chain == 0u;
+            const unsigned here = __activemask(), waiting = __ballot_sync(here, waits);
+            may_test = waits && (waiting == here || __popc(waiting) >= BALLOT);
+        }
+        now = step(job.code(), job.nodes(), job.is_traced(), may_test, LAYOUTS(all), job.layout, number, CARRIED(now),
+                   table);
         if (job.is_traced())
             job.visits(now.visited_0, now.visited_1);
         if (!now.goes_on)
@@ -108,11 +113,11 @@ run_programs(LEAVES, const int *sizes, const uint32_t *codes, const uint32_t *ea
 enum { UNKNOWN = -2147483647 - 1 };
 
 struct Shared {
-    int32_t *highest; /* [1 + width, searches]: the highest score that is still possible; UNKNOWN: it does not matter */
-    int32_t *left;    /* [1 + width, searches]: runs that have not ended */
-    int32_t *first;   /* [searches]: the first better neighbour so far, at first `width` */
-    int32_t *crowded; /* [searches]: whether the memory became full in a run */
-    int32_t *units;   /* [searches, episodes]: returns of the parents' runs, at first UNKNOWN */
+    int32_t *highest;  /* [1 + width, searches]: the highest score that is still possible; UNKNOWN: it does not matter */
+    int32_t *left;     /* [1 + width, searches]: runs that have not ended */
+    int32_t *first;    /* [searches]: the first better neighbour so far, at first `width` */
+    int32_t *crowded;  /* [searches]: whether the memory became full in a run */
+    int32_t *units;    /* [searches, episodes]: returns of the parents' runs, at first UNKNOWN */
     uint32_t *touched; /* [searches, episodes, MARKS]: the nodes that these came to */
 };
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprl.codegen import stablehlo, text
+from jaxprl.codegen import prelude, stablehlo, text
 from jaxprl.types import PyTree
 from jaxprl.vm import pruning
 from jaxprl.vm.compile import TRACED
@@ -38,14 +38,18 @@ THREADS = 128
 BLOCKS = 10
 """Blocks of a multiprocessor at the same time: these leave 48 registers to each thread."""
 
+LOOK = 64
+"""Steps after which threads look whether their runs are still of use."""
+BALLOT = 0
+"""Threads of a warp that wait for each other to do their tests together; 0 for none."""
 GOES_ON = "goes_on"
 """Name of the field of a run that says whether it goes on."""
 VISITED = ("visited_0", "visited_1")
 """Names of the nodes that a run comes to in a step. Nobody carries them: few runs are traced."""
-READ = {"calls", "perceptions", "units", "end", *VISITED}
+READ = {"chain", "calls", "perceptions", "units", "end", *VISITED}
 """Names of the fields that `gpu_worker.cu` reads."""
 
-_ARGUMENTS = ("code", "marks", "is_traced", "layout", "number", "table", GOES_ON)
+_ARGUMENTS = ("code", "marks", "is_traced", "may_test", "layout", "number", "table", GOES_ON)
 
 
 class Field(NamedTuple):
@@ -84,8 +88,9 @@ def write(machine: Machine, layouts: Leaves, nodes: int) -> Written:
         ["rules of a run"], pieces.known_by(machine, layouts, nodes), functools.partial(_rules, machine, layouts, nodes)
     )
     sizes = {
-        "NODES": nodes, "SHORT": SHORT, "WORDS": WORDS, "COLUMNS": COLUMNS, "RUNNING": RUNNING, "THREADS": THREADS,
-        "BLOCKS": BLOCKS, "SLOTS": machine.slots, "SLOT_WORDS": SLOT_WORDS, "MARKS": TRACED // 32,
+        "NODES": nodes, "SHORT": SHORT, "WORDS": WORDS, "COLUMNS": COLUMNS, "RUNNING": RUNNING, "MARKS": TRACED // 32,
+        "THREADS": THREADS, "BLOCKS": BLOCKS, "LOOK": LOOK, "BALLOT": BALLOT, "SLOTS": machine.slots,
+        "SLOT_WORDS": SLOT_WORDS,
     }  # fmt: skip
     differs = Piece(
         "differs", pruning.differs, {"touched": array(2, dtype=np.uint32), "changed": array(2)}, ["differs"]
@@ -95,12 +100,12 @@ def write(machine: Machine, layouts: Leaves, nodes: int) -> Written:
     scratch = max(map(int, re.findall(r"enum { SCRATCH_\w+ = (\d+) };", "\n".join(instructions))))
     whole = "\n".join(
         [
-            text.CUDA_PRELUDE,
-            f"enum {{ {', '.join(f'{name} = {size}' for name, size in sizes.items())} }};\n",
+            prelude.CUDA_PRELUDE,
+            f"enum {{\n    {text.wrapped([f'{name} = {size}' for name, size in sizes.items()], 4)}\n}};\n",
             "struct layouts {\n" + "".join(f"    const {leaf};\n" for leaf in leaves) + "};",
-            f"#define LAYOUTS(all) {', '.join(f'(all).{leaf.name}' for leaf in layouts.leaves)}",
-            f"#define LEAVES {', '.join(f'const {leaf}' for leaf in leaves)}",
-            f"#define ALL_LEAVES {', '.join(leaf.name for leaf in layouts.leaves)}\n",
+            text.macro("LAYOUTS(all)", [f"(all).{leaf.name}" for leaf in layouts.leaves]),
+            text.macro("LEAVES", [f"const {leaf}" for leaf in leaves]),
+            text.macro("ALL_LEAVES", [leaf.name for leaf in layouts.leaves]) + "\n",
             *instructions,
             *(piece.written() for piece in pieces.comparisons(nodes, text.CUDA)),
             dataclasses.replace(differs, style=text.CUDA).written(),
@@ -127,7 +132,7 @@ def _rules(machine: Machine, layouts: Leaves, nodes: int) -> str:
     scalars, arrays = ([field for field in changing if bool(field.shape) == many] for many in (False, True))
     declared = " ".join(f"alignas(16) {text.c_type(field.dtype)} {field.name}[{field.size}];" for field in arrays)
     carried = [field for field in changing if field.name not in VISITED]
-    passed = ", ".join(field.name if field.shape else f"(run).{field.name}" for field in carried)
+    passed = [field.name if field.shape else f"(run).{field.name}" for field in carried]
     return "\n".join(
         [
             "/* What a run carries from step to step. */",
@@ -135,7 +140,7 @@ def _rules(machine: Machine, layouts: Leaves, nodes: int) -> str:
             f"enum {{ RUN_BYTES = {sum(field.size * np.dtype(field.dtype).itemsize for field in arrays)} }};",
             f"#define ARRAYS_OF_RUN {declared}",
             f"#define ARRAYS {''.join(f', {field.name}' for field in arrays)}",
-            f"#define CARRIED(run) {passed}\n",
+            text.macro("CARRIED(run)", passed) + "\n",
             everything.start(changing).written(),
             everything.step(changing).written(),
         ]
@@ -213,6 +218,7 @@ class _Carried:
             "code": array(self.nodes, WORDS, dtype=np.uint32),
             "marks": array(self.nodes, TRACED // 32, dtype=np.uint32),
             "is_traced": array(dtype=np.bool),
+            "may_test": array(dtype=np.bool),
             **{leaf.name: array(MOST_LAYOUTS, *leaf.shape, dtype=leaf.dtype) for leaf in self.layouts.leaves},
             "layout": array(),
             "number": array(dtype=np.uint32),
@@ -220,7 +226,7 @@ class _Carried:
             "table": array(SLOT_WORDS * self.machine.slots, dtype=np.uint32),
         }
 
-        def step(code, marks, is_traced, *rest):
+        def step(code, marks, is_traced, may_test, *rest):
             leaves = rest[: len(self.layouts.leaves)]
             layout, number, *values, table = rest[len(leaves) :]
             fetch_both = fetch_from(code, marks)
@@ -232,7 +238,7 @@ class _Carried:
             begun = self._start(list(leaves), layout, code, marks, table, jnp.uint32(0))
             begun = begun._replace(memory=begun.memory._replace(number=number))
             run = self._changed(begun, dict(zip(carried, values, strict=True)))
-            end = self.machine.step(fetch, run)
+            end = self.machine.step(fetch, run, may_test)
             found = self._flat(end)
             return *(found[field.name] for field in fields), goes_on(end), end.memory.table
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprl.codegen import text
+from jaxprl.codegen import prelude, text
 from jaxprl.vm import pruning
 from jaxprl.vm.instruction import WORDS, Instruction
 from jaxprl.vm.kernel import pieces
@@ -44,11 +44,11 @@ def write(machine: Machine, layouts: Leaves, nodes: int) -> str:
       Unsupported: a rule of the task has an operation that is not translated.
     """
     fields = "".join(f"    const {text.c_type(leaf.dtype)} *{leaf.name};\n" for leaf in layouts.leaves)
-    passed = ", ".join(f"(all)->{leaf.name}" for leaf in layouts.leaves)
+    passed = [f"(all)->{leaf.name}" for leaf in layouts.leaves]
     parts = [
-        text.PRELUDE,
+        prelude.PRELUDE,
         f"enum {{ NODES = {nodes}, SHORT = {SHORT}, WORDS = {WORDS}, COLUMNS = {COLUMNS}, RUNNING = {RUNNING} }};\n",
-        f"struct layouts {{\n{fields}}};\n#define LAYOUTS(all) {passed}\n",
+        f"struct layouts {{\n{fields}}};\n{text.macro('LAYOUTS(all)', passed)}\n",
         *(piece.written() for piece in _pieces(machine, layouts, nodes)),
         HARNESS.read_text(),
     ]
