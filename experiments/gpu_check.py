@@ -203,9 +203,10 @@ def launches_of_a_round() -> int:
     def rounds(*args: Any) -> Any:
         with launch.using(H200):
             answer = cuda.Answering(kernel, scale.most)
-            return several.__wrapped__(*args, ask=search.ask, tell=search.tell, answer=answer, width=64, most=16)
+            return several.__wrapped__(*args, ask=search.ask, tell=search.tell, answer=answer, width=64, count=16)
 
-    return launches(module_for_h200(rounds, state, given, gpu.Memory(tables, np.uint32(0)), donated=(2,))).round
+    memory = gpu.Memory(tables, np.zeros(1, np.uint32))
+    return launches(module_for_h200(rounds, state, given, memory, donated=(2,))).round
 
 
 def climbing(task: jaxprl.Task, goal: int, budget: int) -> jaxprl.Search:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 import questions
+from compiled import HAS_CPP_COMPILER
 
 from jaxprl.dsl import sample
 from jaxprl.worlds.make import make
@@ -37,6 +38,38 @@ print(json.dumps(answers(json.load(sys.stdin))))
 """
 
 
+KERNELS = """
+import json, sys, tempfile
+from pathlib import Path
+import jax, numpy as np
+from jaxprl.xla import prefer_whole_loops
+prefer_whole_loops()
+import jaxprl
+from jaxprl.codegen import launch
+from jaxprl.codegen.launch import Emulated
+from jaxprl.search.protocol import Neighbourhoods
+from jaxprl.vm import device
+from jaxprl.vm.evaluate import evaluate, first_better
+sizes = []
+def counted(*args, several=device.several, **options):
+    sizes.append(options["mesh"] and options["mesh"].size)
+    return several(*args, **options)
+device.several = counted
+given = json.load(sys.stdin)
+with launch.using(Emulated(threads=2, devices=given["devices"])):
+    task = jaxprl.make("DoorKey")
+    layouts = task.layouts(range(4))
+    question = Neighbourhoods(*(np.array(leaf, np.int32) for leaf in given["leaves"]))
+    programs = question.programs.reshape(-1, question.programs.shape[2])
+    runs = evaluate(task, programs, layouts, engine="cuda")
+    answer = first_better(task, question, layouts, engine="cuda")
+    config = jaxprl.Config(task="DoorKey", method="hc", budget=400, seeds=range(6), layouts=range(4))
+    results = jaxprl.run(config, Path(tempfile.mkdtemp()) / "run", engine="cuda")
+found = [leaf.tolist() for leaf in (*runs.columns, *answer)], [[row["program"], row["found_at"]] for row in results]
+print(json.dumps([sizes[0], found]))
+"""
+
+
 def output(code, given="", **environment):
     done = subprocess.run(
         [sys.executable, "-c", code], input=given, env={**os.environ, **environment}, capture_output=True, text=True,
@@ -44,6 +77,18 @@ def output(code, given="", **environment):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.skipif(not HAS_CPP_COMPILER, reason="there is no C++ compiler")
+def test_kernels_on_one_device_and_on_several_give_the_same():
+    """Three devices share four programs with 7 neighbours each, and six searches."""
+    language = make("DoorKey").language
+    parents = np.asarray(sample.random_programs(language, jax.random.split(jax.random.key(1), 4)))
+    leaves = [leaf.tolist() for leaf in questions.sampled(language, parents, 7)[:4]]
+    one, found = output(KERNELS, json.dumps({"leaves": leaves, "devices": 1}))
+    three, expected = output(KERNELS, json.dumps({"leaves": leaves, "devices": 3}), XLA_FLAGS=EIGHT)
+    assert (one, three) == (None, 3)
+    assert found == expected
 
 
 @pytest.mark.parametrize("many", [8, pytest.param(32, marks=pytest.mark.full)])

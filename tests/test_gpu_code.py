@@ -74,10 +74,10 @@ def test_a_round_of_hill_climbing_has_few_launches():
     def rounds(*args):
         with launch.using(H200):
             return several.__wrapped__(
-                *args, ask=search.ask, tell=search.tell, answer=cuda.Answering(kernels, scale.most), width=64, most=16
+                *args, ask=search.ask, tell=search.tell, answer=cuda.Answering(kernels, scale.most), width=64, count=16
             )
 
-    module = module_for_h200(rounds, state, given, gpu.Memory(tables, np.uint32(0)), donated=(2,))
+    module = module_for_h200(rounds, state, given, gpu.Memory(tables, np.zeros(1, np.uint32)), donated=(2,))
     assert 6 <= launches(module).round <= 30
     assert module.count("__gpu$xla.gpu.ptx") == 6
 

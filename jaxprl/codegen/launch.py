@@ -51,6 +51,16 @@ class Launcher(Protocol):
     def __hash__(self) -> int: ...
 
     @property
+    def devices(self) -> int | None:
+        """Devices that may share work; None for all."""
+        ...
+
+    @property
+    def is_there(self) -> bool:
+        """Whether kernels can run, or only be compiled."""
+        ...
+
+    @property
     def most_threads(self) -> int | None:
         """Threads of a launch, at most; None where multiprocessors and blocks decide."""
         ...
@@ -78,6 +88,7 @@ class Gpu:
     capability: int  # 90 for compute capability 9.0
     is_there: bool = True  # False: code is made for it, but cannot run
     most_threads: None = None
+    devices: None = None
 
     @classmethod
     def present(cls) -> Gpu:
@@ -96,8 +107,6 @@ class Gpu:
 
     def compiled(self, text: str) -> str:
         """Return the PTX of a text."""
-        if self.is_there:
-            _check(self)
         return nvrtc.compile_text(text, self.capability)
 
     def launch(
@@ -124,11 +133,13 @@ def here() -> Launcher:
     """Return where kernels run in this process: on the GPU that JAX uses, unless `using` says otherwise.
 
     Raises:
-      Unavailable: nowhere.
+      Unavailable: nowhere, or they do not work there.
     """
-    gpu = _chosen[-1] if _chosen else Gpu.present()
-    gpu.compiled(_CHECK)
-    return gpu
+    launcher = _chosen[-1] if _chosen else Gpu.present()
+    fault = _fault(launcher)
+    if fault is not None:
+        raise fault
+    return launcher
 
 
 @contextlib.contextmanager
@@ -141,18 +152,22 @@ def using(launcher: Launcher) -> Iterator[None]:
         _chosen.remove(launcher)
 
 
-@functools.lru_cache(4)
-def _check(gpu: Gpu) -> None:
-    """Run next to nothing, and check that it works: a driver refuses code that is newer than itself, say."""
-    code, call = nvrtc.compile_text(_CHECK, gpu.capability), Call("check", 1, 1)
-    number = jax.ShapeDtypeStruct((1,), np.int32)
+@functools.lru_cache(8)
+def _fault(launcher: Launcher) -> Unavailable | None:
+    """Return why kernels do not work somewhere: a driver may refuse code that is newer than itself, say."""
+    call, number = Call("check", 1, 1), jax.ShapeDtypeStruct((1,), np.int32)
     try:
-        found = jax.jit(lambda given: gpu.launch(code, call, [given], [number])[0])(np.array([5], np.int32))
-        result = int(found[0])
+        code = launcher.compiled(_CHECK)
+        if not launcher.is_there:
+            return None
+        with jax.ensure_compile_time_eval():  # now, even if somebody asks while a function is traced
+            run = jax.jit(lambda given: launcher.launch(code, call, [given], [number])[0])
+            result = int(np.asarray(run(np.array([5], np.int32)))[0])
+    except Unavailable as reason:
+        return reason
     except jax.errors.JaxRuntimeError as error:
-        raise Unavailable(f"the GPU does not run kernels: {str(error).splitlines()[0]}") from error
-    if result != 16:
-        raise Unavailable("the GPU's kernels give wrong numbers")
+        return Unavailable(f"the GPU does not run kernels: {str(error).splitlines()[0]}")
+    return None if result == 16 else Unavailable("the GPU's kernels give wrong numbers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +175,9 @@ class Emulated:
     """A CPU whose threads stand for those of a GPU."""
 
     threads: int = 8
+    devices: int = 1
     multiprocessors: int = 1
+    is_there: bool = True
 
     @property
     def most_threads(self) -> int:

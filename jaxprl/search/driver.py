@@ -55,7 +55,7 @@ def drive(
         if several is not None:
             state, rounds = several
             records.add(rounds, programs_of(state.current).shape[-1])
-        if several is None or rounds.stopped:
+        if several is None or np.asarray(rounds.missing).any():
             asked = search.ask(state, width)
             state, bests = search.tell(state, asked, evaluate(jax.tree.map(np.asarray, asked.question)))
             state, more = search.between(state) if search.between else (state, ())

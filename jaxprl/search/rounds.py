@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
 from jaxprl.search.protocol import Asked, Bests, Improvements, Neighbourhoods, Search, State, select
 from jaxprl.types import Array, PyTree
@@ -64,35 +65,35 @@ class Round(NamedTuple):
 
 
 class Rounds(NamedTuple):
-    """What happened in up to R rounds."""
+    """What happened in R rounds."""
 
-    rows: jax.Array  # int32 [R, ...]: a `Round` each, all its numbers in one row, which takes one launch to write
-    done: jax.Array  # int32: how many rounds were done
-    stopped: jax.Array  # bool: whether the last round has searches without an answer, which are where they were
+    rows: jax.Array  # int32 [R, S, ..]: a `Round` each, all its numbers in one row, which takes one launch to write
+    missing: jax.Array  # bool [S]: whether a search had no answer in some round, in which it stayed where it was
 
     def unpacked(self, nodes: int) -> Iterator[Round]:
-        """Yield the rounds that were done, of numpy arrays.
+        """Yield the rounds, of numpy arrays.
 
         Args:
           nodes: N, the room for nodes in a program.
         """
-        rows = np.asarray(self.rows)[: int(self.done)]
-        searches = rows.shape[1] // (2 * nodes + 10)
-        pair = np.zeros((searches, 2), np.int32)
-        number, yes = pair[:, 0], pair.astype(bool)
-        like = Round(Bests(yes, pair, pair, np.zeros((searches, 2, nodes), np.int32), yes), number, number)
-        leaves, structure = jax.tree.flatten(like)
-        for row in rows:
-            parts = np.split(row, np.cumsum([leaf.size for leaf in leaves])[:-1])
+        for row in np.asarray(self.rows):
+            pair = np.zeros((len(row), 2), np.int32)
+            number, yes = pair[:, 0], pair.astype(bool)
+            like = Round(Bests(yes, pair, pair, np.zeros((len(row), 2, nodes), np.int32), yes), number, number)
+            leaves, structure = jax.tree.flatten(like)
+            parts = np.split(row, np.cumsum([leaf[0].size for leaf in leaves])[:-1], axis=1)
             found = [part.reshape(leaf.shape).astype(leaf.dtype) for part, leaf in zip(parts, leaves, strict=True)]
             yield jax.tree.unflatten(structure, found)
 
 
 def _packed(round: Round) -> jax.Array:
-    return jnp.concatenate([leaf.reshape(-1).astype(np.int32) for leaf in jax.tree.leaves(round)])
+    rows = [leaf.reshape(leaf.shape[0], -1).astype(np.int32) for leaf in jax.tree.leaves(round)]
+    return jnp.concatenate(rows, axis=1)
 
 
-@functools.partial(jax.jit, static_argnames=("ask", "tell", "answer", "width", "most"), donate_argnames=("carry",))
+@functools.partial(
+    jax.jit, static_argnames=("ask", "tell", "answer", "width", "count", "mesh"), donate_argnames=("carry",)
+)
 def several(
     state: State,
     given: PyTree,
@@ -102,9 +103,10 @@ def several(
     tell: Callable[..., tuple[State, Bests]],
     answer: Answer,
     width: int,
-    most: int,
+    count: int,
+    mesh: Mesh | None = None,
 ) -> tuple[State, Rounds, PyTree]:
-    """Do rounds until all searches are done, one of them gets no answer, or there were `most` rounds.
+    """Do some rounds. A search that is done stays as it is.
 
     Args:
       state: the state to start from.
@@ -112,33 +114,38 @@ def several(
       ask, tell: those of a search with `in_array_code`.
       answer: answers the questions.
       width: room for candidates of each search.
-      most: R.
+      count: R.
+      mesh: devices that share the searches, as many for each of them, and the carry; None for one device.
 
     Returns:
       The state, what happened, and what `answer` has handed on.
     """
 
-    def round(state: State, carry: PyTree) -> tuple[State, Bests, jax.Array, PyTree]:
-        asked = ask(state, width)
-        found, missing, carry = answer(asked.question, given, carry)
-        new, bests = tell(state, asked, found)
-        bests = bests._replace(found=bests.found & ~missing[:, None])
-        return select(~missing, new._replace(pool=None), state._replace(pool=None)), bests, missing, carry
+    def round(carried: tuple[State, jax.Array, PyTree], given: PyTree, pool: PyTree) -> tuple[Any, jax.Array]:
+        state, missing, carry = carried
+        asked = ask(state._replace(pool=pool), width)
+        found, unknown, carry = answer(asked.question, given, carry)
+        new, bests = tell(state._replace(pool=pool), asked, found)
+        bests = bests._replace(found=bests.found & ~unknown[:, None])
+        state = select(~unknown, new._replace(pool=None), state)
+        return (state, missing | unknown, carry), _packed(Round(bests, state.evaluated, state.best))
 
-    pool = state.pool
+    def rounds(state: State, given: PyTree, carry: PyTree) -> tuple[State, tuple[jax.Array, jax.Array], PyTree]:
+        pool, none = state.pool, jnp.zeros_like(state.done)
+        start = state._replace(pool=None), none, carry
+        carried, rows = jax.lax.scan(lambda carried, _: round(carried, given, pool), start, length=count)
+        state, missing, carry = carried
+        return state._replace(pool=pool), (rows, missing), carry
 
-    def goes_on(carried: tuple[State, Rounds, PyTree]) -> jax.Array:
-        state, rounds, _ = carried
-        return (rounds.done < most) & ~rounds.stopped & ~jnp.all(state.done)
-
-    def advance(carried: tuple[State, Rounds, PyTree]) -> tuple[State, Rounds, PyTree]:
-        state, rounds, carry = carried
-        state, bests, missing, carry = round(state._replace(pool=pool), carry)
-        row = _packed(Round(bests, state.evaluated, state.best))
-        rows = jax.lax.dynamic_update_index_in_dim(rounds.rows, row, rounds.done, 0, allow_negative_indices=False)
-        return state, Rounds(rows, rounds.done + 1, jnp.any(missing)), carry
-
-    shape = jax.eval_shape(lambda: _packed(Round(round(state, carry)[1], state.evaluated, state.best)))
-    rounds = Rounds(jnp.zeros((most, *shape.shape), np.int32), jnp.int32(0), jnp.bool_(False))
-    state, rounds, carry = jax.lax.while_loop(goes_on, advance, (state._replace(pool=None), rounds, carry))
-    return state._replace(pool=pool), rounds, carry
+    if mesh is not None:
+        (axis,) = mesh.axis_names
+        split = PartitionSpec(axis)
+        rounds = jax.shard_map(
+            rounds,
+            mesh=mesh,
+            in_specs=(split, PartitionSpec(), split),
+            out_specs=(split, (PartitionSpec(None, axis), split), split),
+            check_vma=False,
+        )
+    state, happened, carry = rounds(state, given, carry)
+    return state, Rounds(*happened), carry

@@ -25,7 +25,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jaxprl.codegen import launch
 from jaxprl.codegen.compiler import Unavailable
-from jaxprl.codegen.launch import Gpu, Launcher
+from jaxprl.codegen.launch import Launcher
 from jaxprl.codegen.stablehlo import Unsupported
 from jaxprl.errors import UserError
 from jaxprl.search.protocol import Improvements, Neighbourhoods
@@ -116,20 +116,25 @@ class Batches(Work):
                 column[again] = new
         return found
 
+    def mesh(self, nodes: int) -> Mesh | None:
+        """Return the devices that share the work on programs with room for `nodes` nodes; None for one."""
+        devices = _devices(self._kernel(nodes))
+        return Mesh(np.array(devices), (AXIS,)) if len(devices) > 1 else None
+
     @contextlib.contextmanager
     def answering(self, nodes: int, runs: int) -> Iterator[tuple[Answering, Lent]]:
-        """Lend what answers questions in array code (`search/rounds.py`).
+        """Lend what answers questions in array code (`search/rounds.py`), on each device those of its searches.
 
         Args:
           nodes: room for nodes in the programs.
-          runs: how many runs there may be before what was lent is given back.
+          runs: how many runs a device may do before what was lent is given back.
         """
         kernel = self._kernel(nodes)
         with _Borrowed(kernel, runs) as borrowed:
             weights = jnp.asarray(self.scale.weights, jnp.int32)
-            lent = Lent((self._leaves, weights), _one(borrowed.memory))
+            lent = Lent((self._leaves, weights), borrowed.memory)
             yield Answering(kernel, self.scale.most), lent
-            borrowed.memory = _several(lent.memory)
+            borrowed.memory = lent.memory
 
     def _enlarged(self, nodes: int) -> Batches | lanes.Batches:
         """Return the engine with a larger memory; another one if NVRTC has ceased to work."""
@@ -160,8 +165,8 @@ class Answering:
     ) -> tuple[Improvements, jax.Array, Memory]:
         """Answer a question; what is given are the leaves of the layouts and the weights of their scores."""
         leaves, weights = given
-        answers, memory = gpu.first_better(self.kernel, leaves, weights, self.most, question, memory)
-        return answers.improvements, answers.crowded, memory
+        answers, memory = gpu.first_better(self.kernel, leaves, weights, self.most, question, _one(memory))
+        return answers.improvements, answers.crowded, _several(memory)
 
 
 @dataclasses.dataclass
@@ -208,8 +213,8 @@ def _padded(question: Neighbourhoods, searches: int, nodes: int) -> Neighbourhoo
 
 
 def _devices(kernel: Kernel) -> tuple[jax.Device, ...]:
-    """Return the devices that share the work: all local GPUs, or for tests one CPU."""
-    return tuple(jax.local_devices()) if isinstance(kernel.launcher, Gpu) else tuple(jax.local_devices()[:1])
+    """Return the devices that share the work: all local ones, unless the launcher has less."""
+    return tuple(jax.local_devices()[: kernel.launcher.devices])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=5)

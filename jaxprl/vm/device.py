@@ -13,7 +13,7 @@ from jaxprl.vm.outcomes import Scale
 from jaxprl.worlds.task import Layout, Task
 
 ROUNDS = 16
-"""Rounds between two looks of the host, at most."""
+"""Rounds between two looks of the host."""
 
 
 def several_rounds(
@@ -30,8 +30,9 @@ def several_rounds(
       width: room for candidates of each search.
 
     Returns:
-      The state and what happened; None if there is no GPU, or a program needs more than kernels have room for: counts
-      that are never drawn, or more REPEATs inside each other. What is drawn from such a program does not.
+      The state and what happened; None if there is no GPU, several GPUs cannot share the searches evenly, or a program
+      needs more than kernels have room for: counts that are never drawn, or more REPEATs inside each other. What is
+      drawn from such a program does not.
     """
     current = programs_of(state.current)
     nodes = current.shape[-1]
@@ -40,14 +41,18 @@ def several_rounds(
     batches = cuda.Batches(task, layouts, scale, COUNT_BITS, 1)
     if batches.missing(nodes) is not None:
         return None
-    runs = (1 + width) * len(current) * len(layouts.units)
-    most = max(1, min(ROUNDS, cuda.MOST_RUNS // runs))
+    mesh, searches = batches.mesh(nodes), len(current)
+    if mesh is not None and searches % mesh.size:
+        return None
+    runs = (1 + width) * searches * len(layouts.units)
     if runs > cuda.MOST_RUNS:
         return None
-    with batches.answering(nodes, most * runs) as (answer, lent):
+    count = min(ROUNDS, cuda.MOST_RUNS // runs)
+    with batches.answering(nodes, count * runs) as (answer, lent):
         state, rounds, lent.memory = several(
-            state, lent.given, lent.memory, ask=search.ask, tell=search.tell, answer=answer, width=width, most=most
-        )
+            state, lent.given, lent.memory, ask=search.ask, tell=search.tell, answer=answer, width=width, count=count,
+            mesh=mesh,
+        )  # fmt: skip
     return state, rounds
 
 

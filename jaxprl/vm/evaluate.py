@@ -292,7 +292,7 @@ def _engine(
         raise UserError(f"a program has {size:,} nodes, more than the {MOST_NODES} that instructions can address")
     bits = counter_bits(programs)
     options = {"bits": bits, "words": counter_words(programs, bits)} | ({"slots": slots} if slots else {})
-    fastest = "native" if jax.default_backend() == "cpu" else "cuda"
+    fastest = _fastest()
     batches = ENGINES[engine or fastest](task, layouts, scale, **options)
     missing = batches.missing(programs.shape[-1])
     if missing is None:
@@ -302,6 +302,11 @@ def _engine(
     if not isinstance(missing, Unavailable) or not missing.expected:
         _say_once(f"the engine {fastest!r} cannot run {task.name}, so a slower one does: {missing}")
     return ENGINES[_next_engine()](task, layouts, scale, **options)
+
+
+def _fastest() -> str:
+    """Return the fastest engine for what JAX uses, if it can run here."""
+    return "native" if jax.default_backend() == "cpu" else "cuda"
 
 
 def _next_engine() -> str:
