@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 
 from jaxprl.codegen import names
+from jaxprl.codegen.fusion import join_loops
 from jaxprl.codegen.ir import BOOL, Block, Function, Op, Value, limits, signed, width
 from jaxprl.codegen.prelude import RESERVED
 from jaxprl.codegen.storage import Buffer, assign, without_dead
@@ -49,6 +50,7 @@ def write(function: Function, results: Sequence[str], style: Style = C) -> str:
       results: names of its results. Scalars are returned as a struct, and arrays are written to arguments.
       style: how it is written.
     """
+    join_loops(function)
     without_dead(function)
     return _Writer(function, results, style).text()
 
@@ -487,3 +489,8 @@ def wrapped(parts: Sequence[str], indent: int, end: str = "") -> str:
 def macro(head: str, parts: Sequence[str]) -> str:
     """Return the definition of a macro that stands for a list."""
     return f"#define {head} \\\n    " + wrapped(parts, 4, end=" \\")
+
+
+def sizes(numbers: dict[str, int]) -> str:
+    """Return the text that names some numbers."""
+    return f"enum {{\n    {wrapped([f'{name} = {number}' for name, number in numbers.items()], 4)}\n}};\n"

@@ -11,7 +11,9 @@ static inline int seen(const int *place) { return *(const volatile int *)place; 
 /* The instructions of a program. Its nodes come first, and behind them there are zeros. */
 static inline void compile(const int32_t *nodes, uint32_t *code, uint8_t *scratch)
 {
-    if (nodes[SHORT] == 0)
+    if (nodes[SHORTEST] == 0)
+        shortest_instructions(nodes, code, scratch);
+    else if (nodes[SHORT] == 0)
         short_instructions(nodes, code, scratch);
     else
         instructions(nodes, code, scratch);

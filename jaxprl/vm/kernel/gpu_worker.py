@@ -26,7 +26,7 @@ from jaxprl.vm.compile import TRACED
 from jaxprl.vm.instruction import WORDS, Instruction
 from jaxprl.vm.interpreter import Run
 from jaxprl.vm.kernel import pieces
-from jaxprl.vm.kernel.pieces import MOST_LAYOUTS, SHORT, Leaves, Piece, array
+from jaxprl.vm.kernel.pieces import MOST_LAYOUTS, SHORT, SHORTEST, Leaves, Piece, array
 from jaxprl.vm.machine import Machine, fetch_from, goes_on
 from jaxprl.vm.memory import SLOT_WORDS, Direct
 from jaxprl.vm.outcomes import COLUMNS, RUNNING
@@ -88,9 +88,9 @@ def write(machine: Machine, layouts: Leaves, nodes: int) -> Written:
         ["rules of a run"], pieces.known_by(machine, layouts, nodes), functools.partial(_rules, machine, layouts, nodes)
     )
     sizes = {
-        "NODES": nodes, "SHORT": SHORT, "WORDS": WORDS, "COLUMNS": COLUMNS, "RUNNING": RUNNING, "MARKS": TRACED // 32,
-        "THREADS": THREADS, "BLOCKS": BLOCKS, "LOOK": LOOK, "BALLOT": BALLOT, "SLOTS": machine.slots,
-        "SLOT_WORDS": SLOT_WORDS,
+        "NODES": nodes, "SHORT": SHORT, "SHORTEST": SHORTEST, "WORDS": WORDS, "COLUMNS": COLUMNS, "RUNNING": RUNNING,
+        "MARKS": TRACED // 32, "THREADS": THREADS, "BLOCKS": BLOCKS, "LOOK": LOOK, "BALLOT": BALLOT,
+        "SLOTS": machine.slots, "SLOT_WORDS": SLOT_WORDS,
     }  # fmt: skip
     differs = Piece(
         "differs", pruning.differs, {"touched": array(2, dtype=np.uint32), "changed": array(2)}, ["differs"]
@@ -101,7 +101,7 @@ def write(machine: Machine, layouts: Leaves, nodes: int) -> Written:
     whole = "\n".join(
         [
             prelude.CUDA_PRELUDE,
-            f"enum {{\n    {text.wrapped([f'{name} = {size}' for name, size in sizes.items()], 4)}\n}};\n",
+            text.sizes(sizes),
             "struct layouts {\n" + "".join(f"    const {leaf};\n" for leaf in leaves) + "};",
             text.macro("LAYOUTS(all)", [f"(all).{leaf.name}" for leaf in layouts.leaves]),
             text.macro("LEAVES", [f"const {leaf}" for leaf in leaves]),

@@ -13,7 +13,7 @@ from jaxprl.codegen import prelude, text
 from jaxprl.vm import pruning
 from jaxprl.vm.instruction import WORDS, Instruction
 from jaxprl.vm.kernel import pieces
-from jaxprl.vm.kernel.pieces import MOST_LAYOUTS, SHORT, Leaves, Piece, array
+from jaxprl.vm.kernel.pieces import MOST_LAYOUTS, SHORT, SHORTEST, Leaves, Piece, array
 from jaxprl.vm.machine import Machine, fetch_from
 from jaxprl.vm.memory import Direct
 from jaxprl.vm.outcomes import COLUMNS, RUNNING
@@ -45,9 +45,12 @@ def write(machine: Machine, layouts: Leaves, nodes: int) -> str:
     """
     fields = "".join(f"    const {text.c_type(leaf.dtype)} *{leaf.name};\n" for leaf in layouts.leaves)
     passed = [f"(all)->{leaf.name}" for leaf in layouts.leaves]
+    sizes = {
+        "NODES": nodes, "SHORT": SHORT, "SHORTEST": SHORTEST, "WORDS": WORDS, "COLUMNS": COLUMNS, "RUNNING": RUNNING
+    }  # fmt: skip
     parts = [
         prelude.PRELUDE,
-        f"enum {{ NODES = {nodes}, SHORT = {SHORT}, WORDS = {WORDS}, COLUMNS = {COLUMNS}, RUNNING = {RUNNING} }};\n",
+        text.sizes(sizes),
         f"struct layouts {{\n{fields}}};\n{text.macro('LAYOUTS(all)', passed)}\n",
         *(piece.written() for piece in _pieces(machine, layouts, nodes)),
         HARNESS.read_text(),
