@@ -35,6 +35,7 @@ class Style:
 
     is_cuda: bool = False  # in CUDA (`CUDA_PRELUDE`), not in C
     struct: str | None = None  # a struct for its scalar results that stands in the text already, or one is declared
+    without: tuple[str, ...] = ()  # optimizations that GCC leaves out, as its options name them behind -f
     has_scratch: bool = False  # whether arrays lie in its last argument, `scratch`, of so many bytes: SCRATCH_<name>
 
 
@@ -114,6 +115,9 @@ class _Writer:
             params.append("uint8_t *scratch")
             struct += f"enum {{ SCRATCH_{function.name} = {self.scratch} }};\n\n"
         head = f"static inline {kind} {function.name}("
+        if self.style.without:
+            names = ", ".join(f'"no-{name}"' for name in self.style.without)
+            struct += f"__attribute__((optimize({names})))\n"
         return struct + head + wrapped(params, len(head)) + ")\n{\n" + "\n".join(self.lines) + "\n}\n"
 
     def measure(self, block: Block) -> None:
