@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import jaxprl
 from jaxprl.codegen import prelude, stablehlo, text
+from jaxprl.codegen.expressions import c_type
 from jaxprl.dsl import encode
 from jaxprl.vm.compile import instructions_of
 from jaxprl.vm.evaluate import evaluate
@@ -49,9 +50,7 @@ def caller(folder, function, examples):
     results = jax.eval_shape(as_rows, *shapes)
     inputs, outputs = ([f"{word}{i}" for i in range(len(rows))] for word, rows in (("in", shapes), ("result", results)))
     source = text.write(stablehlo.translate("translated", as_rows, shapes, inputs), outputs)
-    scalars = [
-        f"*(const {text.c_type(str(s.dtype))} *)p[{i}]" if s.shape == () else f"p[{i}]" for i, s in enumerate(shapes)
-    ]
+    scalars = [f"*(const {c_type(str(s.dtype))} *)p[{i}]" if s.shape == () else f"p[{i}]" for i, s in enumerate(shapes)]
     passed = ", ".join([*scalars, *(f"p[{len(shapes) + i}]" for i in range(len(results)))])
     library = compiled(folder, f"{source}\nvoid call(void **p) {{ translated({passed}); }}\n")
 

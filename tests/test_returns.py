@@ -5,8 +5,10 @@ import collections
 import golden
 import numpy as np
 import pytest
+from compiled import MISSING
 
 from jaxprl.dsl.text import from_text
+from jaxprl.vm.evaluate import evaluate
 from jaxprl.vm.outcomes import Scale
 from jaxprl.worlds.make import make
 from jaxprl.worlds.plain import WorldEnvironment
@@ -21,6 +23,25 @@ def test_batched_interpreter(name):
     scale = Scale.of(make(name).layouts(golden.LAYOUTS))
     full_success = [np.mean(row.returns) > 1 - golden.TOLERANCE for row in rows]
     assert (scale.scores(runs.units) == scale.denominator).tolist() == full_success
+
+
+FEW = "DoorKey", "CleanHouse", "Snake", "StairClimber", "LavaGap", "RedBlueDoor"
+
+
+@pytest.mark.skipif("cuda" in MISSING, reason="there is no C++ compiler")
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        *((name, 6) for name in FEW),
+        *(pytest.param(name, 1, marks=pytest.mark.full) for name in golden.TASKS),
+    ],
+)
+def test_kernels_for_gpus(name, step):
+    """The text in CUDA, compiled for a CPU and run by eight threads, where there is no GPU."""
+    task, rows = make(name), golden.returns(name)[::step]
+    programs = [from_text(row.program, task.language) for row in rows]
+    runs = evaluate(task, programs, layout_seeds=golden.LAYOUTS, engine="cuda")
+    assert golden.differences(rows, golden.batched(runs)) == []
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-O2", "-fwrapv", "-fno-if-conversion", "-w", "-shared", "-fPIC")
 SECONDS = 120
 """How long the compiler may take."""
-_CHECK = "int check(int x) { return 3 * x + 1; }\n"
+_CHECK = "\nint works(int x) { return 3 * x + 1; }\n"
+_CHECK_CPP = '\nextern "C"' + _CHECK
 
 
 class Unavailable(Exception):
@@ -81,16 +82,17 @@ def load(text: str, compiler: tuple[str, ...], flags: tuple[str, ...] = FLAGS) -
 
 @functools.lru_cache(64)
 def _load(text: str, compiler: tuple[str, ...], flags: tuple[str, ...]) -> ctypes.CDLL:
+    text += _CHECK_CPP if "c++" in flags else _CHECK
     name = kept.name_of([*_identity(compiler), *flags, text]) + ".so"
     if kept.read(name) is not None:
         try:
-            return ctypes.CDLL(str(kept.folder() / name))
+            return _checked(ctypes.CDLL(str(kept.folder() / name)), compiler)
         except OSError:
             pass  # on a disk from which nothing may be run, say
-    _check(compiler)
     data = _compiled(text, compiler, flags)
+    functions = _checked(_loaded(data), compiler)
     kept.write(name, data)
-    return _loaded(data)
+    return functions
 
 
 def _identity(compiler: tuple[str, ...]) -> list[str]:
@@ -110,12 +112,14 @@ def _loaded(data: bytes) -> ctypes.CDLL:
             raise Unavailable(f"the C compiler makes what cannot be loaded: {error}") from error
 
 
-@functools.lru_cache(8)
-def _check(compiler: tuple[str, ...]) -> None:
-    """Have a compiler compile next to nothing, and check that it works."""
-    found = _loaded(_compiled(_CHECK, compiler, FLAGS)).check(5)
-    if found != 16:
-        raise Unavailable(f"the C compiler {shlex.join(compiler)} makes code that gives wrong numbers")
+def _checked(functions: ctypes.CDLL, compiler: tuple[str, ...]) -> ctypes.CDLL:
+    """Return functions whose compiler has shown with one of them that it works."""
+    named = f"the C compiler {shlex.join(compiler)}"
+    if not hasattr(functions, "works"):
+        raise Unavailable(f"{named} makes code that lacks functions")
+    if functions.works(5) != 16:
+        raise Unavailable(f"{named} makes code that gives wrong numbers")
+    return functions
 
 
 def _compiled(text: str, compiler: tuple[str, ...], flags: tuple[str, ...]) -> bytes:

@@ -16,8 +16,9 @@ goes by true heights; after a rejection a node is chosen afresh. A neighbour may
 exceeds the limits has neighbours that obey them.
 
 Each step (`grow.py`) takes one open statement off a stack and draws its node, together with the condition or count that
-belongs to it. A program that is rejected starts over. On a CPU one program is drawn after the other, on an NVIDIA GPU
-each by a thread of a kernel, and on other accelerators all are drawn in lockstep; the resulting programs are the same.
+belongs to it. A program that is rejected starts over. On a CPU one program is drawn after the other, by code of the C
+compiler where there is one; on an NVIDIA GPU each by a thread of a kernel; and on other accelerators all in lockstep.
+The resulting programs are the same.
 """
 
 from __future__ import annotations
@@ -34,12 +35,15 @@ from jaxprl.codegen import launch
 from jaxprl.codegen.compiler import Unavailable
 from jaxprl.codegen.each import Each
 from jaxprl.codegen.launch import Launcher
+from jaxprl.codegen.stablehlo import Unsupported
 from jaxprl.dsl import encode, grow
 from jaxprl.dsl.encode import AND, CONCAT, CONSTANT, COUNT, IF, IFELSE, NOT, OR, PERCEPTION, PROGRAM, REPEAT, WHILE
 from jaxprl.dsl.language import Language
 from jaxprl.errors import UserError
 from jaxprl.xla import has_whole_loops
 
+GENERATOR = "threefry2x32"
+"""The random generator for which there is code besides that of XLA. It is the one that searches use."""
 _COUNTS_HEIGHT = np.isin(np.arange(16), [PROGRAM, WHILE, REPEAT, IF, IFELSE])
 
 
@@ -63,21 +67,28 @@ def random_programs(language: Language, keys: jax.Array, width: int = encode.WID
       >>> print(encode.decode(np.asarray(nodes[0]), LANGUAGE))
       DEF run m( move pickMarker m)
     """
-    return _random_programs(language, keys, width, _way())
+    way = _way(language, width, keys)
+    if way != "natively":
+        return _random_programs(language, keys, width, way)
+    return jnp.asarray(_programs_drawer(language, width).natively(len(keys), 0, [_data(keys)])[0])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2, 3))
-def _random_programs(language: Language, keys: jax.Array, width: int, way: Way) -> jax.Array:
+def _random_programs(language: Language, keys: jax.Array, width: int, way: Compiled) -> jax.Array:
     """Do what `random_programs` does in one way."""
     if isinstance(way, str):
         return _replace_nodes(language, *_seedling(width), keys[None], way)[0][0]
 
+    return _programs_drawer(language, width)(way, len(keys), 0, [jax.random.key_data(keys)])[0]
+
+
+def _programs_drawer(language: Language, width: int) -> Each:
+    """Return what draws one random program for each key: what is the same for all need not be written down."""
+
     def of_one(i: jax.Array, _: jax.Array, data: jax.Array) -> list[jax.Array]:
         return [_regrown(language, *_seedling(width), jnp.int32(0), _key_of(data, i))[0]]
 
-    # A kernel of its own, since it takes several launches to write down what is the same for all.
-    draw = Each("draw_program", of_one, ("keys",), ("new_nodes",), f"{language} {width}")
-    return draw(way, len(keys), 0, [jax.random.key_data(keys)])[0]
+    return Each("draw_program", of_one, ("keys",), ("new_nodes",), f"{language} {width}")
 
 
 def _seedling(width: int) -> tuple[jax.Array, jax.Array, grow.Spots]:
@@ -118,24 +129,35 @@ def neighbours(language: Language, programs: jax.Array, keys: jax.Array) -> tupl
       >>> print(encode.decode(np.asarray(nodes[0, 0]), LANGUAGE), changed[0, 0])  # node 3, turnLeft, was replaced
       DEF run m( move IF c( frontIsClear c) i( move move turnLeft i) move move turnRight pickMarker m) [3 1]
     """
-    return _neighbours(language, programs, keys, _way())
+    way = _way(language, programs.shape[1], programs, keys)
+    if way != "natively":
+        return _neighbours(language, programs, keys, way)
+    nodes = np.asarray(programs)
+    *spots, sizes = _spots_finder(language).natively(len(nodes), 0, [nodes])
+    given = [_data(keys).reshape(-1, 2), nodes, sizes, *spots]
+    found = _neighbours_drawer(language).natively(keys.size, keys.shape[1], given)
+    new, changed = (jnp.asarray(rows.reshape(*keys.shape, -1)) for rows in found)
+    return new, changed
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
-def _neighbours(language: Language, programs: jax.Array, keys: jax.Array, way: Way) -> tuple[jax.Array, jax.Array]:
+def _neighbours(language: Language, programs: jax.Array, keys: jax.Array, way: Compiled) -> tuple[jax.Array, jax.Array]:
     """Do what `neighbours` does in one way."""
     if isinstance(way, str):
         spots, sizes = jax.vmap(functools.partial(_spots, language))(programs)
     else:
-
-        def of_one(i: jax.Array, _: jax.Array, programs: jax.Array) -> list[jax.Array]:
-            return jax.tree.leaves(_spots(language, encode.take(programs, i)))
-
-        names = (*grow.Spots._fields, "sizes")
-        find = Each("spots", of_one, ("programs",), names, repr(language))
-        *leaves, sizes = find(way, len(programs), 0, [programs])
+        *leaves, sizes = _spots_finder(language)(way, len(programs), 0, [programs])
         spots = grow.Spots(*leaves)
     return _replace_nodes(language, programs, sizes, spots, keys, way)
+
+
+def _spots_finder(language: Language) -> Each:
+    """Return what finds the spots of each of several programs, and the sizes of its subtrees."""
+
+    def of_one(i: jax.Array, _: jax.Array, programs: jax.Array) -> list[jax.Array]:
+        return jax.tree.leaves(_spots(language, encode.take(programs, i)))
+
+    return Each("spots", of_one, ("programs",), (*grow.Spots._fields, "sizes"), repr(language))
 
 
 def _spots(language: Language, nodes: jax.Array) -> tuple[grow.Spots, jax.Array]:
@@ -205,7 +227,7 @@ def _tokens(language: Language, nodes: jax.Array) -> jax.Array:
 
 
 def _replace_nodes(
-    language: Language, programs: jax.Array, sizes: jax.Array, spots: grow.Spots, keys: jax.Array, way: Way
+    language: Language, programs: jax.Array, sizes: jax.Array, spots: grow.Spots, keys: jax.Array, way: Compiled
 ) -> tuple[jax.Array, jax.Array]:
     """Return programs that differ from given ones in one regrown node, and which node that is.
 
@@ -231,17 +253,21 @@ def _replace_nodes(
         lanes = jax.lax.while_loop(lambda lanes: ~jnp.all(lanes.done), lambda lanes: step(owner, lanes), lanes)
         nodes, changed = jax.vmap(functools.partial(_spliced, programs, sizes))(owner, lanes)
     else:
-
-        def of_one(
-            i: jax.Array, each: jax.Array, data: jax.Array, programs: jax.Array, sizes: jax.Array, *leaves: jax.Array
-        ) -> tuple[jax.Array, jax.Array]:
-            return _regrown(language, programs, sizes, grow.Spots(*leaves), i // each, _key_of(data, i))
-
-        names = ("keys", "programs", "sizes", *grow.Spots._fields)
-        draw = Each("draw", of_one, names, ("new_nodes", "changed"), repr(language))
-        data = jax.random.key_data(keys).reshape(-1, 2)
-        nodes, changed = draw(way, s * b, b, [data, programs, sizes, *spots])
+        given = [jax.random.key_data(keys).reshape(-1, 2), programs, sizes, *spots]
+        nodes, changed = _neighbours_drawer(language)(way, s * b, b, given)
     return nodes.reshape(s, b, n), changed.reshape(s, b, 2)
+
+
+def _neighbours_drawer(language: Language) -> Each:
+    """Return what draws one neighbour for each key; the number that all share is that of the keys of a program."""
+
+    def of_one(
+        i: jax.Array, each: jax.Array, data: jax.Array, programs: jax.Array, sizes: jax.Array, *leaves: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        return _regrown(language, programs, sizes, grow.Spots(*leaves), i // each, _key_of(data, i))
+
+    names = ("keys", "programs", "sizes", *grow.Spots._fields)
+    return Each("draw", of_one, names, ("new_nodes", "changed"), repr(language))
 
 
 def _regrown(
@@ -285,16 +311,40 @@ def _spliced(programs: jax.Array, sizes: jax.Array, owner: jax.Array, lane: grow
 
 def _key_of(data: jax.Array, index: jax.Array) -> jax.Array:
     """Return one of the keys whose data are uint32 [.., 2]."""
-    return jax.random.wrap_key_data(encode.take(data, index), impl="threefry2x32")
+    return jax.random.wrap_key_data(encode.take(data, index), impl=GENERATOR)
 
 
-Way = Literal["one by one", "in lockstep"] | Launcher
-"""How programs are drawn: one after the other, all in lockstep, or by kernels."""
+def _data(keys: jax.Array) -> np.ndarray:
+    return np.asarray(jax.random.key_data(keys))
 
 
-def _way() -> Way:
-    """Return the fastest way here."""
+Compiled = Literal["one by one", "in lockstep"] | Launcher
+"""How array code draws programs: one after the other, all in lockstep, or by kernels."""
+Way = Literal["natively"] | Compiled
+"""How programs are drawn: by code of the C compiler, or by array code."""
+
+
+def _way(language: Language, width: int, *arrays: jax.Array) -> Way:
+    """Return the fastest way here to draw programs of a width; the last of the arrays are the keys."""
+    if str(jax.random.key_impl(arrays[-1])) == GENERATOR:
+        try:
+            return launch.here()
+        except Unavailable:
+            traced = any(isinstance(array, jax.core.Tracer) for array in arrays)
+            if not traced and jax.default_backend() == "cpu" and _is_native(language, width):
+                return "natively"
+    return "one by one" if has_whole_loops() else "in lockstep"
+
+
+@functools.cache
+def _is_native(language: Language, width: int) -> bool:
+    """Return whether programs can be drawn by code of the C compiler; then it is compiled."""
+    nodes, data = np.zeros((1, width), np.int32), np.zeros((0, 2), np.uint32)
+    nodes[0, :2] = PROGRAM, encode.ACTION
     try:
-        return launch.here()
-    except Unavailable:
-        return "one by one" if has_whole_loops() else "in lockstep"
+        _programs_drawer(language, width).natively(0, 0, [data])
+        *spots, sizes = _spots_finder(language).natively(1, 0, [nodes])
+        _neighbours_drawer(language).natively(0, 1, [data, nodes, sizes, *spots])
+    except (Unavailable, Unsupported):
+        return False
+    return True

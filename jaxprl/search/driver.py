@@ -51,7 +51,7 @@ def drive(
     records = _Records(search, record, interval, state)
     while not np.asarray(state.done).all():
         width = _width(ahead, int((~np.asarray(state.done)).sum()))
-        several = device.several(search, state, width) if device and _in_array_code(search) else None
+        several = device.several(search, state, ahead) if device and _in_array_code(search) else None
         if several is not None:
             state, rounds = several
             records.add(rounds, programs_of(state.current).shape[-1])
@@ -91,7 +91,8 @@ class _Records:
           more: further new bests.
         """
         events = [*_events(bests, self.search.start_source), *more]
-        for index in range(len(evaluated)):
+        passes_mark = evaluated // self.interval > self.evaluated // self.interval
+        for index in sorted({*np.flatnonzero(passes_mark).tolist(), *(event.search for event in events)}):
             own = [event for event in events if event.search == index]
             span = int(self.evaluated[index]), int(evaluated[index])
             for event in with_intervals(own, index, span, int(self.best[index]), self.interval):

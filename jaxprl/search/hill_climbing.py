@@ -115,10 +115,12 @@ def hill_climbing(
     ) -> State:
         if evaluated is None or best is None:
             evaluated, best = nothing_yet(keys)
-        zero, done = jnp.zeros_like(evaluated), (best >= goal) | (evaluated >= budget)
+        # By numpy, since each operation of JAX outside a jitted function would be compiled for itself.
+        is_done = (np.asarray(best) >= goal) | (np.asarray(evaluated) >= budget)
+        zero, done, starts = map(jnp.asarray, (np.zeros(len(is_done), np.int32), is_done, ~is_done))
         first = started(start, pool, keys, zero)
         state = State(keys, evaluated, zero, first, zero, zero, zero, best, done, zero, pool)
-        return begin(state, ~done)
+        return begin(state, starts)
 
     def join(state: State, where: jax.Array, evaluated: jax.Array, best: jax.Array, pool: PyTree) -> State:
         """Return the searches after programs from elsewhere were evaluated. Only for program space.
@@ -161,7 +163,8 @@ def hill_climbing(
         state, bests, starts = _tell(state, asked, answer, budget=budget, goal=goal, renew=renew)
         state = state._replace(pool=pool)
         # In a jitted function nobody can look whether there are any.
-        return (begin(state, starts) if isinstance(starts, jax.core.Tracer) or starts.any() else state), bests
+        begins = isinstance(starts, jax.core.Tracer) or np.asarray(starts).any()
+        return (begin(state, starts) if begins else state), bests
 
     template = State(*State._fields)._replace(current=point, pool=pool)  # type: ignore[arg-type]
     return Search(init, ask, tell, template, join, in_array_code=in_array_code)

@@ -5,8 +5,6 @@ Points are programs themselves, drawn from the grammar of a language (`dsl/sampl
 
 from __future__ import annotations
 
-import functools
-
 import jax
 
 from jaxprl.dsl import sample
@@ -14,11 +12,14 @@ from jaxprl.dsl.language import Language
 from jaxprl.search.names import STARTS
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def random_starts(language: Language, keys: jax.Array, climb: jax.Array) -> jax.Array:
     """Return the random programs int32 [S, N] that the climbs number `climb`, int32 [S], start from."""
-    named = jax.vmap(lambda key, number: jax.random.fold_in(jax.random.fold_in(key, STARTS), number))(keys, climb)
-    return sample.random_programs(language, named)
+    return sample.random_programs(language, _named(keys, climb))
+
+
+@jax.jit
+def _named(keys: jax.Array, climb: jax.Array) -> jax.Array:
+    return jax.vmap(lambda key, number: jax.random.fold_in(jax.random.fold_in(key, STARTS), number))(keys, climb)
 
 
 def mutations(

@@ -33,8 +33,12 @@ def search_keys(seeds: Sequence[int]) -> jax.Array:
     Args:
       seeds: search seeds, 0 to 2**32 - 1.
     """
-    make = functools.partial(jax.random.key, impl="threefry2x32")
-    return jax.vmap(make)(jnp.asarray(seeds, jnp.uint32))
+    return _keys(np.asarray(list(seeds), np.uint32))
+
+
+@jax.jit
+def _keys(seeds: jax.Array) -> jax.Array:
+    return jax.vmap(functools.partial(jax.random.key, impl="threefry2x32"))(seeds)
 
 
 class Point(NamedTuple):
@@ -188,5 +192,4 @@ def started(start: Callable[..., Points], pool: PyTree, keys: jax.Array, climb: 
 
 def nothing_yet(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return `evaluated` and `best`, int32 [S], of searches that have evaluated nothing."""
-    zero = jnp.zeros(len(keys), jnp.int32)
-    return zero, zero + UNKNOWN
+    return jnp.asarray(np.zeros(len(keys), np.int32)), jnp.asarray(np.full(len(keys), UNKNOWN, np.int32))

@@ -29,6 +29,7 @@ from jaxprl.codegen.launch import Launcher
 from jaxprl.codegen.stablehlo import Unsupported
 from jaxprl.errors import UserError
 from jaxprl.search.protocol import Improvements, Neighbourhoods
+from jaxprl.types import Array
 from jaxprl.vm import lanes
 from jaxprl.vm.compile import COUNT_BITS
 from jaxprl.vm.kernel import gpu, gpu_worker, pieces
@@ -89,7 +90,7 @@ class Batches(Work):
         wide[: len(programs), : programs.shape[1]] = programs[:, : kernel.nodes]
         with _Borrowed(kernel, share * len(self.layouts.units)) as borrowed:
             outcomes, borrowed.memory = _run_programs(kernel, devices, self._leaves, wide, counts, borrowed.memory)
-            return np.array(outcomes[: len(programs)])
+            return np.asarray(outcomes)[: len(programs)].copy()
 
     def first_better(self, question: Neighbourhoods, workers: int) -> Improvements:
         """Find the first better neighbour of S programs; see `evaluate.first_better`."""
@@ -107,7 +108,7 @@ class Batches(Work):
             answers, borrowed.memory = _first_better(
                 kernel, devices, self._leaves, weights, self.scale.most, wide, borrowed.memory
             )
-            found, crowded = jax.tree.map(lambda leaf: np.array(leaf[:searches]), answers)
+            found, crowded = jax.tree.map(lambda leaf: np.asarray(leaf)[:searches].copy(), answers)
         again = np.flatnonzero(crowded)
         if len(again):
             rest = jax.tree.map(lambda leaf: np.asarray(leaf)[again], question)
@@ -192,15 +193,15 @@ def text_for(task: Task, layouts: Layout) -> str:
 
 
 def _padded(question: Neighbourhoods, searches: int, nodes: int) -> Neighbourhoods:
-    """Return a question with idle searches at its end, and programs of `nodes` nodes."""
+    """Return a question with idle searches at its end, and programs of `nodes` nodes, as numpy arrays."""
 
-    def widened(leaf: jax.Array, fill: int = 0) -> jax.Array:
+    def widened(leaf: Array, fill: int = 0) -> np.ndarray:
         extra = [(0, searches - leaf.shape[0])] + [(0, 0)] * (leaf.ndim - 1)
-        return jnp.pad(jnp.asarray(leaf, jnp.int32), extra, constant_values=fill)
+        return np.pad(np.asarray(leaf, np.int32), extra, constant_values=fill)
 
-    def fitted(leaf: jax.Array) -> jax.Array:
+    def fitted(leaf: Array) -> np.ndarray:
         cut = widened(leaf)[..., :nodes]  # behind these there is nothing
-        return jnp.pad(cut, [(0, 0)] * (cut.ndim - 1) + [(0, nodes - cut.shape[-1])])
+        return np.pad(cut, [(0, 0)] * (cut.ndim - 1) + [(0, nodes - cut.shape[-1])])
 
     margins = question.margins
     return Neighbourhoods(

@@ -23,6 +23,7 @@ import numpy as np
 from jaxprl.codegen import compiler
 from jaxprl.codegen.compiler import Unavailable
 from jaxprl.codegen.stablehlo import Unsupported
+from jaxprl.codegen.threads import in_threads
 from jaxprl.errors import UserError
 from jaxprl.search.protocol import Improvements, Neighbourhoods
 from jaxprl.types import Array
@@ -32,7 +33,7 @@ from jaxprl.vm.kernel import pieces, worker
 from jaxprl.vm.machine import GROWTH, Machine
 from jaxprl.vm.memory import SLOT_WORDS
 from jaxprl.vm.outcomes import COLUMNS, RUNNING, unpack
-from jaxprl.vm.sharing import Work, in_threads
+from jaxprl.vm.sharing import Work
 from jaxprl.worlds.task import Layout, Task
 
 FEW = 4

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import functools
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprl.codegen.threads import in_threads
 from jaxprl.search.protocol import Improvements, Neighbourhoods
 from jaxprl.vm.outcomes import COLUMNS, Scale
 from jaxprl.worlds.task import Layout, Task
@@ -153,31 +152,3 @@ def widened(question: Neighbourhoods, width: int) -> Neighbourhoods:
         lambda leaf: np.pad(leaf, ((0, 0), (0, extra), *[(0, 0)] * (leaf.ndim - 2))), several
     )
     return question._replace(programs=programs, changed=changed, margins=margins)
-
-
-def in_threads(jobs: Sequence[Callable[[], T]], workers: int) -> list[T]:
-    """Return the results of jobs that are done in `workers` threads, of which the present one is one."""
-    if workers == 1 or len(jobs) <= 1:
-        return [job() for job in jobs]
-    waiting = iter(range(len(jobs)))
-    found: dict[int, T] = {}
-
-    def work() -> None:
-        for number in waiting:  # each number goes to one thread
-            found[number] = jobs[number]()
-
-    others = [_pool(workers - 1).submit(work) for _ in range(min(workers, len(jobs)) - 1)]
-    work()
-    for other in others:
-        other.result()
-    return [found[number] for number in range(len(jobs))]
-
-
-@functools.cache
-def _pool(workers: int) -> concurrent.futures.ThreadPoolExecutor:
-    # Kept, since starting threads takes as long as running some dozens of programs.
-    return concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="evaluate")
-
-
-if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
-    os.register_at_fork(after_in_child=_pool.cache_clear)

@@ -11,9 +11,7 @@ static inline int seen(const int *place) { return *(const volatile int *)place; 
 /* The instructions of a program. Its nodes come first, and behind them there are zeros. */
 static inline void compile(const int32_t *nodes, uint32_t *code, uint8_t *scratch)
 {
-    if (nodes[SHORTEST] == 0)
-        shortest_instructions(nodes, code, scratch);
-    else if (nodes[SHORT] == 0)
+    if (nodes[SHORT] == 0)
         short_instructions(nodes, code, scratch);
     else
         instructions(nodes, code, scratch);
@@ -234,6 +232,8 @@ extern "C" __global__ void prepare_question(const int *sizes, const int32_t *par
         uint32_t *code = codes + (int64_t)row * (NODES * WORDS);
         left[row] = episodes;
         highest[row] = index < (int)counts[search] ? episodes * most : UNKNOWN;
+        if (index >= (int)counts[search])
+            continue; /* only room, or an idle search */
         if (index >= 0) {
             const int32_t *nodes = programs + ((int64_t)search * width + index) * NODES;
             marks[search * width + index] = mark(nodes).mark;

@@ -20,13 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprl.codegen import prelude, stablehlo, text
+from jaxprl.codegen.expressions import CUDA, Style, c_type
 from jaxprl.types import PyTree
 from jaxprl.vm import pruning
 from jaxprl.vm.compile import TRACED
 from jaxprl.vm.instruction import WORDS, Instruction
 from jaxprl.vm.interpreter import Run
 from jaxprl.vm.kernel import pieces
-from jaxprl.vm.kernel.pieces import MOST_LAYOUTS, SHORT, SHORTEST, Leaves, Piece, array
+from jaxprl.vm.kernel.pieces import MOST_LAYOUTS, SHORT, Leaves, Piece, array
 from jaxprl.vm.machine import Machine, fetch_from, goes_on
 from jaxprl.vm.memory import SLOT_WORDS, Direct
 from jaxprl.vm.outcomes import COLUMNS, RUNNING
@@ -83,19 +84,19 @@ def write(machine: Machine, layouts: Leaves, nodes: int) -> Written:
     Raises:
       Unsupported: a rule of the task has an operation that is not translated.
     """
-    leaves = [f"{text.c_type(leaf.dtype)} *{leaf.name}" for leaf in layouts.leaves]
+    leaves = [f"{c_type(leaf.dtype)} *{leaf.name}" for leaf in layouts.leaves]
     rules = pieces.remembered(
         ["rules of a run"], pieces.known_by(machine, layouts, nodes), functools.partial(_rules, machine, layouts, nodes)
     )
     sizes = {
-        "NODES": nodes, "SHORT": SHORT, "SHORTEST": SHORTEST, "WORDS": WORDS, "COLUMNS": COLUMNS, "RUNNING": RUNNING,
+        "NODES": nodes, "SHORT": SHORT, "WORDS": WORDS, "COLUMNS": COLUMNS, "RUNNING": RUNNING,
         "MARKS": TRACED // 32, "THREADS": THREADS, "BLOCKS": BLOCKS, "LOOK": LOOK, "BALLOT": BALLOT,
         "SLOTS": machine.slots, "SLOT_WORDS": SLOT_WORDS,
     }  # fmt: skip
     differs = Piece(
         "differs", pruning.differs, {"touched": array(2, dtype=np.uint32), "changed": array(2)}, ["differs"]
     )
-    style = text.Style(is_cuda=True, has_scratch=True)
+    style = Style(is_cuda=True, has_scratch=True)
     instructions = [piece.written() for piece in pieces.instructions(machine, nodes, style)]
     scratch = max(map(int, re.findall(r"enum { SCRATCH_\w+ = (\d+) };", "\n".join(instructions))))
     whole = "\n".join(
@@ -107,8 +108,8 @@ def write(machine: Machine, layouts: Leaves, nodes: int) -> Written:
             text.macro("LEAVES", [f"const {leaf}" for leaf in leaves]),
             text.macro("ALL_LEAVES", [leaf.name for leaf in layouts.leaves]) + "\n",
             *instructions,
-            *(piece.written() for piece in pieces.comparisons(nodes, text.CUDA)),
-            dataclasses.replace(differs, style=text.CUDA).written(),
+            *(piece.written() for piece in pieces.comparisons(nodes, CUDA)),
+            dataclasses.replace(differs, style=CUDA).written(),
             rules,
             f"enum {{ SCRATCH = {scratch} }};\n",
             HARNESS.read_text(),
@@ -130,7 +131,7 @@ def _rules(machine: Machine, layouts: Leaves, nodes: int) -> str:
         if field.name in READ or result is not args[field.name]
     ]
     scalars, arrays = ([field for field in changing if bool(field.shape) == many] for many in (False, True))
-    declared = " ".join(f"alignas(16) {text.c_type(field.dtype)} {field.name}[{field.size}];" for field in arrays)
+    declared = " ".join(f"alignas(16) {c_type(field.dtype)} {field.name}[{field.size}];" for field in arrays)
     carried = [field for field in changing if field.name not in VISITED]
     passed = [field.name if field.shape else f"(run).{field.name}" for field in carried]
     return "\n".join(
@@ -208,7 +209,7 @@ class _Carried:
             found = self._flat(self._start(list(leaves), layout, code, marks, table, jnp.uint32(0)))
             return [*(found[field.name] for field in fields), jnp.bool_(True)]
 
-        style = text.Style(is_cuda=True, struct="run")
+        style = Style(is_cuda=True, struct="run")
         return Piece("start", start, args, [*(field.name for field in fields), GOES_ON], {}, None, style)
 
     def step(self, fields: list[Field]) -> Piece:
@@ -246,7 +247,7 @@ class _Carried:
         order = list(args)
         in_place = {place: order.index(field.name) for place, field in enumerate(fields) if field.shape}
         in_place[len(fields) + 1] = order.index("table")
-        style = text.Style(is_cuda=True, struct="run")
+        style = Style(is_cuda=True, struct="run")
         return Piece("step", step, args, [*names, GOES_ON, "table"], in_place, None, style)
 
     def _flat(self, run: Run[Direct]) -> dict[str, jax.Array]:

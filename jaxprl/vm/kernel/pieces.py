@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprl.codegen import kept, stablehlo, text
+from jaxprl.codegen.expressions import C, Style
 from jaxprl.types import PyTree
 from jaxprl.vm import pruning
 from jaxprl.vm.instruction import MOST_NODES
@@ -32,9 +33,8 @@ MOST_NEIGHBOURS = 2**20
 """Neighbours of a search that one question may have."""
 WIDTHS = (64, 128, 256, MOST_NODES)
 """Nodes of the programs that texts are written for; a program is padded to the next one."""
-SHORT, SHORTEST = 32, 16
-"""Nodes that most programs, and many, have room in. These become instructions by functions of their own, in half the
-time and in a quarter of it."""
+SHORT = 32
+"""Nodes that most programs have room in. These become instructions by a function of their own, in half the time."""
 
 
 def width_of(nodes: int) -> int:
@@ -104,16 +104,18 @@ class Piece:
     name: str
     function: Callable[..., Any]
     args: dict[str, PyTree]  # name of a leaf -> its shape, in the order of the function's arguments
-    results: Sequence[str]
+    results: Sequence[str]  # names of the leaves of the result; of those behind the last one nothing is written
     in_place: dict[int, int] = dataclasses.field(default_factory=dict)
     depends_on: tuple[Any, ...] | None = ()  # what its text depends on besides the package; None if nobody knows
-    style: text.Style = text.C
+    style: Style = C
 
     def translated(self) -> stablehlo.Function:
         """Return the function in the form of `ir.py`."""
         args, names = list(self.args.values()), list(self.args)
         with ops.unfenced():
-            return stablehlo.translate(self.name, self.function, args, names, in_place=self.in_place)
+            return stablehlo.translate(
+                self.name, self.function, args, names, in_place=self.in_place, wanted=len(self.results)
+            )
 
     def written(self) -> str:
         """Return the text of the function, written now or, where that can be known, earlier."""
@@ -149,20 +151,19 @@ def known_by(machine: Machine, layouts: Leaves, nodes: int) -> tuple[Any, ...] |
     return machine.task.name, machine.bits, machine.words, machine.slots, nodes, layouts
 
 
-def instructions(machine: Machine, nodes: int, style: text.Style) -> list[Piece]:
+def instructions(machine: Machine, nodes: int, style: Style) -> list[Piece]:
     """Return what makes instructions of programs with up to `nodes` nodes."""
     coded = machine.bits, nodes
-    rooms = {"instructions": nodes, "short_instructions": SHORT, "shortest_instructions": SHORTEST}
+    whole, short = ({"nodes": array(room)} for room in (nodes, SHORT))
     return [
-        *(
-            Piece(name, machine.code, {"nodes": array(room)}, ["code"], {}, coded, style)
-            for name, room in rooms.items()
-        ),
-        Piece("traced_instructions", machine.traced_code, {"nodes": array(nodes)}, ["code", "marks"], {}, coded, style),
+        Piece("traced_instructions", machine.traced_code, whole, ["code", "marks"], {}, coded, style),
+        # JAX traces a function once.
+        Piece("instructions", machine.traced_code, whole, ["code"], {}, coded, style),
+        Piece("short_instructions", machine.code, short, ["code"], {}, coded, style),
     ]
 
 
-def comparisons(nodes: int, style: text.Style) -> list[Piece]:
+def comparisons(nodes: int, style: Style) -> list[Piece]:
     """Return what compares programs and scores."""
     number, program = array(), array(nodes)
     several = {"programs": array(MOST_NEIGHBOURS, nodes), "marks": array(MOST_NEIGHBOURS, dtype=np.uint32)}

@@ -21,9 +21,7 @@ static __attribute__((noinline)) struct run_result traced_run(
 /* The instructions of a program. Its nodes come first, and behind them there are zeros. */
 static void compile(const int32_t *nodes, uint32_t *code)
 {
-    if (nodes[SHORTEST] == 0)
-        shortest_instructions(nodes, code);
-    else if (nodes[SHORT] == 0)
+    if (nodes[SHORT] == 0)
         short_instructions(nodes, code);
     else
         instructions(nodes, code);

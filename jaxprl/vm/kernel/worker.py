@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprl.codegen import prelude, text
+from jaxprl.codegen.expressions import C, Style, c_type
 from jaxprl.vm import pruning
 from jaxprl.vm.instruction import WORDS, Instruction
 from jaxprl.vm.kernel import pieces
-from jaxprl.vm.kernel.pieces import MOST_LAYOUTS, SHORT, SHORTEST, Leaves, Piece, array
+from jaxprl.vm.kernel.pieces import MOST_LAYOUTS, SHORT, Leaves, Piece, array
 from jaxprl.vm.machine import Machine, fetch_from
 from jaxprl.vm.memory import Direct
 from jaxprl.vm.outcomes import COLUMNS, RUNNING
@@ -47,10 +48,10 @@ def write(machine: Machine, layouts: Leaves, nodes: int) -> str:
     Raises:
       Unsupported: a rule of the task has an operation that is not translated.
     """
-    fields = "".join(f"    const {text.c_type(leaf.dtype)} *{leaf.name};\n" for leaf in layouts.leaves)
+    fields = "".join(f"    const {c_type(leaf.dtype)} *{leaf.name};\n" for leaf in layouts.leaves)
     passed = [f"(all)->{leaf.name}" for leaf in layouts.leaves]
     sizes = {
-        "NODES": nodes, "SHORT": SHORT, "SHORTEST": SHORTEST, "WORDS": WORDS, "COLUMNS": COLUMNS, "RUNNING": RUNNING
+        "NODES": nodes, "SHORT": SHORT, "WORDS": WORDS, "COLUMNS": COLUMNS, "RUNNING": RUNNING
     }  # fmt: skip
     parts = [
         prelude.PRELUDE,
@@ -63,7 +64,7 @@ def write(machine: Machine, layouts: Leaves, nodes: int) -> str:
 
 
 def _pieces(machine: Machine, layouts: Leaves, nodes: int) -> list[Piece]:
-    number, row, style = array(), array(MOST_LAYOUTS), text.C
+    number, row, style = array(), array(MOST_LAYOUTS), C
     scoring = {"weights": row, "most": number, "episodes": number}
     traces = {"units": row, "touched": array(MOST_LAYOUTS, 2, dtype=np.uint32), "changed": array(2)}
 
@@ -116,5 +117,5 @@ def _run(machine: Machine, layouts: Leaves, nodes: int) -> Piece:
     }
     results = ["units", "calls", "actions", "end", "visited_0", "visited_1", "table"]
     in_place = {len(results) - 1: list(args).index("table")}
-    style = text.Style(without=IN_GLIDING) if machine.task.quiet else text.C
+    style = Style(without=IN_GLIDING) if machine.task.quiet else C
     return Piece("run", run, args, results, in_place, pieces.known_by(machine, layouts, nodes), style)
