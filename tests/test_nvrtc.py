@@ -12,6 +12,8 @@ import jaxprl
 from jaxprl.codegen import kept, launch, nvrtc
 from jaxprl.codegen.compiler import Unavailable
 from jaxprl.codegen.launch import Emulated, Gpu
+from jaxprl.dsl import sample
+from jaxprl.search.protocol import Neighbourhoods
 from jaxprl.vm import cuda
 from jaxprl.vm import evaluate as door
 from jaxprl.vm.kernel import gpu
@@ -161,3 +163,36 @@ def test_what_is_not_translated_runs_on_the_next_engine(library, monkeypatch):
     with launch.using(Emulated()), pytest.warns(UserWarning, match=r"cannot run Harvester.*sort"):
         found = jaxprl.evaluate(other, programs, layout_seeds=range(2))
     np.testing.assert_array_equal(found.units, jaxprl.evaluate(task, programs, layout_seeds=range(2)).units)
+
+
+@needs_compiler
+def test_kernels_run_where_the_innermost_choice_says():
+    two, three = Emulated(threads=2), Emulated(threads=3)
+    with launch.using(two):
+        with launch.using(three), launch.using(two):
+            assert launch.here() == two
+        with launch.using(three):
+            with launch.using(two):
+                pass
+            assert launch.here() == three
+        assert launch.here() == two
+
+
+@needs_compiler
+def test_kernels_draw_nothing_for_no_keys():
+    language = jaxprl.make("DoorKey").language
+    keys = jax.random.split(jax.random.key(0, impl=sample.GENERATOR), (2, 0))
+    with launch.using(Emulated()):
+        nodes, changed = sample.neighbours(language, np.zeros((2, 64), np.int32), keys)
+        assert sample.random_programs(language, keys[0]).shape == (0, 64)
+    assert (nodes.shape, changed.shape) == ((2, 0, 64), (2, 0, 2))
+
+
+@pytest.mark.parametrize("engine", ["native", "cuda"])
+def test_more_layouts_than_texts_are_made_for_are_refused(engine):
+    task = jaxprl.make("DoorKey")
+    layouts = jax.tree.map(lambda leaf: np.resize(leaf, (40_000, *leaf.shape[1:])), task.layouts([0]))
+    nodes = np.zeros((1, 64), np.int32)
+    question = Neighbourhoods(nodes, nodes[None], np.ones((1, 1, 2), np.int32), np.ones(1, np.int32))
+    with pytest.raises(jaxprl.UserError, match="1 searches with 1 neighbours each on 40,000 layouts: too many"):
+        door.first_better(task, question, layouts, engine=engine)

@@ -34,6 +34,10 @@ class Unavailable(Exception):
         super().__init__(message)
         self.expected = expected
 
+    def anew(self) -> Unavailable:
+        """Return another one that says the same. One that is kept would keep what was alive where it was raised."""
+        return Unavailable(str(self), expected=self.expected)
+
 
 def command() -> tuple[str, ...]:
     """Return the command of the compiler.
@@ -43,7 +47,7 @@ def command() -> tuple[str, ...]:
     """
     found = _command(os.environ.get(VARIABLE), os.environ.get("PATH"))
     if isinstance(found, Unavailable):
-        raise found
+        raise found.anew()
     return found
 
 

@@ -80,6 +80,8 @@ class Each:
           Unavailable: kernels cannot be compiled or launched here.
         """
         written, results = _written(self, _shapes(arrays), True)
+        if not count:  # there is no launch of nothing
+            return [jnp.zeros((0, *shape), dtype) for shape, dtype in results]
         call = Call("each", min(MOST_BLOCKS, -(-count // BLOCK)), BLOCK)
         numbers = jnp.stack([jnp.int32(count), jnp.asarray(number, np.int32)])
         found = [jax.ShapeDtypeStruct((count, *shape), dtype) for shape, dtype in results]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import contextvars
 import ctypes
 import dataclasses
 import functools
@@ -26,13 +27,18 @@ from jaxprl.codegen.compiler import Unavailable
 SHIMS = Path(__file__).with_name("shims.h")
 CPP_FLAGS = ("-x", "c++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC")
 _CHECK = """\
-extern "C" __global__ void check(const int *number, int *result) { *result = 3 * *number + 1; }
+extern "C" __global__ void check(const int *number, int *, int *changed, int *result)
+{
+    if (threadIdx.x == 0)
+        *result = 3 * *number + *changed, *changed = 7;
+}
 """
+"""The second operand is changed in place: a kernel gets it twice, among the operands and among the results."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """A kernel, and how it is launched."""
+    """A kernel, and how it is launched. An operand that is changed in place is passed twice, also as a result."""
 
     kernel: str
     blocks: int
@@ -97,9 +103,11 @@ class Gpu:
         Raises:
           Unavailable: there is none.
         """
-        if jax.default_backend() != "gpu":
+        chosen = getattr(jax.config, "jax_default_device", None)  # None, a device, or the name of a platform
+        platform = chosen if isinstance(chosen, str) else getattr(chosen, "platform", None) or jax.default_backend()
+        if platform not in ("gpu", "cuda"):
             raise Unavailable("JAX uses no GPU here", expected=True)
-        device = jax.local_devices()[0]
+        device = jax.local_devices(backend="gpu")[0]
         capability = str(getattr(device, "compute_capability", ""))
         if not capability.replace(".", "").isdigit():
             raise Unavailable(f"the GPU {device.device_kind} is not one of NVIDIA's", expected=True)
@@ -126,7 +134,7 @@ class Gpu:
         return list(found)
 
 
-_chosen: list[Launcher] = []
+_chosen: contextvars.ContextVar[Launcher | None] = contextvars.ContextVar("chosen", default=None)
 
 
 def here() -> Launcher:
@@ -135,39 +143,39 @@ def here() -> Launcher:
     Raises:
       Unavailable: nowhere, or they do not work there.
     """
-    launcher = _chosen[-1] if _chosen else Gpu.present()
+    launcher = _chosen.get() or Gpu.present()
     fault = _fault(launcher)
     if fault is not None:
-        raise fault
+        raise fault.anew()
     return launcher
 
 
 @contextlib.contextmanager
 def using(launcher: Launcher) -> Iterator[None]:
     """Have kernels run somewhere else for a while, on a CPU for instance."""
-    _chosen.append(launcher)
+    token = _chosen.set(launcher)
     try:
         yield
     finally:
-        _chosen.remove(launcher)
+        _chosen.reset(token)
 
 
 @functools.lru_cache(8)
 def _fault(launcher: Launcher) -> Unavailable | None:
     """Return why kernels do not work somewhere: a driver may refuse code that is newer than itself, say."""
-    call, number = Call("check", 1, 1), jax.ShapeDtypeStruct((1,), np.int32)
+    call, number = Call("check", 1, 1, ((1, 0),)), jax.ShapeDtypeStruct((1,), np.int32)
     try:
         code = launcher.compiled(_CHECK)
         if not launcher.is_there:
             return None
         with jax.ensure_compile_time_eval():  # now, even if somebody asks while a function is traced
-            run = jax.jit(lambda given: launcher.launch(code, call, [given], [number])[0])
-            result = int(np.asarray(run(np.array([5], np.int32)))[0])
+            run = jax.jit(lambda *given: launcher.launch(code, call, given, [number, number]))
+            found = [int(np.asarray(each)[0]) for each in run(np.array([5], np.int32), np.array([1], np.int32))]
     except Unavailable as reason:
-        return reason
+        return reason.anew()
     except jax.errors.JaxRuntimeError as error:
         return Unavailable(f"the GPU does not run kernels: {str(error).splitlines()[0]}")
-    return None if result == 16 else Unavailable("the GPU's kernels give wrong numbers")
+    return None if found == [7, 16] else Unavailable("the GPU's kernels give wrong numbers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,8 +214,7 @@ class Emulated:
         given = [np.ascontiguousarray(operand) for operand in operands]
         old = {result: operand for operand, result in call.aliases}
         found = [
-            np.array(given[old[place]]) if place in old else np.zeros(result.shape, result.dtype)
-            for place, result in enumerate(results)
+            np.array(given[old[place]]) if place in old else _unset(result) for place, result in enumerate(results)
         ]
         addresses = [ctypes.c_void_p(array.ctypes.data) for array in (*given, *found)]
 
@@ -218,3 +225,8 @@ class Emulated:
         with concurrent.futures.ThreadPoolExecutor(self.threads) as pool:
             list(pool.map(work, range(self.threads)))
         return found
+
+
+def _unset(result: jax.ShapeDtypeStruct) -> np.ndarray:
+    """Return an array of garbage, as memory of a GPU is before a kernel writes to it."""
+    return np.full(result.size * result.dtype.itemsize, 0xCD, np.uint8).view(result.dtype).reshape(result.shape)

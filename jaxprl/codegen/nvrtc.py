@@ -34,7 +34,7 @@ def load() -> ctypes.CDLL:
     """
     found = _load(os.environ.get(VARIABLE))
     if isinstance(found, Unavailable):
-        raise found
+        raise found.anew()
     return found
 
 

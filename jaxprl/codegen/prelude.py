@@ -63,6 +63,7 @@ static inline constexpr int32_t operator~(int32_t a) {{ return ~a.value; }}
 static inline constexpr int32_t operator-(int32_t a) {{ return 0 - a; }}
 
 /* Copies entries, as many bytes at a time as the addresses allow. */
+typedef unsigned __attribute__((may_alias)) word;
 template <class Word> static inline void copy_words(void *target, const void *source, int count)
 {{
 #pragma unroll 1
@@ -73,7 +74,7 @@ template <class Entry> static inline void copy(Entry *restrict target, const Ent
 {{
     const int bytes = count * (int)sizeof(Entry);
     if (bytes % 4 == 0 && (((uint64_t)target | (uint64_t)source) & 3) == 0)
-        copy_words<unsigned>(target, source, bytes / 4);
+        copy_words<word>(target, source, bytes / 4);
     else
         copy_words<Entry>(target, source, count);
 }}

@@ -25,7 +25,7 @@ static inline int atomicMin(int *place, int number)
 }
 
 /* Each thread is a warp of its own. */
-static inline unsigned __activemask() { return 1; }
+static inline bool __all_sync(unsigned, bool holds) { return holds; }
 static inline unsigned __ballot_sync(unsigned, bool holds) { return holds; }
 static inline int __popc(unsigned x) { return __builtin_popcount(x); }
 

@@ -26,6 +26,10 @@ _TYPES = {"i1": BOOL, **{f"{'u' if kind[0] == 'u' else ''}i{kind.lstrip('uint')}
 class Unsupported(Exception):
     """An operation or a type that is not translated; the message names it."""
 
+    def anew(self) -> Unsupported:
+        """Return another one that says the same (`compiler.Unavailable.anew`)."""
+        return Unsupported(str(self))
+
 
 Index = Sequence[Value]
 

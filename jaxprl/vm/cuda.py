@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import os
 import threading
 from collections.abc import Iterator
 from typing import ClassVar
@@ -21,7 +22,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxprl.codegen import launch
 from jaxprl.codegen.compiler import Unavailable
@@ -45,6 +46,8 @@ FEWEST_PROGRAMS = 64
 """Programs of the smallest launch; larger ones are powers of two, so that few sizes are compiled."""
 MOST_RUNS = 2**30
 """Runs of one launch, so that an int32 counts them."""
+SPARE = 1
+"""Memories of one kind that are kept while nobody uses them."""
 AXIS = "gpus"
 
 
@@ -99,8 +102,8 @@ class Batches(Work):
         searches, width = question.programs.shape[:2]
         padded = -(-searches // len(devices)) * len(devices)
         runs = (1 + width) * (padded // len(devices)) * len(self.layouts.units)
-        if runs > MOST_RUNS or width > pieces.MOST_NEIGHBOURS:
-            episodes = len(self.layouts.units)
+        episodes = len(self.layouts.units)
+        if runs > MOST_RUNS or width > pieces.MOST_NEIGHBOURS or episodes > pieces.MOST_LAYOUTS:
             raise UserError(f"{searches:,} searches with {width:,} neighbours each on {episodes:,} layouts: too many")
         wide = _padded(question, padded, kernel.nodes)
         weights = np.asarray(self.scale.weights, np.int32)
@@ -111,10 +114,11 @@ class Batches(Work):
             found, crowded = jax.tree.map(lambda leaf: np.asarray(leaf)[:searches].copy(), answers)
         again = np.flatnonzero(crowded)
         if len(again):
-            rest = jax.tree.map(lambda leaf: np.asarray(leaf)[again], question)
+            # The others are idle this time. With fewer searches everything would be compiled anew.
+            rest = question._replace(counts=np.where(crowded, np.asarray(question.counts), -1))
             part = self._enlarged(question.programs.shape[-1]).first_better(rest, workers)
             for column, new in zip(found, part, strict=True):
-                column[again] = new
+                column[again] = new[again]
         return found
 
     def mesh(self, nodes: int) -> Mesh | None:
@@ -214,7 +218,7 @@ def _padded(question: Neighbourhoods, searches: int, nodes: int) -> Neighbourhoo
 
 
 def _devices(kernel: Kernel) -> tuple[jax.Device, ...]:
-    """Return the devices that share the work: all local ones, unless the launcher has less."""
+    """Return the devices that share the work: all local ones, unless the launcher has fewer."""
     return tuple(jax.local_devices()[: kernel.launcher.devices])
 
 
@@ -274,7 +278,7 @@ def _over(devices: tuple[jax.Device, ...], share, given: str, found: str):
 
 
 class _Borrowed:
-    """The memories of a kernel, lent to one call. They are given back unless the call fails."""
+    """The memories of a kernel, lent to one call. They are given back unless the call or a launch fails."""
 
     free: ClassVar[dict[tuple[object, ...], list[tuple[Memory, int]]]] = {}
     lock: ClassVar[threading.Lock] = threading.Lock()
@@ -293,11 +297,26 @@ class _Borrowed:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is None:
-            with self.lock:
-                self.free[self.key].append((self.memory, self.earlier + self.runs))
+        if kind is not None:
+            return
+        self.memory.earlier.block_until_ready()  # a launch that fails says so here, and not to the next borrower
+        with self.lock:
+            free = self.free[self.key]
+            if len(free) < SPARE:
+                free.append((self.memory, self.earlier + self.runs))
 
     def _new(self) -> Memory:
-        devices = len(_devices(self.kernel))
-        one = self.kernel.empty_memory()
-        return Memory(jnp.tile(one.tables, devices), jnp.tile(one.earlier[None], devices))
+        devices = _devices(self.kernel)
+        mesh = Mesh(np.array(devices), (AXIS,))
+        place = NamedSharding(mesh, PartitionSpec(AXIS)) if len(devices) > 1 else devices[0]
+        tables = jnp.zeros(self.kernel.memory_words * len(devices), np.uint32, device=place)
+        return Memory(tables, jnp.zeros(len(devices), np.uint32, device=place))
+
+
+def _forget() -> None:
+    _Borrowed.free.clear()
+    _Borrowed.lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads, one of which may hold the lock
+    os.register_at_fork(after_in_child=_forget)

@@ -8,7 +8,7 @@ from jaxprl.search.protocol import Search, State, programs_of
 from jaxprl.search.rounds import Rounds, several
 from jaxprl.vm import cuda
 from jaxprl.vm.compile import COUNT_BITS, counter_bits, counter_words
-from jaxprl.vm.kernel.pieces import WIDTHS
+from jaxprl.vm.kernel.pieces import MOST_LAYOUTS, WIDTHS
 from jaxprl.vm.outcomes import Scale
 from jaxprl.worlds.task import Layout, Task
 
@@ -45,7 +45,7 @@ def several_rounds(
     if mesh is not None and searches % mesh.size:
         return None
     runs = (1 + width) * searches * len(layouts.units)
-    if runs > cuda.MOST_RUNS:
+    if runs > cuda.MOST_RUNS or len(layouts.units) > MOST_LAYOUTS:
         return None
     count = min(ROUNDS, cuda.MOST_RUNS // runs)
     with batches.answering(nodes, count * runs) as (answer, lent):

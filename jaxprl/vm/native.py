@@ -98,7 +98,8 @@ class Batches(Work):
             given[4] = np.zeros((searches, width), np.int32)
         given = [np.ascontiguousarray(each, np.int32) for each in given]
         parts = 1 if searches >= workers else min(episodes, PARTS * workers)
-        if searches * (width + 2 * episodes + parts) > MOST_TICKETS or width > pieces.MOST_NEIGHBOURS:
+        tickets = searches * (width + 2 * episodes + parts)
+        if tickets > MOST_TICKETS or width > pieces.MOST_NEIGHBOURS or episodes > pieces.MOST_LAYOUTS:
             raise UserError(f"{searches:,} searches with {width:,} neighbours each on {episodes:,} layouts: too many")
         score, crowded = np.zeros((2, searches), np.int32)
         first, left = np.full(searches, width, np.int32), np.full(searches, parts, np.int32)
@@ -131,7 +132,7 @@ class Batches(Work):
         nodes = programs.shape[-1]
         kernel = self._kernel_for(nodes)
         if not isinstance(kernel, Kernel):
-            raise kernel
+            raise kernel.anew()
         width = pieces.width_of(nodes)
         padding = [(0, 0)] * (programs.ndim - 1) + [(0, width - nodes)]
         wide = np.pad(programs, padding) if width > nodes else programs
@@ -239,7 +240,7 @@ def _kernel_of(
     try:
         functions = compiler.load(worker.write(machine, leaves, nodes), command)
     except (Unavailable, Unsupported) as reason:
-        return reason
+        return reason.anew()
     names = [leaf.name for leaf in leaves.leaves]
     return Kernel(functions, *(_structure(names, *fields) for fields in (worker.BATCH, worker.QUESTION)))
 

@@ -78,9 +78,10 @@ class Kernel:
             blocks = most // block
         return Call(name, blocks, block, tuple((aliases or {}).items()))
 
-    def empty_memory(self) -> Memory:
-        """Return memories that nobody has used."""
-        return Memory(jnp.zeros(self.threads * self.slots * SLOT_WORDS, np.uint32), jnp.uint32(0))
+    @property
+    def memory_words(self) -> int:
+        """Words of the memories of all threads of a device."""
+        return self.threads * self.slots * SLOT_WORDS
 
 
 def kernel_of(machine: Machine, layouts: pieces.Leaves, nodes: int, launcher: Launcher) -> Kernel:
@@ -98,7 +99,7 @@ def kernel_of(machine: Machine, layouts: pieces.Leaves, nodes: int, launcher: La
     """
     found = _kernel_of(machine, layouts, nodes, launcher)
     if not isinstance(found, Kernel):
-        raise found
+        raise found.anew()
     return found
 
 
@@ -110,7 +111,7 @@ def _kernel_of(
         written = gpu_worker.write(machine, layouts, nodes)
         code = launcher.compiled(written.text)
     except (Unavailable, Unsupported) as reason:
-        return reason
+        return reason.anew()
     return Kernel(code, launcher, machine.slots, nodes, written.run_bytes, written.scratch)
 
 

@@ -19,8 +19,13 @@ static inline void compile(const int32_t *nodes, uint32_t *code, uint8_t *scratc
 
 /* Runs. The first ticket of a thread is its number. The others come from a counter, which begins behind these. A job
    says which runs there are, and what becomes of them; runs are numbered from `earlier` + 1 on, so that no thread has to
-   clear its memory. Every LOOK steps a thread looks whether its run is still of use: all threads of a warp at once,
-   since they wait for the memory together. */
+   clear its memory. Every LOOK turns a thread looks whether its run is still of use. Threads of a warp that are together
+   look together, since they wait for the memory together.
+
+   With BALLOT, tests wait until so many threads of the warp have one, or all that have a run. Then all threads of the
+   warp stay until none of them has a run. */
+enum : unsigned { WARP = 0xFFFFFFFF };
+
 template <class Job> static inline void work(Job &job, const struct layouts &all, int *tickets, uint32_t *tables,
                                              const uint32_t *earlier)
 {
@@ -28,28 +33,35 @@ template <class Job> static inline void work(Job &job, const struct layouts &all
     ARRAYS_OF_RUN
     struct run now;
     uint32_t number = 0;
+    bool is_over = false; /* whether there are no tickets left */
     now.goes_on = false;
     for (int turn = 0;; turn++) {
-        const bool is_new = !now.goes_on;
+        if (BALLOT > 0 && __all_sync(WARP, is_over))
+            break;
+        const bool is_new = !now.goes_on && !is_over;
         if (is_new) {
             const int ticket = turn == 0 ? thread() : atomicAdd(tickets, 1);
-            if (ticket >= job.count())
+            is_over = ticket >= job.count();
+            if (is_over && BALLOT == 0)
                 break;
-            job.takes(ticket);
-            number = *earlier + (uint32_t)ticket + 1u;
+            if (!is_over) {
+                job.takes(ticket);
+                number = *earlier + (uint32_t)ticket + 1u;
+            }
         }
-        if ((is_new || turn % LOOK == 0) && job.is_settled()) {
-            now.goes_on = false;
-            continue;
-        }
-        if (is_new)
+        bool has_run = !is_over;
+        if (has_run && (is_new || turn % LOOK == 0) && job.is_settled())
+            has_run = now.goes_on = false;
+        if (has_run && is_new)
             now = start(job.code(), LAYOUTS(all), job.layout ARRAYS);
         bool may_test = true;
-        if (BALLOT > 0) { /* tests wait until many threads of the warp have one, or all */
-            const bool waits = now.chain == 0u;
-            const unsigned here = __activemask(), waiting = __ballot_sync(here, waits);
-            may_test = waits && (waiting == here || __popc(waiting) >= BALLOT);
+        if (BALLOT > 0) {
+            const bool waits = has_run && now.chain == 0u;
+            const unsigned running = __ballot_sync(WARP, has_run), waiting = __ballot_sync(WARP, waits);
+            may_test = waits && (waiting == running || __popc(waiting) >= BALLOT);
         }
+        if (!has_run)
+            continue;
         now = step(job.code(), job.nodes(), job.is_traced(), may_test, LAYOUTS(all), job.layout, number, CARRIED(now),
                    table);
         if (job.is_traced())
