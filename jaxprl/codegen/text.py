@@ -171,7 +171,9 @@ class _Writer(Expressions):
         """Declare an array, unless it is an argument or is declared already."""
         if buffer not in self.buffer_names:
             copied = self.copies.get(buffer)
-            self.buffer_names[buffer] = name = self.fresh(None, copied) if copied else self.fresh(op, "row")
+            self.buffer_names[buffer] = name = (
+                self.fresh(None, copied) if copied else self.fresh(op, names.function(op.place) or "row")
+            )
             kind, size = c_type(buffer.kind), max(8, width(buffer.kind)) // 8 * buffer.size
             if self.style.has_scratch and size > _SMALL:
                 self.line(f"{kind} *{name} = ({kind} *)(scratch + {self.scratch});")
