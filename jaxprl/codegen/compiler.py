@@ -28,14 +28,17 @@ _CHECK_CPP = '\nextern "C"' + _CHECK
 
 
 class Unavailable(Exception):
-    """Nothing can be compiled; the message says why. `expected` if there is no compiler at all."""
+    """Code cannot be compiled or run here; the message says why.
+
+    `expected`: nothing is broken, there is just no compiler or GPU to use.
+    """
 
     def __init__(self, message: str, *, expected: bool = False):
         super().__init__(message)
         self.expected = expected
 
     def anew(self) -> Unavailable:
-        """Return another one that says the same. One that is kept would keep what was alive where it was raised."""
+        """Return a copy. A cached exception that is raised keeps everything alive that its traceback refers to."""
         return Unavailable(str(self), expected=self.expected)
 
 

@@ -24,9 +24,9 @@ from jaxprl.codegen.launch import Call, Launcher
 from jaxprl.codegen.threads import in_threads
 
 MOST = 2**24
-"""Rows of an array, at most: functions are translated for so many."""
+"""Rows of an array, at most: functions are translated for this size."""
 BLOCK = 32
-"""Threads of a block, so that few elements are spread over many multiprocessors."""
+"""Threads of a block: few, so that even a small number of elements is spread over many multiprocessors."""
 MOST_BLOCKS = 4096
 SHARE = 16
 """Elements that a thread of a CPU takes at a time."""

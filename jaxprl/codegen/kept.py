@@ -36,7 +36,7 @@ def name_of(parts: Iterable[str]) -> str:
 
 @functools.cache
 def version() -> str:
-    """Return a hash of the code that decides the text of a kernel of a task of this package: its own, and JAX's."""
+    """Return a hash of what decides the text of a kernel of the package's own tasks: its files, and JAX's version."""
     found = hashlib.sha256(jax.__version__.encode())
     for part in PARTS:
         path = PACKAGE / part

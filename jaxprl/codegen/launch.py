@@ -204,7 +204,7 @@ class Emulated:
     def launch(
         self, code: str, call: Call, operands: Sequence[jax.Array], results: Sequence[jax.ShapeDtypeStruct]
     ) -> list[jax.Array]:
-        """Run a kernel in so many threads of the operating system."""
+        """Run a kernel in `threads` threads of the operating system."""
         return jax.pure_callback(functools.partial(self._run, code, call, tuple(results)), list(results), *operands)
 
     def _run(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 _COUNTED = """\
-/* What C leaves open, as XLA defines it: a division by 0 gives all bits, and the lowest number over -1 itself. */
+/* What C leaves open, as XLA defines it: dividing by 0 sets all bits, and dividing the lowest number by -1 gives that
+   number. */
 #define COUNTED(kind) \\
     static inline kind minimum_##kind(kind a, kind b) { return a < b ? a : b; } \\
     static inline kind maximum_##kind(kind a, kind b) { return a > b ? a : b; } \\
@@ -41,7 +42,7 @@ typedef unsigned int uint32_t;
 typedef unsigned long long uint64_t;
 #define restrict __restrict__
 
-/* Sums of 32 bits wrap around. C++ would leave them open and has no option as C compilers have. */
+/* Sums of 32 bits wrap around. In C++ signed overflow is undefined, and NVRTC has no flag like -fwrapv. */
 struct int32_t {{
     int value;
     int32_t() = default;
@@ -62,7 +63,7 @@ PLAIN(bool, ==) PLAIN(bool, !=) PLAIN(bool, <) PLAIN(bool, >) PLAIN(bool, <=) PL
 static inline constexpr int32_t operator~(int32_t a) {{ return ~a.value; }}
 static inline constexpr int32_t operator-(int32_t a) {{ return 0 - a; }}
 
-/* Copies entries, as many bytes at a time as the addresses allow. */
+/* Copies entries, four bytes at a time where size and addresses allow it, otherwise one by one. */
 typedef unsigned __attribute__((may_alias)) word;
 template <class Word> static inline void copy_words(void *target, const void *source, int count)
 {{

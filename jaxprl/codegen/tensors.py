@@ -27,7 +27,7 @@ class Unsupported(Exception):
     """An operation or a type that is not translated; the message names it."""
 
     def anew(self) -> Unsupported:
-        """Return another one that says the same (`compiler.Unavailable.anew`)."""
+        """Return a copy, for the reason that `compiler.Unavailable.anew` gives."""
         return Unsupported(str(self))
 
 

@@ -1,4 +1,4 @@
-"""Threads that call compiled functions, which run while no other thread has to wait for Python."""
+"""Runs jobs in several threads. Compiled functions release Python's lock (the GIL), so they run at the same time."""
 
 from __future__ import annotations
 

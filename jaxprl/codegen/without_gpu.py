@@ -1,7 +1,7 @@
-"""What can be known of code for a GPU without one: it compiles, and it has so many registers and launches.
+"""Checks code for GPUs without one: whether it compiles, and how many registers and launches it takes.
 
-This needs `jax[cuda13]`, or of it the plugin and the compilers, and JAX_PLATFORMS=cpu. JAX is told of a GPU that is not
-there.
+This needs JAX_PLATFORMS=cpu and `jax[cuda13]`, of which the plugin and the compilers are enough. JAX is told of a GPU
+that is not there.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ device_description_str: "NVIDIA H200"
 REGISTERS, THREADS, WARP = 65536, 2048, 32
 """Registers and threads of a multiprocessor, and threads of a warp."""
 LAUNCHES = {"copy", "custom-call", "fusion", "sort"}
-"""Operations of a compiled module that are a launch each. Loops and branches count by what is in them."""
+"""Operations of a compiled module that are one launch each. Loops and branches count by what is in them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,26 +125,31 @@ def launches(module: str) -> Launches:
     text = re.sub(r"(backend_config|metadata)=\{?.*", "", module)
     counts: dict[str, collections.Counter[str]] = {}
     inner: dict[str, set[str]] = {}  # bodies and conditions of the loops of a computation
+    branches: dict[str, set[str]] = {}  # its branches
     entry = name = ""
     for line in text.splitlines():
         head = re.match(r"(ENTRY )?(%[\w.\-]+) \(.*\{\s*$", line)
         if head:
             name = head.group(2)
             entry = name if head.group(1) else entry
-            counts[name], inner[name] = collections.Counter(), set()
+            counts[name], inner[name], branches[name] = collections.Counter(), set(), set()
         elif name and (found := re.match(r"\s+(?:ROOT )?%[\w.\-]+ = (.*)$", line)):
             operation = _operation(found.group(1))
             counts[name][operation] += 1
             if operation == "while":
                 inner[name] |= set(re.findall(r"(?:body|condition)=(%[\w.\-]+)", found.group(1)))
+            if operation == "conditional":
+                branches[name] |= set(re.findall(r"%[\w.\-]+", found.group(1).partition("computation")[2]))
     looped: set[str] = set()
     waiting = set(inner[entry])
     while waiting:
         name = waiting.pop()
         looped.add(name)
-        waiting |= inner[name] - looped
+        waiting |= (inner[name] | branches[name] & counts.keys()) - looped
     own = {name: sum(counts[name][operation] for operation in LAUNCHES) for name in counts}
-    return Launches(own[entry], sum(own[name] for name in looped))
+    return Launches(
+        own[entry] + sum(own[name] for name in branches[entry] & own.keys()), sum(own[name] for name in looped)
+    )
 
 
 def _operation(text: str) -> str:

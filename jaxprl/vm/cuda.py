@@ -1,7 +1,7 @@
-"""The engine for NVIDIA GPUs: one thread for each run, in kernels made from the rules that every engine has.
+"""The engine for NVIDIA GPUs: each thread does one run at a time, in kernels made from the rules of every engine.
 
-A thread takes one run after the other, so that no thread waits for the longest run of a batch. For `first_better` all
-neighbours of all searches are in one launch, and a run that nothing depends on any more is given up
+When its run ends, a thread takes the next one, so that none waits for the longest run of a batch. For `first_better`
+all neighbours of all searches are in one launch, and a run that nothing depends on any more is given up
 (`kernel/gpu_worker.cu`). Runs whose memory of WHILE becomes full are done again with a larger one.
 
 Several GPUs share the programs, or the searches, of a call.
@@ -128,7 +128,9 @@ class Batches(Work):
 
     @contextlib.contextmanager
     def answering(self, nodes: int, runs: int) -> Iterator[tuple[Answering, Lent]]:
-        """Lend what answers questions in array code (`search/rounds.py`), on each device those of its searches.
+        """Lend a function that answers questions in array code (`search/rounds.py`), and the memory that it uses.
+
+        Each device answers the questions of its own searches.
 
         Args:
           nodes: room for nodes in the programs.
@@ -176,7 +178,7 @@ class Answering:
 
 @dataclasses.dataclass
 class Lent:
-    """What `Answering` takes."""
+    """The arguments of `Answering` that are lent with it."""
 
     given: tuple[list[jax.Array], jax.Array]
     memory: Memory  # to be replaced by what is handed on

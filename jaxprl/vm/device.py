@@ -13,7 +13,7 @@ from jaxprl.vm.outcomes import Scale
 from jaxprl.worlds.task import Layout, Task
 
 ROUNDS = 16
-"""Rounds between two looks of the host."""
+"""Rounds that are done before the host looks at the searches again."""
 
 
 def several_rounds(
@@ -30,9 +30,9 @@ def several_rounds(
       width: room for candidates of each search.
 
     Returns:
-      The state and what happened; None if there is no GPU, several GPUs cannot share the searches evenly, or a program
-      needs more than kernels have room for: counts that are never drawn, or more REPEATs inside each other. What is
-      drawn from such a program does not.
+      The state and what happened; None if kernels cannot be used here, there are too many runs or layouts, several
+      GPUs cannot share the searches evenly, or a program does not fit: its width is not one of `WIDTHS`, or its
+      REPEATs have larger counts or are nested deeper than kernels have room for. All programs that are drawn fit.
     """
     current = programs_of(state.current)
     nodes = current.shape[-1]

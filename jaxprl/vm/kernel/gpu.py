@@ -31,7 +31,7 @@ from jaxprl.vm.outcomes import COLUMNS, score_to_beat
 MEMORY_BYTES = 2**30
 """Memory of WHILE that one launch may take."""
 CACHE_BYTES = 200_000
-"""Bytes of arrays of runs that are kept near a multiprocessor."""
+"""Cache of a multiprocessor, in bytes, that the arrays of its runs may fill. This limits the number of blocks."""
 COMPILING = 8192
 """Threads that make instructions, at most: each of them takes some kilobytes."""
 

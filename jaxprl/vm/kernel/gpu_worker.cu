@@ -18,12 +18,12 @@ static inline void compile(const int32_t *nodes, uint32_t *code, uint8_t *scratc
 }
 
 /* Runs. The first ticket of a thread is its number. The others come from a counter, which begins behind these. A job
-   says which runs there are, and what becomes of them; runs are numbered from `earlier` + 1 on, so that no thread has to
-   clear its memory. Every LOOK turns a thread looks whether its run is still of use. Threads of a warp that are together
-   look together, since they wait for the memory together.
+   says which runs there are, and what becomes of them; runs are numbered from `earlier` + 1 on, so that no thread has
+   to clear its memory. Every LOOK turns a thread looks whether its run is still of use. Threads of a warp that run in
+   step look in the same turn, so that they wait for the memory only once.
 
-   With BALLOT, tests wait until so many threads of the warp have one, or all that have a run. Then all threads of the
-   warp stay until none of them has a run. */
+   If BALLOT is not 0, a thread delays its test until BALLOT threads of its warp have one to do, or all that have a
+   run. No thread then leaves the loop before its whole warp is done. */
 enum : unsigned { WARP = 0xFFFFFFFF };
 
 template <class Job> static inline void work(Job &job, const struct layouts &all, int *tickets, uint32_t *tables,
@@ -118,14 +118,15 @@ run_programs(LEAVES, const int *sizes, const uint32_t *codes, const uint32_t *ea
     work(job, all, tickets, tables, earlier);
 }
 
-/* The first better neighbour of every search. Row 0 of what belongs to programs is that of the parents, row 1 that of
-   the first neighbours of all searches, and so on, and tickets go by rows. No run waits for another one: a neighbour's
-   run is given up, or takes over its parent's return, when the parent's runs have come far enough for that. Only a
-   neighbour whose runs have all ended can be the first better one, so the answer does not depend on the order. */
+/* The first better neighbour of every search. Programs are numbered by `row`: first the parents of all searches, then
+   the first neighbours of all searches, and so on. Tickets go through the rows in this order. No run waits for
+   another one: a neighbour's run is given up, or takes over its parent's return, when the parent's runs have come far
+   enough for that. Only a neighbour whose runs have all ended can be the first better one, so the answer does not
+   depend on the order. */
 enum { UNKNOWN = -2147483647 - 1 };
 
 struct Shared {
-    int32_t *highest;  /* [1 + width, searches]: the highest score that is still possible; UNKNOWN: it does not matter */
+    int32_t *highest;  /* [1 + width, searches]: the highest score still possible; UNKNOWN: it does not matter */
     int32_t *left;     /* [1 + width, searches]: runs that have not ended */
     int32_t *first;    /* [searches]: the first better neighbour so far, at first `width` */
     int32_t *crowded;  /* [searches]: whether the memory became full in a run */
@@ -229,7 +230,8 @@ struct Question {
     }
 };
 
-/* Instructions, hashes, and what is shared at first. A thread has one program after the other. */
+/* Prepares a question: makes the instructions and hashes of its programs, and sets what runs share to its first values.
+   Each thread takes one program after the other. */
 extern "C" __global__ void prepare_question(const int *sizes, const int32_t *parents, const int32_t *programs,
                                             const int32_t *counts, uint32_t *codes, uint32_t *traces, uint32_t *marks,
                                             int32_t *highest, int32_t *left, int32_t *first, int32_t *crowded,

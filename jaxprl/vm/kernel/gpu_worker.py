@@ -46,7 +46,7 @@ BALLOT = 0
 GOES_ON = "goes_on"
 """Name of the field of a run that says whether it goes on."""
 VISITED = ("visited_0", "visited_1")
-"""Names of the nodes that a run comes to in a step. Nobody carries them: few runs are traced."""
+"""Fields that hold the nodes that a run comes to in a step. They are not carried on, since few runs need them."""
 READ = {"chain", "calls", "perceptions", "units", "end", *VISITED}
 """Names of the fields that `gpu_worker.cu` reads."""
 

@@ -157,7 +157,7 @@ def instructions(machine: Machine, nodes: int, style: Style) -> list[Piece]:
     whole, short = ({"nodes": array(room)} for room in (nodes, SHORT))
     return [
         Piece("traced_instructions", machine.traced_code, whole, ["code", "marks"], {}, coded, style),
-        # JAX traces a function once.
+        # The same function with one result fewer, since JAX traces a function only once.
         Piece("instructions", machine.traced_code, whole, ["code"], {}, coded, style),
         Piece("short_instructions", machine.code, short, ["code"], {}, coded, style),
     ]
