@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import jaxprl
+from jaxprl.cli.main import main
 from jaxprl.codegen import kept, launch, nvrtc
 from jaxprl.codegen.compiler import Unavailable
 from jaxprl.codegen.launch import Emulated, Gpu
@@ -98,11 +99,16 @@ def test_a_library_that_is_not_there_is_named(monkeypatch):
 
 
 @pytest.mark.skipif(jax.default_backend() == "gpu", reason="there is a GPU")
-def test_without_a_gpu_the_engine_says_so(monkeypatch):
+def test_without_a_gpu_the_engine_says_so(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(door.ENGINES, "cuda", cuda.Batches)
     task = jaxprl.make("DoorKey")
     with pytest.raises(jaxprl.UserError, match="engine 'cuda' cannot run DoorKey: JAX uses no GPU here"):
         jaxprl.evaluate(task, [jaxprl.parse("DEF run m( move m)", task)], engine="cuda")
+    command = ["run", "--task", "DoorKey", "--method", "hc", "--engine", "cuda", "--out", str(tmp_path / "run")]
+    assert main(command) == 2
+    said = capsys.readouterr()
+    assert "error: engine 'cuda' cannot run DoorKey: JAX uses no GPU here" in said.err
+    assert "programs are run by" not in said.out
 
 
 class Broken(Gpu):

@@ -19,7 +19,7 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from jaxprl.codegen import compiler
+from jaxprl.codegen import compiler, launch
 from jaxprl.codegen.compiler import Unavailable
 from jaxprl.codegen.launch import Gpu
 from jaxprl.dsl import ast, encode
@@ -213,6 +213,10 @@ def engine_in_words(task: Task | PythonTask, engine: str | None) -> str:
         if engine == "native":
             return f"the engine native, compiled by {shlex.join(compiler.command())}"
     if engine == "cuda":
+        try:
+            launch.here()
+        except Unavailable as reason:
+            raise UserError(f"engine 'cuda' cannot run {task.name}: {reason}") from None
         return "the engine cuda, compiled by NVRTC"
     return f"the engine {engine}, compiled by XLA"
 
