@@ -10,7 +10,6 @@ import ctypes
 import dataclasses
 import functools
 import json
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ import numpy as np
 from jaxprl.codegen import compiler, kept, prelude, stablehlo, text
 from jaxprl.codegen.expressions import CUDA, C, c_type
 from jaxprl.codegen.launch import Call, Launcher
-from jaxprl.codegen.threads import in_threads
+from jaxprl.codegen.threads import cores, in_threads
 
 MOST = 2**24
 """Rows of an array, at most: functions are translated for this size."""
@@ -103,7 +102,7 @@ class Each:
         def job(begin: int) -> None:
             function(begin, min(begin + SHARE, count), number, *addresses)
 
-        in_threads([functools.partial(job, begin) for begin in range(0, count, SHARE)], os.cpu_count() or 1)
+        in_threads([functools.partial(job, begin) for begin in range(0, count, SHARE)], cores())
         return found
 
 

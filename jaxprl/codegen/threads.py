@@ -11,6 +11,11 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+def cores() -> int:
+    """Return how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def in_threads(jobs: Sequence[Callable[[], T]], workers: int) -> list[T]:
     """Return the results of jobs that are done in `workers` threads, of which the present one is one."""
     if workers == 1 or len(jobs) <= 1:

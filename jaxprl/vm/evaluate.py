@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import os
 import shlex
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -22,6 +21,7 @@ import numpy as np
 from jaxprl.codegen import compiler, launch
 from jaxprl.codegen.compiler import Unavailable
 from jaxprl.codegen.launch import Gpu
+from jaxprl.codegen.threads import cores
 from jaxprl.dsl import ast, encode
 from jaxprl.dsl.language import Language
 from jaxprl.dsl.parse import require_program
@@ -339,4 +339,4 @@ def _side_by_side(parts: Sequence[Outcomes]) -> Outcomes:
 def _workers() -> int:
     if jax.default_backend() != "cpu":
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores()
