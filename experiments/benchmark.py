@@ -244,17 +244,22 @@ def engines(bench: Benchmark) -> list[Row]:
     return [row for number in bench.options.searches for row in hill_climbs(bench, number, cpu_engines())]
 
 
-def hill_climbs(bench: Benchmark, number: int, names: Sequence[str | None]) -> list[Row]:
-    """Run `number` searches side by side with each of some engines, in turn."""
-    task, scale = bench.task, Scale.of(bench.layouts)
-    search = hill_climbing(
+def climbing(task: jaxprl.Task, goal: int, budget: int) -> jaxprl.Search:
+    """Return hill climbing from random programs."""
+    return hill_climbing(
         neighbours=functools.partial(mutations, task.language),
         start=functools.partial(random_starts, task.language),
         schedule=Constant(NEIGHBOURHOOD),
-        budget=bench.options.budget // number,
-        goal=scale.denominator + 1,  # never reached: the climb goes on to its budget
+        budget=budget,
+        goal=goal,
         in_array_code=True,
     )
+
+
+def hill_climbs(bench: Benchmark, number: int, names: Sequence[str | None]) -> list[Row]:
+    """Run `number` searches side by side with each of some engines, in turn."""
+    task, scale = bench.task, Scale.of(bench.layouts)
+    search = climbing(task, scale.denominator + 1, bench.options.budget // number)  # a goal that nobody reaches
     spent: dict[str | None, float] = {}
 
     def job(engine: str | None) -> int:

@@ -40,7 +40,7 @@ if "--dry" in sys.argv:
 
 import jax
 import numpy as np
-from benchmark import DATA, LAYOUTS, LONG, Row, in_turn, row
+from benchmark import DATA, LAYOUTS, LONG, Row, climbing, in_turn, row
 
 import jaxprl
 from jaxprl.cli.common import run_main
@@ -52,17 +52,12 @@ from jaxprl.dsl import encode, sample
 from jaxprl.errors import unknown
 from jaxprl.experiment.evaluator import Evaluator
 from jaxprl.runs.record import environment
-from jaxprl.search import program_space
 from jaxprl.search.driver import drive
-from jaxprl.search.hill_climbing import hill_climbing
 from jaxprl.search.protocol import search_keys
 from jaxprl.search.rounds import several
-from jaxprl.search.schedule import Constant
 from jaxprl.vm import cuda
-from jaxprl.vm.compile import COUNT_BITS
 from jaxprl.vm.evaluate import evaluate
 from jaxprl.vm.kernel import gpu, gpu_worker, pieces
-from jaxprl.vm.machine import Machine
 from jaxprl.vm.outcomes import Outcomes, Scale
 
 TASKS = ("DoorKey", "CleanHouse", "Snake")
@@ -72,7 +67,7 @@ TOLERANCE = 1e-9
 LONGEST = "DEF run m( REPEAT R=19 r( REPEAT R=19 r( REPEAT R=19 r( turnLeft turnRight r) r) r) m)"
 PATIENCE = 40
 """Seconds after which a search is not repeated."""
-NEIGHBOURHOOD, BUDGET, SEARCHES = 250, 200_000, (32, 256)
+BUDGET, SEARCHES = 200_000, (32, 256)
 
 
 class Check:
@@ -191,8 +186,7 @@ def check_static(check: Check) -> None:
 
 
 def kernel_of(task: jaxprl.Task, layouts: jaxprl.Layout, launcher: Gpu) -> gpu.Kernel:
-    machine = Machine(task, COUNT_BITS, 1, cuda.Batches.slots)
-    return gpu.kernel_of(machine, pieces.leaves_of(layouts), pieces.WIDTHS[0], launcher)
+    return gpu.kernel_of(*pieces.usual(task, layouts, cuda.Batches.slots), launcher)
 
 
 def launches_of_a_round() -> int:
@@ -212,17 +206,6 @@ def launches_of_a_round() -> int:
 
     memory = gpu.Memory(tables, np.zeros(1, np.uint32))
     return launches(module_for_h200(rounds, state, given, memory, donated=(2,))).round
-
-
-def climbing(task: jaxprl.Task, goal: int, budget: int) -> jaxprl.Search:
-    return hill_climbing(
-        neighbours=lambda *args: program_space.mutations(task.language, *args),
-        start=lambda *args: program_space.random_starts(task.language, *args),
-        schedule=Constant(NEIGHBOURHOOD),
-        budget=budget,
-        goal=goal,
-        in_array_code=True,
-    )
 
 
 def programs_of(task: jaxprl.Task, count: int) -> dict[str, np.ndarray]:

@@ -20,9 +20,7 @@ from jaxprl.search.protocol import search_keys
 from jaxprl.search.rounds import several
 from jaxprl.search.schedule import Constant
 from jaxprl.vm import cuda
-from jaxprl.vm.compile import COUNT_BITS
 from jaxprl.vm.kernel import gpu, pieces
-from jaxprl.vm.machine import Machine
 from jaxprl.vm.outcomes import Scale
 
 try:
@@ -38,8 +36,7 @@ TASKS = [task if isinstance(task, str) else task.name for task in jaxprl.tasks()
 
 def kernel(name):
     task = jaxprl.make(name)
-    leaves = pieces.leaves_of(task.layouts(range(2)))
-    return gpu.kernel_of(Machine(task, COUNT_BITS, 1, cuda.Batches.slots), leaves, pieces.WIDTHS[0], H200)
+    return gpu.kernel_of(*pieces.usual(task, task.layouts(range(2)), cuda.Batches.slots), H200)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from jaxprl.render import gif
 from jaxprl.render.rollout import follow, thinned
 from jaxprl.vm import cuda, native
 from jaxprl.vm.evaluate import evaluate
+from jaxprl.vm.kernel import gpu_worker, pieces, worker
 from jaxprl.vm.trace import trace
 from jaxprl.worlds import registry
 from jaxprl.worlds.make import make
@@ -107,7 +108,9 @@ def show_kernel(arguments: Sequence[str]) -> int:
     if not isinstance(task, Task):
         raise UserError(f"task {task.name} is not array code: plain Python runs its programs")
     try:
-        print((cuda if options.cuda else native).text_for(task, task.layouts([0])), end="")
+        engine = cuda if options.cuda else native
+        usual = pieces.usual(task, task.layouts([0]), engine.Batches.slots)
+        print(gpu_worker.write(*usual).text if options.cuda else worker.write(*usual), end="")
     except Unsupported as reason:
         raise UserError(f"the rules of {task.name} cannot be translated: {reason}") from reason
     return 0

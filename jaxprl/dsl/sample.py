@@ -33,7 +33,7 @@ import numpy as np
 
 from jaxprl.codegen import launch
 from jaxprl.codegen.compiler import Unavailable
-from jaxprl.codegen.each import Each
+from jaxprl.codegen.each import MOST, Each
 from jaxprl.codegen.launch import Launcher
 from jaxprl.codegen.stablehlo import Unsupported
 from jaxprl.dsl import encode, grow
@@ -326,7 +326,8 @@ Way = Literal["natively"] | Compiled
 
 def _way(language: Language, width: int, *arrays: jax.Array) -> Way:
     """Return the fastest way here to draw programs of a width; the last of the arrays are the keys."""
-    if str(jax.random.key_impl(arrays[-1])) == GENERATOR:
+    fits = max(arrays[0].shape[0], arrays[-1].size) <= MOST
+    if fits and str(jax.random.key_impl(arrays[-1])) == GENERATOR:
         try:
             return launch.here()
         except Unavailable:

@@ -32,13 +32,11 @@ from jaxprl.errors import UserError
 from jaxprl.search.protocol import Improvements, Neighbourhoods
 from jaxprl.types import Array
 from jaxprl.vm import lanes
-from jaxprl.vm.compile import COUNT_BITS
-from jaxprl.vm.kernel import gpu, gpu_worker, pieces
+from jaxprl.vm.kernel import gpu, pieces
 from jaxprl.vm.kernel.gpu import Answers, Kernel, Memory
 from jaxprl.vm.machine import GROWTH, Machine
 from jaxprl.vm.outcomes import COLUMNS, RUNNING, unpack
 from jaxprl.vm.sharing import Work
-from jaxprl.worlds.task import Layout, Task
 
 MOST_PROGRAMS = 2**15
 """Programs of one launch."""
@@ -182,20 +180,6 @@ class Lent:
 
     given: tuple[list[jax.Array], jax.Array]
     memory: Memory  # to be replaced by what is handed on
-
-
-def text_for(task: Task, layouts: Layout) -> str:
-    """Return the text that is compiled for most programs of a task.
-
-    Args:
-      task: the task.
-      layouts: stacked layouts.
-
-    Raises:
-      Unsupported: a rule of the task has an operation that is not translated.
-    """
-    machine = Machine(task, COUNT_BITS, 1, Batches.slots)
-    return gpu_worker.write(machine, pieces.leaves_of(layouts), pieces.WIDTHS[0]).text
 
 
 def _padded(question: Neighbourhoods, searches: int, nodes: int) -> Neighbourhoods:

@@ -28,7 +28,6 @@ from jaxprl.errors import UserError
 from jaxprl.search.protocol import Improvements, Neighbourhoods
 from jaxprl.types import Array
 from jaxprl.vm import sequential
-from jaxprl.vm.compile import COUNT_BITS
 from jaxprl.vm.kernel import pieces, worker
 from jaxprl.vm.machine import GROWTH, Machine
 from jaxprl.vm.memory import SLOT_WORDS
@@ -173,7 +172,7 @@ def prepare(task: Task, layouts: Layout) -> None:
       task: the task.
       layouts: stacked layouts.
     """
-    key = _usual(task, layouts)
+    key = pieces.usual(task, layouts, Batches.slots)
 
     def work() -> None:
         with contextlib.suppress(Unavailable):
@@ -181,23 +180,6 @@ def prepare(task: Task, layouts: Layout) -> None:
 
     # Not a daemon: a process must not end in the middle of what JAX does in C++.
     threading.Thread(target=work, name="prepare").start()
-
-
-def text_for(task: Task, layouts: Layout) -> str:
-    """Return the text that is compiled for most programs of a task.
-
-    Args:
-      task: the task.
-      layouts: stacked layouts.
-
-    Raises:
-      Unsupported: a rule of the task has an operation that is not translated.
-    """
-    return worker.write(*_usual(task, layouts))
-
-
-def _usual(task: Task, layouts: Layout) -> tuple[Machine, pieces.Leaves, int]:
-    return Machine(task, COUNT_BITS, 1, Batches.slots), pieces.leaves_of(layouts), pieces.WIDTHS[0]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -70,13 +71,13 @@ class Kernel:
         threads = self.launcher.multiprocessors * blocks * THREADS
         return max(THREADS, min(threads, MEMORY_BYTES // (4 * SLOT_WORDS * self.slots) // THREADS * THREADS))
 
-    def call(self, name: str, count: int, most: int, aliases: dict[int, int] | None = None) -> Call:
+    def call(self, name: str, count: int, most: int) -> Call:
         """Return the launch of a kernel with a thread for each of `count` things, or with `most` threads."""
         block = min(THREADS, most)
         blocks = -(-min(count, most) // block)
         if self.launcher.most_threads is not None:
             blocks = most // block
-        return Call(name, blocks, block, tuple((aliases or {}).items()))
+        return Call(name, blocks, block)
 
     @property
     def memory_words(self) -> int:
@@ -121,9 +122,18 @@ def forget() -> None:
 
 
 def _launch(
-    kernel: Kernel, call: Call, operands: list[jax.Array], results: list[jax.ShapeDtypeStruct]
+    kernel: Kernel,
+    call: Call,
+    operands: list[jax.Array],
+    results: list[jax.ShapeDtypeStruct],
+    *,
+    changed: Sequence[jax.Array] = (),
 ) -> list[jax.Array]:
-    return kernel.launcher.launch(kernel.code, call, operands, results)
+    """Launch a kernel whose first results are the arrays `changed`, which it changes in place."""
+    aliases = tuple((len(operands) + number, number) for number in range(len(changed)))
+    like = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in changed]
+    call = dataclasses.replace(call, aliases=aliases)
+    return kernel.launcher.launch(kernel.code, call, [*operands, *changed], [*like, *results])
 
 
 def _shape(*shape: int, dtype: type = np.int32) -> jax.ShapeDtypeStruct:
@@ -157,11 +167,9 @@ def run_programs(
         [sizes, programs],
         [_shape(rows, kernel.nodes, WORDS, dtype=np.uint32), _shape(1), _shape(scratch, dtype=np.uint8)],
     )
-    operands = [*leaves, sizes, codes, memory.earlier.reshape(1), tickets, memory.tables]
-    results = [_shape(rows, episodes, COLUMNS), _shape(1), _shape(*memory.tables.shape, dtype=np.uint32)]
-    last = len(operands)
-    running = dataclasses.replace(running, aliases=((last - 2, 1), (last - 1, 2)))
-    outcomes, _, tables = _launch(kernel, running, operands, results)
+    operands = [*leaves, sizes, codes, memory.earlier.reshape(1)]
+    results = [_shape(rows, episodes, COLUMNS)]
+    _, tables, outcomes = _launch(kernel, running, operands, results, changed=[tickets, memory.tables])
     used = (count * episodes).astype(np.uint32)
     return outcomes, Memory(tables, memory.earlier + used)
 
@@ -195,8 +203,6 @@ def first_better(
     sizes = jnp.array([episodes, searches, width, most, running.blocks * running.threads], np.int32)
     preparing = kernel.call("prepare_question", rows, min(COMPILING, kernel.threads))
     scratch = preparing.blocks * preparing.threads * kernel.scratch
-    shared = [_shape(1 + width, searches), _shape(1 + width, searches), _shape(searches), _shape(searches)]
-    shared += [_shape(searches, episodes), _shape(1)]
     codes, traces, marks, *state, _ = _launch(
         kernel,
         preparing,
@@ -205,24 +211,26 @@ def first_better(
             _shape(1 + width, searches, nodes, WORDS, dtype=np.uint32),
             _shape(searches, nodes, TRACED // 32, dtype=np.uint32),
             _shape(searches, width, dtype=np.uint32),
-            *shared,
+            *(_shape(1 + width, searches) for _ in ("highest", "left")),
+            *(_shape(searches) for _ in ("first", "crowded")),
+            _shape(searches, episodes),
+            _shape(1),
             _shape(scratch, dtype=np.uint8),
         ],
     )
-    state[0] = _launch(
+    (state[0],) = _launch(
         kernel,
-        kernel.call("leave_out_known", rows, kernel.threads, {5: 0}),
-        [sizes, question.parents, question.programs, margins, marks, state[0]],
-        [shared[0]],
-    )[0]
-    operands = [*leaves, sizes, weights, codes, traces, question.changed, margins, memory.earlier.reshape(1)]
-    table = _shape(*memory.tables.shape, dtype=np.uint32)
-    aliases = tuple((len(operands) + number, number) for number in range(len(shared) + 1))
+        kernel.call("leave_out_known", rows, kernel.threads),
+        [sizes, question.parents, question.programs, margins, marks],
+        [],
+        changed=state[:1],
+    )
     highest, left, _, crowded, _, _, tables, _ = _launch(
         kernel,
-        dataclasses.replace(running, aliases=aliases),
-        [*operands, *state, memory.tables],
-        [*shared, table, _shape(searches, episodes, TRACED // 32, dtype=np.uint32)],
+        running,
+        [*leaves, sizes, weights, codes, traces, question.changed, margins, memory.earlier.reshape(1)],
+        [_shape(searches, episodes, TRACED // 32, dtype=np.uint32)],
+        changed=[*state, memory.tables],
     )
     score = highest[0]
     least = score_to_beat(jnp.broadcast_to(score, (width, searches)), margins.T)

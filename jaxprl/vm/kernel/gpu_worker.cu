@@ -110,7 +110,7 @@ extern "C" __global__ void compile_programs(const int *sizes, const int32_t *pro
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 run_programs(LEAVES, const int *sizes, const uint32_t *codes, const uint32_t *earlier, int *, uint32_t *,
-             int32_t *outcomes, int *tickets, uint32_t *tables)
+             int *tickets, uint32_t *tables, int32_t *outcomes)
 {
     const struct layouts all = {ALL_LEAVES};
     Batch job;

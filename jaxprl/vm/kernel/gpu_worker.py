@@ -38,7 +38,6 @@ THREADS = 128
 """Threads of a block."""
 BLOCKS = 10
 """Blocks of a multiprocessor at the same time: these leave 48 registers to each thread."""
-
 LOOK = 64
 """Steps after which threads look whether their runs are still of use."""
 BALLOT = 0
@@ -93,9 +92,8 @@ def write(machine: Machine, layouts: Leaves, nodes: int) -> Written:
         "MARKS": TRACED // 32, "THREADS": THREADS, "BLOCKS": BLOCKS, "LOOK": LOOK, "BALLOT": BALLOT,
         "SLOTS": machine.slots, "SLOT_WORDS": SLOT_WORDS,
     }  # fmt: skip
-    differs = Piece(
-        "differs", pruning.differs, {"touched": array(2, dtype=np.uint32), "changed": array(2)}, ["differs"]
-    )
+    touched, changed = array(TRACED // 32, dtype=np.uint32), array(2)
+    differs = Piece("differs", pruning.differs, {"touched": touched, "changed": changed}, ["differs"], style=CUDA)
     style = Style(is_cuda=True, has_scratch=True)
     instructions = [piece.written() for piece in pieces.instructions(machine, nodes, style)]
     scratch = max(map(int, re.findall(r"enum { SCRATCH_\w+ = (\d+) };", "\n".join(instructions))))
@@ -109,7 +107,7 @@ def write(machine: Machine, layouts: Leaves, nodes: int) -> Written:
             text.macro("ALL_LEAVES", [leaf.name for leaf in layouts.leaves]) + "\n",
             *instructions,
             *(piece.written() for piece in pieces.comparisons(nodes, CUDA)),
-            dataclasses.replace(differs, style=CUDA).written(),
+            differs.written(),
             rules,
             f"enum {{ SCRATCH = {scratch} }};\n",
             HARNESS.read_text(),

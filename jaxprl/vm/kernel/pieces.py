@@ -21,11 +21,12 @@ from jaxprl.codegen import kept, stablehlo, text
 from jaxprl.codegen.expressions import C, Style
 from jaxprl.types import PyTree
 from jaxprl.vm import pruning
+from jaxprl.vm.compile import COUNT_BITS
 from jaxprl.vm.instruction import MOST_NODES
 from jaxprl.vm.machine import Machine
 from jaxprl.vm.outcomes import score_to_beat
 from jaxprl.worlds import ops, registry
-from jaxprl.worlds.task import Layout
+from jaxprl.worlds.task import Layout, Task
 
 MOST_LAYOUTS = 2**15
 """Layouts that one call may have."""
@@ -149,6 +150,17 @@ def known_by(machine: Machine, layouts: Leaves, nodes: int) -> tuple[Any, ...] |
     if not registry.is_of_package(machine.task):
         return None
     return machine.task.name, machine.bits, machine.words, machine.slots, nodes, layouts
+
+
+def usual(task: Task, layouts: Layout, slots: int) -> tuple[Machine, Leaves, int]:
+    """Return what the text for most programs of a task is made from: the first arguments of `write`.
+
+    Args:
+      task: the task.
+      layouts: stacked layouts.
+      slots: slots of the memory of WHILE.
+    """
+    return Machine(task, COUNT_BITS, 1, slots), leaves_of(layouts), WIDTHS[0]
 
 
 def instructions(machine: Machine, nodes: int, style: Style) -> list[Piece]:
