@@ -42,6 +42,10 @@ PUBLISHED_IS_WRONG = {
     "IFELSE c( leftIsClear c) i( turnLeft i) ELSE e( turnRight e) e) r)",
     # drops the second `not`
     ("python", 152): "WHILE c( not c( not c( frontIsClear c) c) c) w( move w) turnLeft",
+    # takes the first of two programs, even from "First: ... and better: ..."
+    ("dsl", 18): "turnLeft move",
+    ("dsl", 19): "turnLeft",
+    ("python", 29): "turnLeft",
 }
 READ_LIKE_THE_OTHER_BLOCK = {
     "python": {
@@ -58,6 +62,8 @@ IF_LAVA = "IF c( front_object_type h( lava h) c) i( left i) forward"
 NO_LAVA = "WHILE c( not c( front_object_type h( lava h) c) c) w( forward w)"
 READ = {
     ("python", 27): AHEAD_WALL,  # no fence
+    ("python", 55): "REPEAT R=5 r( move r)",  # n = 5
+    ("python", 102): "turnLeft turnLeft move",  # a helper function
     ("python", 128): "IFELSE c( front_object_type h( door h) c) i( toggle i) ELSE e( "
     "IFELSE c( front_is_clear c) i( forward i) ELSE e( left e) e)",  # elif
     ("python", 149): "move turnLeft",  # import
@@ -96,10 +102,8 @@ READ = {
 REJECTED = {
     ("python", 23): "no function",
     ("python", 24): "empty body",
-    ("python", 55): "unsupported python",  # n = 5
     ("python", 83): "unknown name",
     ("python", 98): "unknown name",
-    ("python", 102): "unknown name",  # a helper function
     ("python", 156): "unsupported python",  # break
     ("dsl", 51): "bad count",  # R=n
     ("dsl", 54): "bad count",  # R=2.5
@@ -155,7 +159,7 @@ def test_published_parser_accepts(block):
         if published["accepted"] and (block, row["id"]) not in PUBLISHED_IS_WRONG:
             assert ours == published["canonical"], row["id"]
             agree += 1
-    assert agree == {"python": 45, "dsl": 90}[block]
+    assert agree == {"python": 44, "dsl": 88}[block]
 
 
 def test_published_parser_is_wrong():
@@ -284,7 +288,6 @@ def test_forgiven(text, expected):
         ("DEF run m( WHILE c( frontIsClear c) w( move) turnLeft", "unclosed"),
         ("DEF run m( WHILE c( frontIsClear c)", "unclosed"),
         ("DEF run m( WHILE c(", "unclosed"),
-        ("DEF run m( move\nDEF run m( turnLeft m)", "unclosed"),
         ("DEF run m( move m) turnLeft m)", "misplaced token"),
         ("DEF run m(\n move m)\n turnLeft m)", "misplaced token"),
         ("DEF run m( S m)", "no dsl block"),
@@ -314,10 +317,229 @@ def test_not_forgiven(text, reason):
     assert dsl(text) == reason
 
 
+LEFT = "```python\ndef run():\n    turnLeft()\n```\n"
+MOVE = "```python\ndef run():\n    move()\n```\n"
+DOUBLING = "def f0(): move()\n" + "\n".join(f"def f{n + 1}(): f{n}(); f{n}()" for n in range(40))
+TURN = "```python\ndef turn():\n    turnLeft()\n```\n"
+MARKS = [
+    ("<think>", "</think>"),
+    ("<think>\n<think>", "</think>"),
+    ("<think><think>", "</think></think>"),
+    ("<THINK>", "</Think>"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<seed:think>", "</seed:think>"),
+    ("<reasoning effort='high'>", "</reasoning>"),
+    ("&lt;think&gt;", "&lt;/think&gt;"),
+    ("[THINK]", "[/THINK]"),
+    ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+    ("analysisWe need ", "assistantfinal"),
+]
+
+
+@pytest.mark.parametrize(("opening", "closing"), MARKS)
+def test_thoughts_are_no_answer(opening, closing):
+    thoughts = f"{opening}{LEFT}DEF run m( putMarker m){closing}"
+    move = program("move")
+    assert extract(thoughts + MOVE, KAREL).programs == (python_program("move"),)
+    assert dsl(thoughts + "DEF run m( move m)") == move
+    assert extract(thoughts, KAREL).reason == "no block"
+    assert extract(f"{opening}{LEFT}DEF run m( putMarker m)", KAREL).reason == "no block"
+    if opening.startswith("<"):
+        assert python(MOVE + thoughts) == python(f"{MOVE}{opening} Perhaps {LEFT}") == move
+    assert python(f"{MOVE}{opening}{closing}") == python(f"{MOVE}{closing}\nIt moves.") == move
+    assert python(f"{LEFT}{closing}{MOVE}") == move
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"I leave out the <think> part.\n{MOVE}",
+        f"There is no `<think>` in it:\n{MOVE}and no `</think>`.",
+        f"{MOVE}I did not use <think> here.",
+        f"[Analysis]\nThe wall is ahead.\n[Code]\n{MOVE}",
+        f"<think>a</think>{MOVE}</think>",
+        f"<answer>\n{MOVE}</answer>",
+    ],
+)
+def test_a_mark_can_be_mentioned(text):
+    assert python(text) == program("move")
+
+
+def python_program(body):
+    return from_text(program(body), KAREL)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"{LEFT}That is wrong, corrected version:\n{MOVE}", "move"),
+        (f"{LEFT}Corrected:\n\ndef run():\n    move()\n\nThis moves.", "move"),
+        (f"{LEFT}Corrected:\n```\ndef run():\n    move()\n```", "move"),
+        (f"{TURN}{MOVE}", "move"),
+        (f"{MOVE}{TURN}", "move"),
+        (f"{TURN}Then:\n```python\ndef run():\n    turn()\n    move()\n```", "turnLeft move"),
+        ("```python\ndef run():\n    turn()\n```\nwith\n" + TURN, "turnLeft"),
+        ("def turn():\n    turnLeft()\n\nand with it\n\ndef run():\n    turn()\n\nDone.", "turnLeft"),
+        (f"{TURN}No, twice:\n{TURN.replace('turnLeft()', 'turnRight()')}{MOVE.replace('move', 'turn')}", "turnRight"),
+        (f"{TURN.replace('turn()', 'f()')}{TURN.replace('turn()', 'g()')}", "turnLeft"),
+        (f"{TURN}```python\ndef solve():\n    turn()\n```", "turnLeft"),
+        (f"{MOVE}The form was\n```python\ndef run():\n    ...\n```", "move"),
+        (f"{MOVE}def run(): is the entry, `def run():` has no arguments.", "move"),
+        (f"{LEFT}{MOVE.replace('()', '(', 1)}", "python syntax"),
+        (f"{LEFT}Better:\n{MOVE.replace('move', 'walk')}", "unknown name"),
+        ("```python\ndef run():\n    turn()\n\ndef turn():\n    run()\n```", "recursion"),
+        ("```python\ndef run():\n    run()\n```", "recursion"),
+        ("def go(n):\n    for i in range(n):\n        move()\ndef run():\n    go(2)", "REPEAT R=2 r( move r)"),
+        ("```python\ndef go(n):\n    move()\ndef run():\n    go(frontIsClear)\n```", "bad argument"),
+        ("def ok():\n    return frontIsClear()\ndef run():\n    while ok():\n        move()", AHEAD_WALL),
+        (
+            "```python\ndef bad():\n    if frontIsClear():\n        return False\n    return True\n"
+            "def run():\n    while bad():\n        move()\n```",
+            "WHILE c( not c( frontIsClear c) c) w( move w)",
+        ),
+        ("def ok():\n    move()\n    return True\ndef run():\n    if ok():\n        move()", "unsupported python"),
+        ("def run():\n    f40()\n" + DOUBLING, "too long"),
+    ],
+)
+def test_which_block_counts(text, expected):
+    assert python(text) == (expected if expected in REASONS else program(expected))
+
+
+def test_the_last_dsl_text_counts():
+    assert dsl("DEF run m( turnLeft m)\nThat is wrong, corrected version:\nDEF run m( move m)") == program("move")
+    assert dsl("```\nDEF run m( turnLeft m)\n```\nBetter:\n```\nDEF run m( jump m)\n```") == "unknown name"
+    assert dsl("DEF run m( turnLeft\nDEF run m( move m)") == program("move")
+
+
+def test_a_translation_of_a_withdrawn_program_is_withdrawn():
+    both = f"{LEFT}```\nDEF run m( turnLeft m)\n```\nThat is wrong.\n"
+    assert [shown(found) for found in extract(both + MOVE, KAREL)] == [program("move"), "withdrawn"]
+    assert [shown(found) for found in extract(both + "DEF run m( move m)", KAREL)] == ["withdrawn", program("move")]
+    assert [shown(found) for found in extract(both, KAREL)] == [program("turnLeft")] * 2
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        "def move():\n    turnLeft()",
+        "def frontIsClear():\n    return True",
+        "move = turnLeft",
+        "move = lambda: turnLeft()",
+        "from robot import turnLeft as move",
+        "class move:\n    pass",
+        "def help(move):\n    move()\n\ndef run():\n    help(3)",
+        "def run():\n    for move in range(3):\n        turnLeft()",
+        "def run():\n    move = 3\n    turnLeft()",
+        "def run():\n    def move():\n        turnLeft()\n    move()",
+    ],
+)
+def test_words_keep_their_meaning(definition):
+    run = "" if "def run" in definition else "\n\ndef run():\n    move()"
+    assert python(f"```python\n{definition}{run}\n```") == "redefinition"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"```python\ndef move():\n    pass\n\ndef frontIsClear():\n    return False\n```\n{MOVE}",
+        "```python\ndef move():\n    'One step.'\n\ndef turnLeft(): ...\n\ndef run():\n    move()\n```",
+        "```python\ndef move():\n    raise NotImplementedError\n\ndef run():\n    move()\n```",
+        "```python\nfrom robot import move, turnLeft\ndef run():\n    move()\n```",
+        "```python\ndef move(): pass\n\ndef solve():\n    move()\n\nsolve()\n```",
+    ],
+)
+def test_stubs_are_passed_over(text):
+    assert python(text) == program("move")
+
+
+@pytest.mark.parametrize(
+    ("loop", "expected"),
+    [
+        ("for i in range(1, 5):", 4),
+        ("for i in range(0, 10, 2):", 5),
+        ("for i in range(5 * 2):", 10),
+        ("for i in range(5, 0, -1):", 5),
+        ("for i in range((2 + 3) * 4 // 2 - 2 ** 2 % 3 - -1):", 10),
+        ("n = 4\n    for i in range(n):", 4),
+        ("n: int = 4\n    m = n * 2\n    for i in range(1, m):", 7),
+        ("for i in range(SIZE - 1):", 7),
+        ("for i in range(4.0):", "bad count"),
+        ("for i in range(True):", "bad count"),
+        ("for i in range(8 / 2):", "bad count"),
+        ("for i in range(9 ** 9 ** 9):", "bad count"),
+        ("for i in range(1, 9, 0):", "bad count"),
+        ("for i in range(4 // 0):", "bad count"),
+        ("for i in range(len('four')):", "bad count"),
+        ("for i in range(unknown):", "bad count"),
+        ("for i in [1, 2, 3]:", "bad count"),
+        ("n = 4\n    n = 5\n    for i in range(n):", "unsupported python"),
+        ("if frontIsClear():\n        n = 4\n    for i in range(n):", "bad count"),
+        ("if frontIsClear():\n        n = 4\n        turnLeft()\n    for i in range(n):", "bad count"),
+        ("for SIZE in range(3):\n        turnLeft()\n    for i in range(SIZE):", "bad count"),
+    ],
+)
+def test_counts(loop, expected):
+    found = python(f"```python\nSIZE = 8\ndef run():\n    {loop}\n        move()\n```")
+    assert found == (expected if expected in REASONS else program(f"REPEAT R={expected} r( move r)"))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (MOVE, "move"),
+        (f"{MOVE}It mo", "move"),
+        ("def run():\n    move()\n\nThis moves on", "move"),
+        (f"{MOVE}```\nDEF run m( mo", "move"),
+        ("DEF run m( move m)", "move"),
+        ("DEF run m( move m) It mo", "move"),
+        ("```python\ndef run():\n    move()\n", "cut off"),
+        ("def run():\n    move()", "cut off"),
+        ("def run():\n    move()\n    mo", "cut off"),
+        ("DEF run m( move", "cut off"),
+        ("DEF run m( WHILE c( frontIsClear c) w( move w)", "cut off"),
+        (f"{LEFT}That is wrong:\n```python\ndef run():\n    mo", "cut off"),
+        ("DEF run m( move m) Better: DEF run m( mo", "cut off"),
+        ("```python\ndef run():\n    turn()\n```\nwith\n```python\ndef turn():\n    turnLe", "cut off"),
+        (f"{LEFT} No, </think>The", "cut off"),
+        (f"<think>{LEFT}", "cut off"),
+        ("The", "cut off"),
+        ("", "cut off"),
+        (MOVE.replace("move", "walk"), "unknown name"),
+    ],
+)
+def test_an_answer_that_was_cut_off(text, found):
+    for finish in ("length", "max_tokens", "MAX_TOKENS", "content_filter"):
+        extraction = extract(text, KAREL, finish)
+        assert (extraction.reason or str(choose(extraction, 0))) == (found if found in REASONS else program(found))
+    for finish in ("stop", "eos", None):
+        assert extract(text, KAREL, finish).reason != "cut off"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A program starts with DEF run m( and ends with m).\nDEF run m( move m)",
+        "DEF run m( move m)\nIt begins with DEF run m( as asked.",
+        "DEF run m( move m)\nIt begins with `DEF run m(`.",
+        "DEF run m( opens the program: DEF run m( move m)",
+        "The form is DEF run m( <statements> m), so:\n```\nDEF run m( move m)\n```",
+        "The form is `DEF run m( body m)`.\nDEF run m( move m)",
+        "```\nDEF run m( ... m)\n```\nDEF run m( move m)",
+    ],
+)
+def test_a_program_can_be_mentioned(text):
+    assert dsl(text) == program("move")
+
+
 SHAPES = (
     "(", ")", "()", "c( ", "w( ", "m)", "R=1", "r=1r(", "move ", "DEF run m( ", "WHILE ", "IF c( frontIsClear c) i( ",
     "def run():\n", "def run():\n    move()\n", "def ", "    move()\n", "move();", "not ", "frontIsClear and ",
-    "lambda: ", "if a:\n ", "while ", "else:", "a.b.", "1", "0x", "[", "{", "f'{", "'", '"', "\'\'\'", "`", "```",
+    "<think>", "</think>", "[THINK]", "def run(): x y\n", "`def run():` z", "DEF run m( and ", "lambda: ", "if a:\n ",
+    "while ", "else:", "a.b.", "1", "0x", "[", "{", "f'{", "'", '"', "\'\'\'", "`", "```",
     "```\n", "~~~ ", "#", "# x\n", "# m(\n", "//", "\\", "\0", "\ud800", "\u00a0", "\r", "\t", " ", "\n ",
 )  # fmt: skip
 """What texts without end are made of."""

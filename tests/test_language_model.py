@@ -24,6 +24,7 @@ from jaxprl.experiment.language_model import LanguageModel, LLMAccess
 from jaxprl.llm.programs import FRUITLESS
 from jaxprl.llm.revision_prompts import METHODS as REVISIONS
 from jaxprl.llm.settings import Settings
+from jaxprl.report import page as reports
 from jaxprl.runs.record import RECORDS, REQUESTS, RunDirectory, read_lines
 
 ROOT = Path(__file__).parent.parent
@@ -107,6 +108,45 @@ def test_a_run_asks_keeps_what_it_paid_for_and_can_be_replayed(tmp_path):
     assert {row["seed"] for row in rows} == {0, 1}
     for file in tmp_path.rglob("*"):
         assert file.is_dir() or KEY.encode() not in file.read_bytes(), file
+
+
+def test_answers_that_were_cut_off_are_counted_and_give_no_program(tmp_path):
+    """Of three answers one is whole, one is cut off in its program, and one behind its program."""
+
+    def script(request, number):
+        body = completion(*TEXTS[: request.get("n", 1)])
+        for index, choice in enumerate(body["choices"]):
+            if index % 3:
+                choice["finish_reason"] = "length"
+                choice["message"]["content"] = TEXTS[index].removesuffix("```") + (
+                    "" if index % 3 == 1 else "```\nIt mo"
+                )
+        return body
+
+    with serving(script) as server:
+        [result] = run(tmp_path, server.url)
+        [again] = run(tmp_path, server.url, out="again")
+    assert timeless(again) == timeless(result)
+    rows = read_lines(tmp_path / "out" / "llm" / "answers.jsonl")
+    reasons = {(row["finish"], row["reason"], row["text"][-5:] == "It mo") for row in rows}
+    assert reasons == {("stop", None, False), ("length", "cut off", False), ("length", None, True)}
+    cut = sum(row["reason"] == "cut off" for row in rows)
+    length = sum(row["finish"] == "length" for row in rows)
+    assert length > cut > 9
+    counts = result["llm"]
+    assert counts["rejected"] == {"cut off": cut}
+    assert counts["finish_reasons"] == {"length": length, "stop": len(rows) - length}
+    reports.write([tmp_path / "out"], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert f"cut off <span class='dim'>&times;{cut}</span>" in page
+    assert f"length <span class='dim'>&times;{length}</span>" in page
+
+    def never(request, number):
+        body = script(request, number)
+        return {**body, "choices": [body["choices"][1]] * request.get("n", 1)}
+
+    with serving(never) as server, pytest.raises(UserError, match=r"144 cut off; a larger --max-tokens"):
+        run(tmp_path / "never", server.url)
 
 
 @pytest.mark.parametrize("method", REVISIONS)

@@ -17,7 +17,7 @@ from jaxprl.dsl.text import from_text
 from jaxprl.errors import UserError
 from jaxprl.llm import prompts, revision_prompts
 from jaxprl.llm.extract import normalise
-from jaxprl.llm.programs import FRUITLESS, asked_answers, recorded_answers, total
+from jaxprl.llm.programs import FRUITLESS, Answer, asked_answers, recorded_answers, total
 from jaxprl.llm.revision_prompts import MARK, METHODS, MOST_STEPS, TRACED
 from jaxprl.methods.episode import episode
 from jaxprl.methods.reviser import NO_PROGRAM, ON_STALL, ROUNDS, Reviser
@@ -83,6 +83,9 @@ def answer(program):
     return f"Here it is:\n```python\n{program.to_python()}\n```\nThat is all."
 
 
+ROW = ["seed", "index", "text", "finish", "program", "reason", "rejected"]
+
+
 class Script:
     """A language model that gives prepared answers, a list a request, and keeps what it was asked."""
 
@@ -91,7 +94,7 @@ class Script:
 
     def __call__(self, messages, count, name):
         self.asked.append((messages, count, name))
-        return self.batches.pop(0) if self.batches else []
+        return [Answer(text) for text in self.batches.pop(0)] if self.batches else []
 
     @property
     def prompts(self):
@@ -590,13 +593,14 @@ def test_an_answer_has_one_reason_and_slips_are_counted_apart():
         "accepted": 2,
         "rejected": {"no block": 1, "unknown name": 2},
         "slips": {"dsl: unknown name": 1},
+        "finish_reasons": {},
     }
     assert total([found.counts()] * 2)["slips"] == {"dsl: unknown name": 2}
 
 
 def test_recorded_answers_give_rows_and_programs_as_before():
     found = recorded_answers("Snake", task_of("Snake").language, 4)
-    assert [list(row) for row in found.rows[:1]] == [["seed", "index", "text", "program", "reason", "rejected"]]
+    assert [list(row) for row in found.rows[:1]] == [ROW]
     assert found.requests == []
 
 

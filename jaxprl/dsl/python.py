@@ -12,24 +12,28 @@ are inverses.
 from __future__ import annotations
 
 import ast as python_ast
-import warnings
-from collections.abc import Sequence
+import collections
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 
 from jaxprl.dsl import ast
 from jaxprl.dsl.language import Language
-from jaxprl.errors import UserError
+from jaxprl.dsl.python_names import (
+    MOST,
+    Names,
+    PythonError,
+    assignment,
+    bindings,
+    functions_of,
+    is_stub,
+    language_words,
+    parsed,
+    whole_number,
+)
 
-
-class PythonError(UserError):
-    """The Python text is not a program. The message names the line.
-
-    Attributes:
-      reason: a short name of what is wrong, by which such texts can be counted.
-    """
-
-    def __init__(self, reason: str, message: str, line: int | None = None):
-        super().__init__(f"line {line}: {message}" if line else message)
-        self.reason = reason
+_MOST_INLINED = 4096
+"""The most statements and conditions that are read in functions other than the program's. Functions that call each
+other twice can stand for a text of any length."""
 
 
 def statement_lines(program: ast.Program) -> list[int]:
@@ -47,11 +51,14 @@ def statement_lines(program: ast.Program) -> list[int]:
 def from_python(source: str, language: Language) -> ast.Program:
     """Parse the Python text of a program.
 
-    `elif`, `and`, `or`, True, False, `while`, `for ... in range(n)` and `range(0, n)` with a literal n are understood.
-    Comments, docstrings, imports, `pass` and a final call of the function are ignored.
+    Understood are `elif`, `and`, `or`, True, False, `while`, and `for ... in range(...)` with whole numbers: literals,
+    sums and the like of them, and names that are assigned once to such a number. A call of a function of the text
+    stands for that function's body. Comments, docstrings, imports, `pass`, functions that are stubs and a final call
+    of the program are ignored.
 
     Args:
-      source: Python text with exactly one function, or with exactly one that is named `run`.
+      source: Python text with one function that is named `run`, or else with exactly one function that no other
+        function calls.
       language: the language whose actions and perceptions the text may use.
 
     Returns:
@@ -59,40 +66,74 @@ def from_python(source: str, language: Language) -> ast.Program:
 
     Raises:
       PythonError: the text is not a program. Its `reason` is "python syntax", "no function", "unsupported python",
-        "unknown name", "bad argument", "bad count", "empty body" or "too long" (nested more deeply than any program
-        that can be run).
+        "unknown name", "redefinition" (of a word of the language), "recursion", "bad argument", "bad count", "empty
+        body" or "too long" (nested more deeply than any program that can be run, or with more calls of functions).
 
     Example:
       >>> from jaxprl.worlds.karel.world import LANGUAGE
       >>> print(from_python("def run():\\n    for i in range(3):\\n        move()", LANGUAGE))
       DEF run m( REPEAT R=3 r( move r) m)
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "invalid escape sequence" is not ours to report
-            module = python_ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        line = getattr(error, "lineno", None)
-        what = getattr(error, "msg", str(error)) or "too deep to parse"
-        raise PythonError("python syntax", f"not Python: {what}", line) from None
-    functions = [node for node in module.body if isinstance(node, python_ast.FunctionDef)]
-    named = [node for node in functions if node.name == "run"]
-    if len(named or functions) != 1:
-        raise PythonError("no function", f"expected one function run(), found {len(functions)} functions")
-    function = (named or functions)[0]
-    if function.decorator_list or function.args.defaults or function.args.kw_defaults:
+    return from_modules([parsed(source)], 0, language)
+
+
+def from_modules(modules: Sequence[python_ast.Module], main: int, language: Language) -> ast.Program:
+    """Read the program of a module that may use what other modules define.
+
+    Args:
+      modules: the modules. The definitions of a later one replace those of earlier ones.
+      main: index of the module with the program.
+      language: the language of the program.
+
+    Raises:
+      PythonError: see `from_python`.
+    """
+    function = program_function(modules[main], language)
+    if _has_extras(function):
         raise PythonError("unsupported python", f"{function.name} has decorators or default arguments", function.lineno)
-    for node in module.body:
-        if not _passed_over(node, function.name, last=node is module.body[-1]):
-            raise PythonError("unsupported python", f"code outside {function.name}(): {_source(node)!r}", node.lineno)
     try:
-        return ast.Program(_Reader(language).body(_without_return(function.body), function))
+        names = Names.of(modules, main, language)
+        for node in modules[main].body:
+            if not _passed_over(node, function.name, names, last=node is modules[main].body[-1]):
+                message = f"code outside of {function.name}(): {_source(node)!r}"
+                raise PythonError("unsupported python", message, node.lineno)
+        return ast.Program(_Reader(language).program(function, names))
     except RecursionError:
         raise PythonError("too long", "nested too deeply", function.lineno) from None
 
 
-def _passed_over(node: python_ast.stmt, name: str, *, last: bool) -> bool:
-    """Return whether a statement outside of functions is ignored: it does nothing, or calls `name` at the very end."""
+def program_function(module: python_ast.Module, language: Language) -> python_ast.FunctionDef:
+    """Return the function of a module that is the program.
+
+    Raises:
+      PythonError: there is none, or it is not clear which one ("no function").
+    """
+    functions = functions_of(module.body)
+    named = [function for function in functions if function.name == "run"]
+    words = language_words(language)
+    candidates = named or [each for each in functions if each.name not in words and not is_stub(each)] or functions
+    if len(candidates) > 1 and not named:
+        called = {
+            node.func.id
+            for function in candidates
+            for node in python_ast.walk(function)
+            if isinstance(node, python_ast.Call) and isinstance(node.func, python_ast.Name)
+        }
+        candidates = [each for each in candidates if each.name not in called] or candidates
+    if len(candidates) != 1:
+        raise PythonError("no function", f"expected one function run(), found {len(functions)} functions")
+    return candidates[0]
+
+
+def _has_extras(function: python_ast.FunctionDef) -> bool:
+    return bool(function.decorator_list or function.args.defaults or function.args.kw_defaults)
+
+
+def _passed_over(node: python_ast.stmt, name: str, names: Names, *, last: bool) -> bool:
+    """Return whether a statement outside of functions is no part of the program.
+
+    It does nothing, or assigns a number that `names` knows, or calls the program, which is named `name`, at the end.
+    """
     match node:
         case python_ast.FunctionDef() | python_ast.Import() | python_ast.ImportFrom() | python_ast.Pass():
             return True
@@ -101,8 +142,9 @@ def _passed_over(node: python_ast.stmt, name: str, *, last: bool) -> bool:
         case python_ast.Expr(value=python_ast.Call(func=python_ast.Name(id=called))):
             return last and called == name
         case python_ast.If(test=python_ast.Compare(left=python_ast.Name(id="__name__")), body=[call], orelse=[]):
-            return last and isinstance(call, python_ast.Expr) and _passed_over(call, name, last=True)
-    return False
+            return last and isinstance(call, python_ast.Expr) and _passed_over(call, name, names, last=True)
+    assigned = assignment(node)
+    return assigned is not None and assigned[0] in names.constants
 
 
 def _without_return(body: list[python_ast.stmt]) -> list[python_ast.stmt]:
@@ -127,6 +169,61 @@ class _Reader:
 
     def __init__(self, language: Language):
         self.language = language
+        self.names = Names({}, {}, frozenset())
+        """What names mean in the block that is read."""
+        self.bound: collections.Counter[str] = collections.Counter()
+        """How often each name is bound in the function that is read."""
+        self.calls: tuple[str, ...] = ()
+        """Names of the functions that are read, outermost first."""
+        self.inlined = 0
+        """Number of statements and conditions that were read in functions other than the program's."""
+
+    def program(self, function: python_ast.FunctionDef, names: Names) -> ast.Body:
+        """Return the statements of the program's function."""
+        self.names = names
+        with self.inside(function, {}):
+            return self.body(_without_return(function.body), function)
+
+    @contextlib.contextmanager
+    def inside(self, function: python_ast.FunctionDef, arguments: Mapping[str, int]) -> Iterator[None]:
+        """Read the body of a function, whose parameters have these values, in the block of a `with` statement."""
+        if function.name in self.calls:
+            raise PythonError("recursion", f"{function.name} calls itself", function.lineno)
+        outside = self.names, self.bound, self.calls
+        self.names = self.names.inside(function, arguments)
+        self.bound = collections.Counter(name for name, _ in bindings(function.body))
+        self.calls = (*self.calls, function.name)
+        yield
+        self.names, self.bound, self.calls = outside
+
+    def count_inlined(self, node: python_ast.stmt | python_ast.expr) -> None:
+        """Count a statement or condition, if it is in a function other than the program's."""
+        self.inlined += len(self.calls) > 1
+        if self.inlined > _MOST_INLINED:
+            raise PythonError("too long", f"more than {_MOST_INLINED} statements in called functions", node.lineno)
+
+    def called(self, node: python_ast.expr) -> tuple[python_ast.FunctionDef, dict[str, int]] | None:
+        """Return the function of the text that a node calls, and its arguments, or None if it calls no such function.
+
+        Raises:
+          PythonError: an argument is not a whole number, or the function has more or other parameters.
+        """
+        match node:
+            case python_ast.Call(func=python_ast.Name(id=name)) if name in self.names.functions:
+                function = self.names.functions[name]
+            case _:
+                return None
+        if _has_extras(function) or function.args.vararg or function.args.kwarg:
+            raise PythonError("unsupported python", f"{name} has decorators or default arguments", function.lineno)
+        parameters = [each.arg for each in (*function.args.posonlyargs, *function.args.args)]
+        parameters += [each.arg for each in function.args.kwonlyargs]
+        given = dict(zip(parameters, node.args, strict=False)) | {word.arg: word.value for word in node.keywords}
+        values = {str(key): whole_number(value, self.names.constants) for key, value in given.items()}
+        numbers = {key: value for key, value in values.items() if value is not None}
+        if sorted(numbers) != sorted(parameters) or len(node.args) + len(node.keywords) != len(parameters):
+            expected = ", ".join(parameters) or "no argument"
+            raise PythonError("bad argument", f"{name} takes {expected}, as whole numbers", node.lineno)
+        return function, numbers
 
     def body(self, nodes: list[python_ast.stmt], owner: python_ast.stmt) -> ast.Body:
         """Return the statements of a block, which must not be empty; `owner` is the statement that the block is in."""
@@ -136,25 +233,46 @@ class _Reader:
         return body
 
     def optional_body(self, nodes: list[python_ast.stmt]) -> ast.Body:
-        """Return the statements of a block, which may be empty."""
-        return tuple(statement for node in nodes for statement in self.statement(node))
+        """Return the statements of a block, which may be empty. What is assigned in it is known to its end."""
+        names = self.names
+        body = tuple(statement for node in nodes for statement in self.statement(node))
+        self.names = names
+        return body
 
     def statement(self, node: python_ast.stmt) -> ast.Body:
-        """Return a statement of Python as zero or one statements of the DSL."""
+        """Return a statement of Python as statements of the DSL: none, one, or those of the function that it calls."""
+        self.count_inlined(node)
+        if assigned := assignment(node):
+            return self.assign(*assigned, node)
         match node:
             case python_ast.Pass():
                 return ()
+            case python_ast.FunctionDef(name=name) if self.names.functions.get(name, node) is node:
+                return ()  # read where it is called; a stub of a word is not called
             case python_ast.Expr(value=python_ast.Constant(value=str())):
                 return ()
             case python_ast.Expr(value=python_ast.Call() as call):
+                if called := self.called(call):
+                    function, arguments = called
+                    with self.inside(function, arguments):
+                        return self.optional_body(_without_return(function.body))
                 return (ast.Action(self.word(call, self.language.action_names, "action")),)
             case python_ast.While(test=test, body=body, orelse=[]):
                 return (ast.While(self.condition(test), self.body(body, node)),)
-            case python_ast.For(iter=python_ast.Call() as call, body=body, orelse=[]):
+            case python_ast.For(iter=call, body=body, orelse=[]):
                 return (ast.Repeat(self.count(call), self.body(body, node)),)
             case python_ast.If(test=test, body=body, orelse=orelse):
                 return self.branch(self.condition(test), self.optional_body(body), self.optional_body(orelse))
         raise PythonError("unsupported python", f"{type(node).__name__} has no counterpart in the DSL", node.lineno)
+
+    def assign(self, name: str, expression: python_ast.expr, node: python_ast.stmt) -> ast.Body:
+        """Note a whole number that a name is assigned once. The assignment is no statement of the DSL."""
+        value = whole_number(expression, self.names.constants)
+        if value is None or self.bound[name] != 1:
+            message = f"{_source(node)!r}: a name can only be assigned a whole number, and once"
+            raise PythonError("unsupported python", message, node.lineno)
+        self.names = self.names.assigned(name, value)
+        return ()
 
     def branch(self, condition: ast.Condition, body: ast.Body, otherwise: ast.Body) -> ast.Body:
         """Return an `if` statement as zero or one statements of the DSL, which has no empty blocks.
@@ -169,6 +287,11 @@ class _Reader:
 
     def condition(self, node: python_ast.expr) -> ast.Condition:
         """Return an expression as a condition. `a and b and c` is read as `a and (b and c)`."""
+        self.count_inlined(node)
+        if called := self.called(node):
+            function, arguments = called
+            with self.inside(function, arguments):
+                return self.returned(function)
         match node:
             case python_ast.Constant(value=bool(value)):
                 return ast.Constant(value)
@@ -190,6 +313,20 @@ class _Reader:
             case python_ast.Call() | python_ast.Name():
                 return ast.Perception(self.perception(node))
         raise PythonError("unsupported python", f"{_source(node)!r} is not a condition", node.lineno)
+
+    def returned(self, function: python_ast.FunctionDef) -> ast.Condition:
+        """Return the condition that a function returns, possibly as `if B: return True` and `return False`."""
+        match [node for node in function.body if not _is_docstring(node)]:
+            case [python_ast.Return(value=python_ast.expr() as value)]:
+                return self.condition(value)
+            case [python_ast.If(test=test, body=[python_ast.Return(value=yes)], orelse=other), *rest]:
+                match yes, [*other, *rest]:
+                    case python_ast.Constant(value=True), [python_ast.Return(value=python_ast.Constant(value=False))]:
+                        return self.condition(test)
+                    case python_ast.Constant(value=False), [python_ast.Return(value=python_ast.Constant(value=True))]:
+                        return negation(self.condition(test))
+        message = f"{function.name} is used as a condition, so it has to return one and do nothing else"
+        raise PythonError("unsupported python", message, function.lineno)
 
     def perception(self, node: python_ast.Call | python_ast.Name) -> str:
         """Return the name of a perception, argument included, from a call of it or from its bare name."""
@@ -218,17 +355,26 @@ class _Reader:
             raise PythonError("bad argument", f"{name} takes no argument", node.lineno)
         return name
 
-    def count(self, call: python_ast.Call) -> int:
-        """Return n of `range(n)` or `range(0, n)`, which has to be a literal with an absolute value below 10^8."""
-        if isinstance(call.func, python_ast.Name) and call.func.id == "range" and not call.keywords:
-            try:
-                bounds = [python_ast.literal_eval(argument) for argument in call.args]
-            except (ValueError, TypeError):
-                bounds = []
-            literal = bounds and all(type(bound) is int for bound in bounds) and bounds[:-1] in ([], [0])
-            if literal and abs(bounds[-1]) < 10**8:
-                return bounds[-1]
-        raise PythonError("bad count", "a for loop runs over range(n) with a literal n", call.lineno)
+    def count(self, call: python_ast.expr) -> int:
+        """Return the number of rounds of a loop over `range(...)`, whose bounds have to be whole numbers.
+
+        `range(n)` and `range(0, n)` give n even if it is negative; `Program.to_python` writes counts so.
+        """
+        match call:
+            case python_ast.Call(func=python_ast.Name(id="range"), args=arguments, keywords=[]):
+                match [whole_number(argument, self.names.constants) for argument in arguments]:
+                    case [int(stop)] | [0, int(stop)] | [0, int(stop), 1]:
+                        return stop
+                    case [int(start), int(stop)]:
+                        return len(range(start, stop))
+                    case [int(start), int(stop), int(step)] if step:
+                        return len(range(start, stop, step))
+        message = f"a for loop runs over range(n) with a whole number n below {MOST:,}, found {_source(call)!r}"
+        raise PythonError("bad count", message, call.lineno)
+
+
+def _is_docstring(node: python_ast.stmt) -> bool:
+    return isinstance(node, python_ast.Expr) and isinstance(node.value, python_ast.Constant)
 
 
 def negation(condition: ast.Condition) -> ast.Condition:

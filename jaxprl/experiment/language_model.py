@@ -13,6 +13,7 @@ from jaxprl.errors import UserError
 from jaxprl.llm.cache import Cache
 from jaxprl.llm.client import Client
 from jaxprl.llm.money import Budget, Price, read_prices
+from jaxprl.llm.programs import Answer
 from jaxprl.llm.replay import Replay
 from jaxprl.llm.settings import Settings
 from jaxprl.llm.source import Hopeless, Reply
@@ -76,7 +77,7 @@ class LanguageModel:
             budget = Budget(access.price(settings.model), access.limit, spent)
             self.client = Client(settings, self.replay.cache, budget=budget, log=self._log, should_stop=should_stop)
 
-    def __call__(self, messages: list[dict[str, str]], count: int, name: str) -> list[str]:
+    def __call__(self, messages: list[dict[str, str]], count: int, name: str) -> list[Answer]:
         """Return the raw answers to a request.
 
         Args:
@@ -85,7 +86,7 @@ class LanguageModel:
           name: name of the request within the run.
 
         Returns:
-          The texts that could be had, possibly none.
+          The answers that could be had, possibly none.
 
         Raises:
           UserError: there is no answer, and there was none to any request before.
@@ -94,7 +95,7 @@ class LanguageModel:
         self._log({"name": name, "asked": count, "messages": messages})
         if name in self.settled:
             number = self.settled[name]  # if 0, the replay is not asked: it would raise Hopeless
-            return [reply.text for reply in self.replay.ask(messages, count, name=name)[:number]] if number else []
+            return _answers(self.replay.ask(messages, count, name=name)[:number]) if number else []
         replies = self._replies(messages, count, name)
         if not replies and not any(self.settled.values()):
             raise UserError(f"{self.where} gave no answer: {self.trouble}")
@@ -102,7 +103,7 @@ class LanguageModel:
             print(f"WARNING: no answer to {name!r}: {self.trouble}; going on without", file=sys.stderr)
         self.settled[name] = len(replies)
         self._log({"name": name, "settled": len(replies)})
-        return [reply.text for reply in replies]
+        return _answers(replies)
 
     def _replies(self, messages: list[dict[str, str]], count: int, name: str) -> list[Reply]:
         """Return the answers. If there are none, `trouble` says why."""
@@ -148,6 +149,10 @@ class LanguageModel:
             "estimated": any(each["estimated"] for each in tokens),
             "cost": sum(costs) if costs else None,
         }
+
+
+def _answers(replies: Iterable[Reply]) -> list[Answer]:
+    return [Answer(reply.text, reply.finish) for reply in replies]
 
 
 def _unfinished(rows: Iterable[JSON]) -> list[JSON]:

@@ -19,13 +19,6 @@ import re
 from jaxprl.dsl import ast
 from jaxprl.dsl.language import Language
 
-# A program begins with DEF before `run` or `m`; in lower case only before `run m`, for `def run` may begin Python code.
-_DSL_BEGIN = re.compile(r"\bDEF(?=\s+(?:run|m)\b)|\b[Dd][Ee][Ff](?=\s+run\s+m\b)")
-_DSL_FORM = re.compile(r"DEF\s+(?:run\s+)?m\(\s*(?:S|\.\.\.|\u2026)\s*m\)", re.IGNORECASE)
-"""Matches the form of programs, `DEF run m( S m)`, which models quote from the prompt. It is not a program."""
-# A closing `m)` at the end of a line, with the next line that is not empty as group 1.
-_LAST_LINE = re.compile(r"\bm\s*\)[^\S\n]*\n\s*(?=(.*))")
-_DSL_END = re.compile(r"`|~~~|\bDEF\b")
 _BRACKET_IN_COMMENT = re.compile(r"\b[mwicreh]\s*[()]")
 # In `R=5r(` and `5r(` the count ends before the bracket: a lookahead leaves `r(` for the next token.
 _TOKEN = re.compile(
@@ -41,7 +34,7 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _INTEGER = re.compile(r"(?:[Rr]=)?([-+]?[0-9]{1,100})")
-_WORDS = ("WHILE", "IF", "IFELSE", "REPEAT", "ELSE", "NOT", "AND", "OR", "TRUE", "FALSE", "DEF", "RUN", *"MWICREH")
+WORDS = ("WHILE", "IF", "IFELSE", "REPEAT", "ELSE", "NOT", "AND", "OR", "TRUE", "FALSE", "DEF", "RUN", *"MWICREH")
 _OPEN_CONDITION, _CLOSE_CONDITION = ("c(", "("), ("c)", ")")
 _OPEN_BLOCK = ("w(", "i(", "e(", "r(", "(")
 _CLOSE_BLOCK = ("m)", "w)", "i)", "e)", "r)")
@@ -55,47 +48,28 @@ class Unreadable(Exception):
         self.reason = reason
 
 
-def read_dsl(text: str, language: Language) -> ast.Program:
-    """Read the first DSL program in a text.
-
-    The program ends at its last bracket, at its fence, at prose on the lines behind it, or at the next DEF.
+def read_source(source: str, language: Language, *, slip: bool = False) -> ast.Program:
+    """Read a text that begins with DEF.
 
     Args:
-      text: a raw answer; the program may be fenced or not.
+      source: the text up to where its program has to end.
       language: the language of the program.
+      slip: whether brackets at the end of the text must not be missing.
 
     Returns:
       The program as it was written, not normalised.
 
     Raises:
-      Unreadable: if there is no program, or if it is not clear which one is meant.
+      Unreadable: the text is no program, or it is not clear which one is meant.
 
     Example:
       >>> import jaxprl
-      >>> print(read_dsl("DEF run m( REPEAT 5 r( move() r) m)", jaxprl.make("DoorKey").language))
+      >>> print(read_source("DEF run m( REPEAT 5 r( move() r) m)", jaxprl.make("DoorKey").language))
       DEF run m( REPEAT R=5 r( move r) m)
     """
-    beginnings = [match for match in _DSL_BEGIN.finditer(text) if not _DSL_FORM.match(text, match.start())]
-    if not beginnings:
-        raise Unreadable("no dsl block", "no text that begins with DEF run m(")
-    begin = beginnings[0]
-    end = _DSL_END.search(text, begin.end())
-    source = text[begin.start() : end.start() if end else len(text)]
-    reader = _Reader(_tokens(_without_prose(source, language)), language)
-    reader.slip = end is not None and end.group() == "DEF"
+    reader = _Reader(_tokens(source), language)
+    reader.slip = slip
     return reader.program()
-
-
-def _without_prose(text: str, language: Language) -> str:
-    """Return the text up to the first `m)` at the end of a line whose next line contains a word that no program has.
-
-    For example, of "DEF run m( move m)", a line end and "This program moves." the second line is dropped.
-    """
-    known = {*language.actions, *" ".join(language.perceptions).split(), *_WORDS, *map(str.lower, _WORDS)}
-    for match in _LAST_LINE.finditer(text):
-        if not known.issuperset(re.findall(r"[A-Za-z_]\w*", match[1])):
-            return text[: match.end()]
-    return text
 
 
 def _tokens(text: str) -> list[str]:
@@ -163,7 +137,7 @@ class _Reader:
             return self.fail("unclosed", expected)
         if word.startswith(("#", "//")):
             return self.fail("unclear comment", expected)
-        if word.isidentifier() and word.upper() not in _WORDS and word not in self.language.actions:
+        if word.isidentifier() and word.upper() not in WORDS and word not in self.language.actions:
             known = word in " ".join(self.language.perceptions).split()
             return self.fail("misplaced token" if known else "unknown name", expected)
         dsl = any(character.isalnum() or character in "()" for character in word)

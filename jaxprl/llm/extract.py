@@ -7,16 +7,17 @@ that forgives slips as long as only one program can be meant. No code is evaluat
 from __future__ import annotations
 
 import dataclasses
-import re
-import textwrap
 from collections.abc import Callable
 from typing import NamedTuple
 
 from jaxprl.dsl import ast
 from jaxprl.dsl.language import COUNTS, PROGRAM_TOKENS, Language
-from jaxprl.dsl.python import PythonError, from_python
+from jaxprl.dsl.python_names import PythonError
 from jaxprl.dsl.text import token_count
-from jaxprl.llm.dsl_reader import Unreadable, read_dsl
+from jaxprl.llm.dsl_blocks import dsl_texts, read_dsl, withdrawn_dsl
+from jaxprl.llm.dsl_reader import Unreadable
+from jaxprl.llm.python_blocks import python_blocks, read_python, withdrawn_python
+from jaxprl.llm.thoughts import without_thoughts
 
 MOST_CHARACTERS = 50_000
 """The most characters of an answer. Any text of this length is read within a fifth of a second."""
@@ -26,6 +27,8 @@ REASONS = {
     "no function": "a Python block without one function to read",
     "python syntax": "not Python",
     "unsupported python": "Python that has no counterpart in the DSL",
+    "redefinition": "a word of the language that the answer gives another meaning",
+    "recursion": "a function that calls itself",
     "no dsl block": "no text that begins with DEF run m(",
     "unknown name": "a name that the language does not have",
     "unknown token": "a character that the DSL does not have",
@@ -34,8 +37,10 @@ REASONS = {
     "unclear comment": "a comment with DSL brackets in it: where does it end?",
     "ambiguous condition": "`not`, `and`, `or` that can be grouped in more than one way",
     "bad argument": "a perception with an argument that it does not take, or without the one that it needs",
-    "bad count": "a count of repetitions that is not a literal integer",
+    "bad count": "a count of repetitions that is not a constant whole number",
     "empty body": "a block without a statement",
+    "withdrawn": "the translation of a program that the answer replaces by another one",
+    "cut off": "the answer was cut off before its program was complete",
     "too long": f"more than {PROGRAM_TOKENS} tokens, or an answer of more than {MOST_CHARACTERS:,} characters",
 }
 """The reasons for rejections, by which they can be counted, and what they mean."""
@@ -45,11 +50,8 @@ _FOREVER = COUNTS[-1]
 _LOOKALIKES = str.maketrans(
     {"\u00a0": " ", "\u200b": None, "\ufeff": None, "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"'}
 )
-_FENCE = re.compile(r"`{3,}|~{3,}")
-_PYTHON_TAG = re.compile(r"[ \t]*(?:python|py)[\d.]*(?!\w)", re.IGNORECASE)
-_FUNCTION = re.compile(r"\bdef[ \t]+\w+[ \t]*\(")
-# A line outside a fence that may belong to the function before it: a call, the head of a block, or a comment.
-_CODE_LINE = re.compile(r"\w+\(.*\)[;\s]*(?:#.*)?$|(?:def|while|for|if|elif|else)\b.*:|#")
+CUT = ("length", "max_tokens", "max_output_tokens", "model_length", "content_filter")
+"""The reasons for which a model stopped before its answer was complete, in the words of servers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,14 +95,18 @@ class Extraction(NamedTuple):
         return self.slips[0].reason if self.slips else "no block"
 
 
-def extract(text: str, language: Language) -> Extraction:
+def extract(text: str, language: Language, finish: str | None = None) -> Extraction:
     """Extract the programs of an answer's Python block and DSL block.
 
-    What a model thinks before it answers (up to `</think>`) is not part of the answer. No text raises an exception.
+    What a model thinks before it answers is not part of the answer (`thoughts.py`). Of several programs in one
+    notation the last one counts: the others are attempts that it replaces, and so are their translations. No text
+    raises an exception.
 
     Args:
       text: the raw answer.
       language: the language of the programs.
+      finish: why the model stopped, in the server's words. If it is one of `CUT`, a program counts only if its end is
+        marked: by a fence, or by other text behind a Python function, or by the last bracket of a DSL text.
 
     Returns:
       For each block its normalised program, or the rejection.
@@ -113,12 +119,24 @@ def extract(text: str, language: Language) -> Extraction:
       >>> extract("DEF run m( REPEAT R=n r( move r) m)", language).dsl
       Rejection(block='dsl', reason='bad count', message="token 4: expected a count like R=3, found 'R=n'")
     """
-    text = text.rpartition("</think>")[2].partition("<think>")[0]  # thoughts contain drafts of programs
+    cut = finish is not None and finish.lower() in CUT
+    text = without_thoughts(text, _holds_program, cut=cut)
     if len(text) > MOST_CHARACTERS:
         message = f"an answer of {len(text):,} characters, at most {MOST_CHARACTERS:,} are read"
         return Extraction(Rejection("python", "too long", message), Rejection("dsl", "too long", message))
     text = text.translate(_LOOKALIKES).replace("\r\n", "\n").replace("\r", "\n")
-    return Extraction(_outcome("python", _python, text, language), _outcome("dsl", read_dsl, text, language))
+    python = _outcome("python", read_python, text, language, cut)
+    dsl = _outcome("dsl", read_dsl, text, language, cut)
+    if isinstance(python, ast.Program) and isinstance(dsl, ast.Program) and python != dsl:
+        if python in _normalised(withdrawn_dsl(text, language), language):
+            python = Rejection("python", "withdrawn", "a later DSL program of the answer replaces it")
+        elif dsl in _normalised(withdrawn_python(text, language), language):
+            dsl = Rejection("dsl", "withdrawn", "a later Python program of the answer replaces it")
+    extraction = Extraction(python, dsl)
+    if cut and not extraction.programs and not extraction.slips:
+        message = f"the answer was cut off before a program ({finish})"
+        return Extraction(Rejection("python", "cut off", message), Rejection("dsl", "cut off", message))
+    return extraction
 
 
 def choose(extraction: Extraction, draw: int) -> ast.Program | None:
@@ -159,12 +177,21 @@ def normalise(program: ast.Program, language: Language) -> ast.Program:
     return ast.Program(_normal_body(program.body, language))
 
 
+def _holds_program(text: str) -> bool:
+    """Return whether a text contains what looks like a program, or is too long for it to matter."""
+    return len(text) > MOST_CHARACTERS or bool(python_blocks(text) or dsl_texts(text))
+
+
+def _normalised(programs: list[ast.Program], language: Language) -> list[ast.Program]:
+    return [normalise(program, language) for program in programs]
+
+
 def _outcome(
-    block: str, read: Callable[[str, Language], ast.Program], text: str, language: Language
+    block: str, read: Callable[..., ast.Program], text: str, language: Language, cut: bool
 ) -> ast.Program | Rejection:
     """Return the normalised program that a reader finds in the text, or the rejection."""
     try:
-        program = normalise(read(text, language), language)
+        program = normalise(read(text, language, cut=cut), language)
         tokens = token_count(program)
     except (Unreadable, PythonError) as error:
         return Rejection(block, error.reason, str(error))
@@ -207,67 +234,3 @@ def _normal_condition(condition: ast.Condition, language: Language) -> ast.Condi
         case ast.And(left, right) | ast.Or(left, right):
             return type(condition)(_normal_condition(left, language), _normal_condition(right, language))
     return condition
-
-
-class _Piece(NamedTuple):
-    """A part of an answer between two fences, or before the first or behind the last one."""
-
-    text: str
-    rank: int
-    """0 for a Python block, 1 for another block, 2 for the text around blocks."""
-    closed: bool
-    """Whether fences on both sides mark where the code begins and ends."""
-
-
-def _pieces(text: str) -> list[_Piece]:
-    """Return the parts that the fences separate, Python blocks first.
-
-    The line of an opening fence is left out of its block, unless it contains code: from "```python", a line end and
-    "def run(): ...", the second line is kept, and from "```python def run(): ..." everything behind the tag.
-    """
-    pieces = []
-    parts = _FENCE.split(text)
-    for number, piece in enumerate(parts):
-        inside = number % 2 == 1  # text, block, text, block, ..., text
-        tag = _PYTHON_TAG.match(piece) if inside else None
-        line, _, rest = piece.partition("\n")
-        if inside:
-            piece = piece[tag.end() if tag else 0 :] if _FUNCTION.search(line) else rest
-        pieces.append(_Piece(piece, 0 if tag else 2 - inside, inside and number < len(parts) - 1))
-    return sorted(pieces, key=lambda piece: piece.rank)
-
-
-def _python(text: str, language: Language) -> ast.Program:
-    """Read the first function of a Python block, or else of another block, or else of the text around them."""
-    pieces = _pieces(text)
-    for piece in pieces:
-        if begin := _FUNCTION.search(piece.text):
-            source = textwrap.dedent(piece.text) if piece.closed else _function_lines(piece.text, begin.start())
-            return from_python(source, language)
-    if pieces[0].rank == 0:
-        raise Unreadable("no function", "the Python block holds no function")
-    raise Unreadable("no python block", "neither a ```python block nor a function def run():")
-
-
-def _function_lines(text: str, begin: int) -> str:
-    """Return the function that begins at position `begin`, without the prose behind it.
-
-    The function ends before the first line that is not indented and does not look like code. Lines that look like code
-    are kept, for the reader to judge. Of these lines, the last one is left out:
-
-        def run():
-            move()
-        run()
-        This program moves once.
-    """
-    line_start = text.rfind("\n", 0, begin) + 1
-    lead = text[line_start:begin]
-    first, *rest = text[line_start if not lead.strip() else begin :].split("\n")
-    margin = len(first) - len(first.lstrip())
-    lines = [first]
-    for line in rest:
-        indented = len(line) - len(line.lstrip()) > margin
-        if line.strip() and not indented and not _CODE_LINE.match(line.lstrip()):
-            break
-        lines.append(line)
-    return textwrap.dedent("\n".join(lines))

@@ -22,6 +22,8 @@ class LLMUse:
     """How many of these gave a program."""
     rejected: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     """How many gave none, by reason."""
+    finish_reasons: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    """Why the model stopped, in the server's words."""
     requests: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     """How many requests there were, by outcome: answered, cached, or the kind of failure."""
     prompt_tokens: int = 0
@@ -41,14 +43,15 @@ def llm_use(group: Group) -> LLMUse | None:
             counted.add(search.seed)
             use.looked_at += _number(counts.get("answers"))
             use.accepted += _number(counts.get("accepted"))
-            reasons = counts.get("rejected")
-            if isinstance(reasons, dict):
-                use.rejected.update({str(reason): _number(number) for reason, number in reasons.items()})
+            use.rejected.update(_counts(counts.get("rejected")))
+            use.finish_reasons.update(_counts(counts.get("finish_reasons")))
     for run in group.runs:
         for row in run.answers:
             if row["seed"] not in counted:
                 use.looked_at += 1
                 use.accepted += bool(row.get("program"))
+                if row.get("finish"):
+                    use.finish_reasons[str(row["finish"])] += 1
                 if not row.get("program"):
                     use.rejected[str(row.get("reason"))] += 1
         for row in run.requests:
@@ -69,6 +72,11 @@ def _add_request(use: LLMUse, row: JSON) -> None:
         use.estimated |= bool(tokens.get("estimated"))
     if number(row.get("cost")):
         use.cost = (use.cost or 0.0) + row["cost"]
+
+
+def _counts(value: object) -> dict[str, int]:
+    """Return named counts from a file, or none if the value is not that."""
+    return {str(name): _number(count) for name, count in value.items()} if isinstance(value, dict) else {}
 
 
 def _number(value: object) -> int:

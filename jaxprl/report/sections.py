@@ -207,12 +207,14 @@ def language_model(groups: Sequence[Group], colours: Colours) -> str:
     if not used:
         return ""
     head = (
-        "task", "method", "#requested", "#read", "#accepted", "rejected", "requests", "#tokens in / out", "#cost",
+        "task", "method", "#requested", "#read", "#accepted", "rejected", "stopped", "requests", "#tokens in / out",
+        "#cost",
     )  # fmt: skip
     bodies = [_use_row(group, use, colours[group.method]) for group, use in used]
     caption = (
         "Answers that were requested from a server, that were read, and that were accepted because they gave a "
-        "program; the others are counted by the reason why they gave none. ~: estimated, since the server did not "
+        "program; the others are counted by the reason why they gave none. Stopped: why the model stopped, in the "
+        'server\'s words; "length" means that the answer was cut off. ~: estimated, since the server did not '
         "report the number."
     )
     configs = [run.config for group, _ in used for run in group.runs]
@@ -229,7 +231,8 @@ def _use_row(group: Group, use: LLMUse, colour: int) -> str:
         f"<tr><th>{escape(group.task)}</th><td><span class='key c{colour}'></span>"
         f"{escape(group.method)}</td>{number(f'{use.asked:,}' if use.requests else 'recorded')}"
         f"{number(f'{use.looked_at:,}')}{number(f'{use.accepted:,}{share}')}"
-        f'<td class="wrap">{counted(use.rejected)}</td><td class="wrap">{counted(use.requests)}</td>'
+        f'<td class="wrap">{counted(use.rejected)}</td><td class="wrap">{counted(use.finish_reasons)}</td>'
+        f'<td class="wrap">{counted(use.requests)}</td>'
         f"{number(tokens)}{number('&ndash;' if use.cost is None else f'${use.cost:,.4f}')}</tr>"
     )
 
