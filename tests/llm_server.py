@@ -3,6 +3,8 @@
 import contextlib
 import http.server
 import json
+import ssl
+import tempfile
 import threading
 import time
 
@@ -32,13 +34,35 @@ class Reply:
 
 
 HANG_UP = object()
+CERTIFICATE = """
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgi/BDCdTkWWGub6Sk
+GFXjzPfEF2wiTbD+Mi6BExzkxGGhRANCAATJcbHnItj+r3SAsxc65u/RxP89Dwcc
+PM6lQu3Kxj2/X8hUW/zhaMew4JknyA6xvlCPLwkXJ+czZwPKIM9UbSw6
+-----END PRIVATE KEY-----
+-----BEGIN CERTIFICATE-----
+MIIBjjCCATSgAwIBAgIUGJucqUn5VZI4Dhq+RHk6TkhNRWUwCgYIKoZIzj0EAwIw
+EzERMA8GA1UEAwwIbG9vcGJhY2swIBcNMjYxMTI5MTI0OTI0WhgPMjEyNjExMDUx
+MjQ5MjRaMBMxETAPBgNVBAMMCGxvb3BiYWNrMFkwEwYHKoZIzj0CAQYIKoZIzj0D
+AQcDQgAEyXGx5yLY/q90gLMXOubv0cT/PQ8HHDzOpULtysY9v1/IVFv84WjHsOCZ
+J8gOsb5Qjy8JFyfnM2cDyiDPVG0sOqNkMGIwHQYDVR0OBBYEFAmhRJfqY0EmgXNI
+D18oeglD4/lQMB8GA1UdIwQYMBaAFAmhRJfqY0EmgXNID18oeglD4/lQMA8GA1Ud
+EwEB/wQFMAMBAf8wDwYDVR0RBAgwBocEfwAAATAKBggqhkjOPQQDAgNIADBFAiEA
+l5vveG6FbZZvsz4V78orA/COsORE12vsWjt/dvzR5GUCICyWX7LE/tkMqR1jPbp6
+YkB7jsaxDRG8XBnBz1/Q69Ab
+-----END CERTIFICATE-----
+"""
+"""A certificate for 127.0.0.1 that nobody has signed, with its key."""
 
 
 class Server:
-    """`script(request, number)` says what the request with that number, from 0, gets: JSON, a Reply, or HANG_UP."""
+    """`script(request, number)` says what the request with that number, from 0, gets: JSON, a Reply, or HANG_UP.
 
-    def __init__(self, script):
-        self.script, self.requests, self.headers, self.times = script, [], [], []
+    A proxy gets whole addresses as paths, so a server can stand for a proxy as well.
+    """
+
+    def __init__(self, script, *, encrypted=False):
+        self.script, self.requests, self.headers, self.times, self.paths = script, [], [], [], []
         self.at_once = self.most_at_once = 0
         self.lock, self.closing = threading.Lock(), threading.Event()
         outer = self
@@ -55,7 +79,14 @@ class Server:
         self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.http.daemon_threads = True
         self.http.handle_error = lambda *arguments: None  # clients that go away are what is tested
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+        self.url = f"{'https' if encrypted else 'http'}://127.0.0.1:{self.http.server_port}/v1"
+        if encrypted:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            with tempfile.NamedTemporaryFile("w") as file:
+                file.write(CERTIFICATE)
+                file.flush()
+                context.load_cert_chain(file.name)
+            self.http.socket = context.wrap_socket(self.http.socket, server_side=True)
 
     def serve(self, handler):
         request = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
@@ -64,10 +95,12 @@ class Server:
             self.requests.append(request)
             self.headers.append({name.lower(): text for name, text in handler.headers.items()})
             self.times.append(time.monotonic())
+            self.paths.append(handler.path)
             self.at_once += 1
             self.most_at_once = max(self.at_once, self.most_at_once)
         try:
-            reply = self.script(request, number) if handler.path == "/v1/chat/completions" else Reply({}, 404)
+            is_known = handler.path.partition("?")[0].endswith("/chat/completions")
+            reply = self.script(request, number) if is_known else Reply({}, 404)
             if reply is HANG_UP:
                 handler.close_connection = True
                 return
@@ -96,9 +129,9 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(script):
+def serving(script, *, encrypted=False):
     """Serve until the context is left."""
-    server = Server(script)
+    server = Server(script, encrypted=encrypted)
     thread = threading.Thread(target=server.http.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:

@@ -223,6 +223,7 @@ def test_seeds_without_a_program_are_left_out(tmp_path, capsys, method, reply):
         results = run(tmp_path, server.url, **options)
     assert [result["seed"] for result in results] == [4]
     said = capsys.readouterr().err
+    assert said.count(f"asking model 'm' at {server.url}\n") == 1
     assert "WARNING: seed 5: none of " in said
     assert ("server error" in said) == (not isinstance(reply, dict))
     assert not (tmp_path / "out" / "seed-5").exists()

@@ -220,7 +220,10 @@ def add_language_model(group: argparse._ArgumentGroup) -> None:
         f"Default: recorded with --model; otherwise {_default_sources()}",
     )
     group.add_argument("--model", help="name of the model, as the server knows it")
-    group.add_argument("--base-url", help="address of the server, like http://localhost:11434/v1 (default: OpenAI's)")
+    group.add_argument(
+        "--base-url",
+        help="address of the server, like http://localhost:11434/v1 (default: OPENAI_BASE_URL, or else OpenAI's)",
+    )
     group.add_argument("--temperature", type=float, help="(default: 1)")
     group.add_argument("--top-p", type=float, help="(default: 1)")
     group.add_argument("--max-tokens", type=int, help="of one answer (default: the server's)")

@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import json
 import queue
-import random
+import sys
 import threading
 import time
 import uuid
@@ -18,16 +18,15 @@ from typing import NamedTuple
 from jaxprl.llm import completion
 from jaxprl.llm.cache import Cache, request_key
 from jaxprl.llm.completion import Completion, Unusable
+from jaxprl.llm.failure import Failure, judged, pause
 from jaxprl.llm.money import Budget
 from jaxprl.llm.settings import Parameters, Settings
 from jaxprl.llm.source import Interrupted, Usage
-from jaxprl.llm.transport import Failure, Transport
+from jaxprl.llm.transport import Transport
 from jaxprl.types import JSON
 
 _POLL = 0.1
 """Seconds between two calls of `should_stop`."""
-_LONGEST_BACKOFF = 30.0
-"""Upper bound of the wait before another attempt, in seconds."""
 
 
 class Server(NamedTuple):
@@ -57,6 +56,8 @@ class _Call:
     id: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
     """Name of the call in the log."""
     attempts: int = 0
+    loading: int = 0
+    """Number of the attempts that found the server loading the model."""
     sent: JSON = dataclasses.field(default_factory=dict)
     """Body of the latest attempt."""
     reserved: float = 0.0
@@ -101,6 +102,8 @@ class Calls:
         """Failed calls by the names of `source.FAILURES`."""
         self.trouble = ""
         """The last failure in words."""
+        self.told = False
+        """Whether the user was told that the server is loading the model."""
         prompt = json.dumps(request["messages"], ensure_ascii=False).encode(errors="replace")
         self.most_prompt = len(prompt)
         """Upper bound of the prompt's tokens: a token has at least one byte."""
@@ -225,7 +228,8 @@ class Calls:
         elif isinstance(outcome, Completion | Unusable | Failure):
             return
         if isinstance(outcome, Unusable):
-            outcome = Failure(outcome.reason, str(outcome), free=False)
+            error = outcome.error
+            outcome = judged(error, 200, call.sent) if error else Failure(outcome.reason, str(outcome), free=False)
         match outcome:
             case Completion():
                 self.answered(call, outcome)
@@ -241,7 +245,8 @@ class Calls:
         """Finish a call that was answered, and plan calls for samples that the answer lacks.
 
         A server that returns fewer choices than requested is taken to have that limit. If 20 were requested and 3
-        arrive, the other 17, and all that is requested later, go out in requests for at most 3.
+        arrive, the other 17, and all that is requested later, go out in requests for at most 3. Choices that are errors
+        are requested again as well, but say nothing about a limit.
         """
         number = len(answer.choices)
         text = sum(len(choice.text.encode(errors="replace")) for choice in answer.choices)
@@ -250,9 +255,16 @@ class Calls:
         self.pay(call, tokens if answer.usage or not bounded else self.worst(number))
         call.status, self.answered_at = 200, time.monotonic()
         self.parameters.guessed = False
-        self.finish(call, "answered", answers=number, tokens={**tokens._asdict(), "estimated": not answer.usage})
+        if answer.errors:
+            call.retried["server error"] += len(answer.errors)
+        empty = collections.Counter(choice.why_empty() for choice in answer.choices if not choice.text)
+        self.finish(
+            call, "answered", answers=number, tokens={**tokens._asdict(), "estimated": not answer.usage},
+            **({"without_text": dict(empty)} if empty else {}),
+        )  # fmt: skip
         if number < call.number:
-            self.parameters.most = number
+            if number + len(answer.errors) < call.number:
+                self.parameters.most = number + len(answer.errors)
             for each in [*self.waiting]:
                 self.split(each)
             self.plan(call.first + number, call.number - number)
@@ -262,11 +274,9 @@ class Calls:
 
         - A refused parameter is dropped and the call repeated at once; this does not count as an attempt.
           `max_completion_tokens` is kept under a spending limit, since without it an answer could cost any sum.
-        - Otherwise the wait is what the server asks for, or else grows exponentially with random jitter. With
-          `backoff=0.5` it is drawn from 0.25 .. 0.5 s after the first attempt, from 0.5 .. 1 s after the second, from
-          1 .. 2 s after the third, up to 15 .. 30 s.
+        - Otherwise the next attempt follows after a wait (`failure.pause`).
         - There is no other attempt if the failure is lasting, if the retries are used up, or if the wait would end
-          after the call's deadline.
+          after the call's deadline. An attempt that finds the server loading the model does not count.
         """
         call.status = failure.status
         refused = failure.parameter
@@ -278,22 +288,31 @@ class Calls:
             return
         if failure.reason == "bad request":
             self.parameters.acquit()
+        if failure.loading:
+            call.loading += 1
+            self.tell_of_loading(failure)
         now = time.monotonic()
-        wait = failure.wait
-        if wait is None:
-            longest = min(self.settings.backoff * 2 ** (call.attempts - 1), _LONGEST_BACKOFF)
-            wait = random.uniform(longest / 2, longest)
-        if failure.lasting or call.attempts > self.settings.retries or now + wait >= self.end(call):
+        attempts = call.attempts if failure.loading else call.attempts - call.loading
+        due = now + pause(failure, attempts, self.settings.backoff, self.end(call) - now)
+        if failure.lasting or call.attempts - call.loading > self.settings.retries or due >= self.end(call):
             self.lasting = failure if failure.lasting else self.lasting
-            self.finish(call, failure.reason, detail=failure.detail)
-            self.stop(failure.reason, failure.detail)
+            waited = f"; waited for it until the deadline of {self.settings.deadline:g} s" if failure.loading else ""
+            self.finish(call, failure.reason, detail=failure.detail + waited)
+            self.stop(failure.reason, failure.detail + waited)
             return
         call.retried[failure.reason] += 1
-        call.due = now + wait
+        call.due = due
         if failure.reason == "rate limited":  # the limit holds for all requests, so none of them starts earlier
             for each in self.waiting:
                 each.due = max(each.due, call.due)
         self.waiting.append(call)
+
+    def tell_of_loading(self, failure: Failure) -> None:
+        """Say once why nothing seems to happen."""
+        if not self.told:
+            self.told = True
+            print(f"the server is not ready ({failure.detail}): waiting for it, at most "
+                  f"{self.settings.deadline:g} s (--deadline)", file=sys.stderr)  # fmt: skip
 
     def again(self, call: _Call) -> None:
         """Put a call first in line, for at most as many answers as the server allows."""

@@ -17,16 +17,20 @@ from collections.abc import Callable, Sequence
 
 from jaxprl.llm.cache import Cache, Row, request_key
 from jaxprl.llm.calls import Calls, Server
+from jaxprl.llm.failure import Failure
 from jaxprl.llm.money import Budget
 from jaxprl.llm.replay import read_samples
 from jaxprl.llm.settings import Parameters, Settings
 from jaxprl.llm.source import Hopeless, Messages, Reply
-from jaxprl.llm.transport import Failure, Transport
+from jaxprl.llm.transport import Transport
 from jaxprl.types import JSON
 
 _HELP = {
     "no key": "set OPENAI_API_KEY; a local server (--base-url) needs no key, recorded answers neither (--llm recorded)",
     "unknown host": "is --base-url right?",
+    "misconfigured": "correct or unset the environment variable",
+    "untrusted": "a certificate authority of your own goes into SSL_CERT_FILE, a file of certificates",
+    "connection": "does the server speak http:// rather than https://?",
     "refused": "is OPENAI_API_KEY the key of this server, and good for this model?",
     "not found": "has the server a model of that name, and is --base-url right (mostly it ends in /v1)?",
     "bad request": "the server does not take what it is asked",
@@ -84,6 +88,11 @@ class Client:
         """Close open connections."""
         self._transport.close()
 
+    @property
+    def address(self) -> str:
+        """The address that is asked, in words, with the proxy if there is one."""
+        return self._transport.address
+
     def ask(self, messages: Messages, count: int, *, name: str) -> list[Reply]:
         """Return the first `count` samples of a request (see `Source.ask`). Only one call may run at a time.
 
@@ -116,8 +125,7 @@ class Client:
         if samples.empty:
             self.failures["empty answer"] += samples.empty.total()
             if not samples.replies:
-                reasons = ", ".join(map(str, samples.empty))
-                self.trouble = f"empty answer: the choices had no text (finish_reason {reasons})"
+                self.trouble = f"empty answer: the choices had no text ({'; '.join(samples.empty)})"
         return samples.replies
 
     def _run_calls(self, request: JSON, missing: Sequence[int], name: str) -> Calls:

@@ -65,8 +65,8 @@ class Samples:
 
     replies: list[Reply]
     """The samples with a text."""
-    empty: collections.Counter[str | None]
-    """The number of samples without a text, by the reason why the model stopped."""
+    empty: collections.Counter[str]
+    """The number of samples without a text, by why they have none (`Choice.why_empty`)."""
     missing: list[int]
     """Indices of the samples that the cache does not have."""
 
@@ -92,7 +92,7 @@ def read_samples(rows: Iterable[Row], count: int, own: Collection[int] = (), *, 
     index, wanted, requested = 0, count, set()
     for row in rows:
         try:
-            choices, usage = completion.read(row.body)
+            choices, usage, _ = completion.read(row.body)
         except completion.Unusable:
             continue
         first = index if row.first is None else row.first
@@ -104,7 +104,7 @@ def read_samples(rows: Iterable[Row], count: int, own: Collection[int] = (), *, 
             if choice.text:
                 samples.replies.append(Reply(choice.text, index, row.id not in own, choice.finish, usage))
             else:
-                samples.empty[choice.finish] += 1
+                samples.empty[choice.why_empty()] += 1
             index += 1
     if renew and index == wanted and not samples.replies:
         wanted += count

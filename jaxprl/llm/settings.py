@@ -10,10 +10,10 @@ import urllib.parse
 from collections.abc import Mapping
 
 from jaxprl.errors import UserError
+from jaxprl.llm import address
 from jaxprl.llm.source import Messages
 from jaxprl.types import JSON
 
-OPENAI = "https://api.openai.com/v1"
 MOST_AT_A_TIME = 128
 """The most answers of one request: OpenAI's limit for n."""
 _LIMITS: Mapping[str, tuple[float, float]] = {
@@ -34,8 +34,10 @@ class Settings:
 
     model: str
     """Name of the model."""
-    base_url: str = OPENAI
-    """Address of a server with OpenAI's chat-completions interface; it usually ends in /v1."""
+    base_url: str = dataclasses.field(default_factory=address.default)
+    """Address of a server with OpenAI's chat-completions interface, which usually ends in /v1. By default that of the
+    environment variable OPENAI_BASE_URL, or else OpenAI's. A query like Azure's ?api-version=... is sent with each
+    request."""
     temperature: float | None = 1.0
     """Sampling temperature, 0 .. 2; None leaves it to the server."""
     top_p: float | None = 1.0
@@ -64,15 +66,7 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
                 raise UserError(f"{name} {value}: expected {least:g} to {most:g}")
-        try:
-            address = urllib.parse.urlsplit(self.base_url)
-            fits = address.scheme in ("http", "https") and bool(address.hostname) and (address.port or 1) > 0
-        except ValueError:
-            fits = False
-        if not fits or re.search(r"[\s\x00-\x1f]", self.base_url):
-            raise UserError("base URL: expected an address like http://localhost:8000/v1")
-        if address.username or address.password or address.query or address.fragment:
-            raise UserError("base URL: expected an address alone; a key goes into OPENAI_API_KEY")
+        address.check(self.base_url, "base URL")
 
     @property
     def host(self) -> str:

@@ -19,6 +19,8 @@ FAILURES = {
     "timeout": "no whole answer within the deadline",
     "connection": "no connection, or it broke off",
     "unknown host": "the address names a host that does not exist",
+    "untrusted": "the server's certificate is not accepted",
+    "misconfigured": "a proxy, a certificate or a header that the process's environment variables name cannot be used",
     "no key": "the server needs a key and OPENAI_API_KEY is not set",
     "refused": "status 401 or 403: the key is not good for this",
     "not found": "status 404: no such model or address",

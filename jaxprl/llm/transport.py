@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
-import os
+import functools
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from jaxprl.llm.settings import OTHERWISE, Settings, refused
+from jaxprl.errors import UserError
+from jaxprl.llm import address, network, server_errors
+from jaxprl.llm.failure import Failure, judged
+from jaxprl.llm.network import Proxy
+from jaxprl.llm.settings import Settings
 from jaxprl.types import JSON
 
 if TYPE_CHECKING:
@@ -23,31 +28,10 @@ if TYPE_CHECKING:
 
 _CONNECT = 10.0
 """The most seconds to wait for a connection."""
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
+"""OpenSSL's names for the answer of a server that does not encrypt."""
 _DETAIL = 300
-"""The most characters of a server's message that are passed on."""
-
-
-class Failure(Exception):
-    """A request without an answer.
-
-    Args:
-      reason: one of `source.FAILURES`.
-      detail: what the server said.
-      lasting: whether another attempt cannot help.
-      free: whether the request has certainly cost nothing.
-    """
-
-    def __init__(self, reason: str, detail: str, *, lasting: bool = False, free: bool = True):
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail, self.lasting, self.free = reason, detail, lasting, free
-        self.status: int | None = None
-        """HTTP status of the response, if there was one."""
-        self.wait: float | None = None
-        """Seconds that the server wants us to wait before the next attempt, if it says so."""
-        self.parameter: str | None = None
-        """The parameter that the model refuses, if that is the reason."""
-        self.guessed = False
-        """Whether the refused parameter is only a guess."""
+"""The most characters of a message that are passed on."""
 
 
 class Transport:
@@ -61,9 +45,19 @@ class Transport:
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        self._key = os.environ.get("OPENAI_API_KEY", "").strip()
+        self._key = network.header("OPENAI_API_KEY") or ""
         self._client: openai.OpenAI | None = None
         self._making = threading.Lock()
+
+    @functools.cached_property
+    def proxy(self) -> Proxy | None:
+        """The proxy that requests go through. Raises UserError if it cannot be used."""
+        return network.proxy_for(self.settings.base_url)
+
+    @property
+    def address(self) -> str:
+        """The address that is asked, in words, with the proxy if there is one."""
+        return self.settings.base_url + self._way()
 
     def prepare(self) -> None:
         """Import the `openai` package. This takes a second, which shall not count for the first request."""
@@ -93,8 +87,6 @@ class Transport:
         """
         if not self._key and self.settings.needs_key:
             raise Failure("no key", f"{self.settings.host} needs one", lasting=True)
-        if not (self._key.isascii() and self._key.isprintable()):
-            raise Failure("refused", "OPENAI_API_KEY holds characters that no key has", lasting=True)
         end = time.monotonic() + seconds
         with self._failures(sent):
             client = self._made()
@@ -114,13 +106,28 @@ class Transport:
         return self._hidden_bytes(bytes(body))
 
     def _made(self) -> openai.OpenAI:
-        """Return the client of the `openai` package, which is created at its first use."""
+        """Return the client of the `openai` package, which is created at its first use.
+
+        Raises:
+          UserError: if an environment variable says something that cannot be used.
+        """
         with self._making:
             if self._client is None:
                 import openai
 
+                network.check_headers()
+                url, query = address.endpoint(self.settings.base_url, self.settings.model)
                 self._client = openai.OpenAI(
-                    api_key=self._key or "none", base_url=self.settings.base_url, max_retries=0
+                    api_key=self._key or "none",
+                    organization=network.header("OPENAI_ORG_ID"),
+                    project=network.header("OPENAI_PROJECT_ID"),
+                    base_url=url,
+                    default_query=query,
+                    default_headers={"api-key": self._key} if self._key and address.is_azure(query) else None,
+                    max_retries=0,
+                    http_client=openai.DefaultHttpxClient(
+                        proxy=self.proxy.url if self.proxy else None, verify=network.certificates(), trust_env=False
+                    ),
                 )
             return self._client
 
@@ -131,11 +138,13 @@ class Transport:
 
         try:
             yield
+        except UserError as error:
+            raise Failure("misconfigured", str(error), lasting=True) from None
         except openai.APIStatusError as error:
             raise self._status_failure(error, sent) from None
         except openai.APIConnectionError as error:
             raise self._connection_failure(error) from None
-        except openai.OpenAIError as error:
+        except (openai.OpenAIError, UnicodeError) as error:  # text that cannot be sent
             raise Failure("bad request", self._hidden(str(error)), lasting=True) from None
         except Failure:
             raise
@@ -148,35 +157,48 @@ class Transport:
 
     def _status_failure(self, error: openai.APIStatusError, sent: JSON) -> Failure:
         """Return the failure for a response with an error status."""
-        status, code = error.status_code, str(error.code or error.type or "")
-        reason, lasting = _STATUS.get(status, ("server error", False) if status >= 500 else ("bad request", True))
-        if status == 429 and "quota" in code:
-            reason, lasting = "out of quota", True
-        failure = Failure(reason, self._hidden(error.message), lasting=lasting)
-        failure.status = status
-        failure.wait = _retry_after(error.response.headers)
-        if status in (400, 422, 500, 501):
-            failure.parameter = refused(error.message[:5000], str(error.param or ""), sent)
-            if status in (400, 422) and not failure.parameter and "n" in sent and not OTHERWISE.search(error.message):
-                failure.parameter, failure.guessed = "n", True  # no reason is named: try the simplest request
+        said = server_errors.from_body(self._hidden_bytes(error.response.content))
+        failure = judged(said, error.status_code, sent, wait=_retry_after(error.response.headers))
+        if error.status_code == 407 and self.proxy:
+            return Failure(
+                "misconfigured", f"the {self.proxy} asks for http://USER:PASSWORD@HOST: {failure.detail}", lasting=True
+            )
+        failure.detail += self._way(error.response.headers.get("content-type", "").startswith("text/html"))
         return failure
 
     def _connection_failure(self, error: BaseException) -> Failure:
         """Return the failure for a request without a complete response.
 
-        It is free if no connection was made, and lasting if the name of the host does not exist.
+        It is free if no connection was made, and lasting if the name of the host does not exist or the server's
+        certificate is not accepted.
         """
         causes = [error]
         while following := causes[-1].__cause__ or causes[-1].__context__:
             causes.append(following)
         names = " ".join(type(cause).__name__ for cause in causes)
-        detail = self._hidden(next((str(cause) for cause in reversed(causes) if str(cause)), names))
+        detail = self._hidden(next((str(cause) for cause in reversed(causes) if str(cause)), names)) + self._way()
+        if "InvalidURL" in names:
+            return Failure("unknown host", detail, lasting=True)
         for cause in causes:
             if isinstance(cause, socket.gaierror):
-                return Failure("unknown host", detail, lasting=cause.errno != socket.EAI_AGAIN)
+                reason = "misconfigured" if self.proxy else "unknown host"
+                return Failure(reason, detail, lasting=cause.errno != socket.EAI_AGAIN)
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                return Failure("untrusted", detail, lasting=True)
+            if isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS:
+                return Failure("connection", detail, lasting=True)
+        if "ProxyError" in names and detail.startswith("407"):
+            return Failure("misconfigured", f"{detail} asks for http://USER:PASSWORD@HOST", lasting=True)
         if "Timeout" in names and "ConnectTimeout" not in names:
             return Failure("timeout", detail, free=False)
-        return Failure("connection", detail, free="ConnectError" in names or "ConnectTimeout" in names)
+        free = any(name in names for name in ("ConnectError", "ConnectTimeout", "ProxyError"))
+        return Failure("connection", detail, free=free)
+
+    def _way(self, indeed: bool = True) -> str:
+        """Return in words which proxy a request went through, if `indeed` it can be the cause of a failure."""
+        with contextlib.suppress(UserError):
+            return f" (through the {self.proxy})" if indeed and self.proxy else ""
+        return ""
 
     def _hidden(self, text: str) -> str:
         """Return the beginning of a message, with the API key replaced if it occurs."""
@@ -184,18 +206,6 @@ class Transport:
 
     def _hidden_bytes(self, body: bytes) -> bytes:
         return body.replace(self._key.encode(), b"[key]") if len(self._key) >= 4 else body
-
-
-_STATUS = {
-    401: ("refused", True),
-    403: ("refused", True),
-    404: ("not found", True),
-    408: ("server error", False),
-    409: ("server error", False),
-    425: ("server error", False),
-    429: ("rate limited", False),
-}
-"""(reason, lasting) by HTTP status. Other statuses from 500 on are "server error", the rest is "bad request"."""
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -1,0 +1,147 @@
+"""Names for what comes back instead of an answer, and whether another attempt can help."""
+
+from __future__ import annotations
+
+import random
+import re
+
+from jaxprl.llm.server_errors import ServerError
+from jaxprl.llm.settings import OTHERWISE, refused
+from jaxprl.types import JSON
+
+_DETAIL = 300
+"""The most characters of a server's message that are passed on."""
+_LONGEST_PAUSE = 30.0
+"""Upper bound of the wait before another attempt, in seconds."""
+_LONGEST_WHILE_LOADING = 5.0
+"""Upper bound of the wait before another attempt while a server loads the model, in seconds."""
+_STATUS = {
+    401: ("refused", True),
+    402: ("out of quota", True),
+    403: ("refused", True),
+    404: ("not found", True),
+    405: ("not found", True),
+    408: ("server error", False),
+    409: ("server error", False),
+    425: ("server error", False),
+    429: ("rate limited", False),
+}
+"""(reason, lasting) by HTTP status. Other statuses from 500 on are "server error", the rest is "bad request"."""
+_QUOTA = re.compile(r"quota|billing|insufficient_(balance|credits|funds)", re.IGNORECASE)
+_WORDS = (
+    (r"rate[_ ]?limit|too[_ ]?many[_ ]?requests|throttl|resource[_ ]?exhausted", "rate limited", False),
+    (r"(?:invalid|incorrect|missing)[_ ]api[_ ]?key|authentication|unauthori[sz]ed|forbidden", "refused", True),
+    (
+        r"model[_ ]?not[_ ]?found|model .{0,80}not (?:found|exist)|no models? loaded|unexpected endpoint",
+        "not found",
+        True,
+    ),
+    (r"context[_ ]length|content[_ ](?:filter|policy)|unsupported[_ ]", "bad request", True),
+)
+"""(pattern, reason, lasting) by what an error says, where no status does."""
+_LOADING = re.compile(
+    r"\b(?:re|down)?loading\b|\bbeing (?:loaded|initiali[sz]ed|started)\b|\b(?:warm|start|spinn|scal|boot)ing up\b"
+    r"|\b(?:starting|booting|initiali[sz]ing|cold start)\b|\bnot (?:yet )?(?:ready|loaded yet)\b",
+    re.IGNORECASE,
+)
+_NOT_LOADING = re.compile(
+    r"\bfail|\berror\b.{0,30}\bloading|\bunable\b|\bcould(?: not|n't)\b|\bcan(?:not|'t)\b|exception", re.IGNORECASE
+)
+"""Matches messages of a server that has tried to load a model in vain."""
+
+
+class Failure(Exception):
+    """A request without an answer.
+
+    Args:
+      reason: one of `source.FAILURES`.
+      detail: what the server said.
+      lasting: whether another attempt cannot help.
+      free: whether the request has certainly cost nothing.
+    """
+
+    def __init__(self, reason: str, detail: str, *, lasting: bool = False, free: bool = True):
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail, self.lasting, self.free = reason, detail, lasting, free
+        self.status: int | None = None
+        """HTTP status of the response, if there was one."""
+        self.wait: float | None = None
+        """Seconds that the server wants us to wait before the next attempt, if it says so."""
+        self.loading = False
+        """Whether the server says that it will answer soon: it is still loading the model."""
+        self.parameter: str | None = None
+        """The parameter that the model refuses, if that is the reason."""
+        self.guessed = False
+        """Whether the refused parameter is only a guess."""
+
+
+def judged(error: ServerError, status: int, sent: JSON, *, wait: float | None = None) -> Failure:
+    """Return the failure for an error of a server.
+
+    Args:
+      error: the error.
+      status: HTTP status of the response. If it is 200, the error's own codes decide.
+      sent: the body of the request.
+      wait: seconds that the server wants us to wait before the next attempt, if it says so.
+    """
+    named = status if status >= 400 else error.status
+    reason, lasting = _judged(error, named)
+    failure = Failure(reason, _detail(error, status), lasting=lasting, free=status >= 400)
+    failure.status, failure.wait = status, wait
+    failure.loading = not lasting and (_is_loading(error) or (named == 503 and wait is not None))
+    if named in (400, 422, 500, 501):
+        failure.parameter = refused(error.message, error.parameter, sent)
+        if named in (400, 422) and not failure.parameter and "n" in sent and not OTHERWISE.search(error.message):
+            failure.parameter, failure.guessed = "n", True  # no reason is named: try the simplest request
+    return failure
+
+
+def _judged(error: ServerError, status: int | None) -> tuple[str, bool]:
+    """Return the name of an error and whether it is lasting."""
+    if any(map(_QUOTA.search, error.codes)):
+        return "out of quota", True
+    if status is not None:
+        return _STATUS.get(status, ("server error", False) if status >= 500 else ("bad request", True))
+    text = " ".join((*error.codes, error.message))
+    for pattern, reason, lasting in _WORDS:
+        if re.search(pattern, text, re.IGNORECASE):
+            return reason, lasting
+    return "server error", False
+
+
+def _is_loading(error: ServerError) -> bool:
+    """Whether a server says that it is still loading the model."""
+    text = " ".join((error.message, *error.codes)).replace("_", " ")
+    return bool(_LOADING.search(text)) and not _NOT_LOADING.search(text)
+
+
+def _detail(error: ServerError, status: int) -> str:
+    """Return an error in words."""
+    place = f"status {status}"
+    if status < 400:
+        codes = error.status or ", ".join(error.codes)
+        place += f" with error {codes}" if codes else " with an error"
+    return f"{place}: {' '.join(error.message.split()) or 'no message'}"[:_DETAIL]
+
+
+def pause(failure: Failure, attempts: int, backoff: float, left: float) -> float:
+    """Return the seconds to wait before another attempt.
+
+    That is what the server asks for, or else grows exponentially with random jitter. With `backoff=0.5` it is drawn
+    from 0.25 .. 0.5 s after the first attempt, from 0.5 .. 1 s after the second, from 1 .. 2 s after the third, up to
+    15 .. 30 s. A server that loads the model is asked every few seconds. When it says a time beyond the deadline, that
+    is no more than an estimate, and it is asked all the same.
+
+    Args:
+      failure: why the latest attempt failed.
+      attempts: number of attempts so far.
+      backoff: upper bound of the first wait.
+      left: seconds until the deadline.
+    """
+    longest = min(backoff * 2.0 ** min(attempts - 1, 30), _LONGEST_PAUSE)
+    own = random.uniform(longest / 2, longest)
+    if not failure.loading:
+        return own if failure.wait is None else failure.wait
+    own = min(own, _LONGEST_WHILE_LOADING)
+    wait = max(own, failure.wait or 0.0)
+    return wait if wait < left else own
