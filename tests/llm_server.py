@@ -73,6 +73,9 @@ class Server:
             def do_POST(self):
                 outer.serve(self)
 
+            def do_CONNECT(self):  # to an encrypted server, through this one as a proxy
+                self.send_error(407)
+
             def log_message(self, *arguments):
                 pass
 

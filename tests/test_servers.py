@@ -127,6 +127,13 @@ def test_errors_that_stay_are_not_tried_again(client, status, body, words, reaso
         assert len(server.requests) == 1
 
 
+def test_what_an_error_is_about_can_be_in_its_code_alone(client):
+    body = {"error": {"message": "Filtered", "code": "content_filter"}}
+    with serving(lambda request, number: reply(400, body)) as server:
+        assert "Filtered" in asked(client(server.url), 2)
+        assert len(server.requests) == 1  # it is not about n
+
+
 def test_an_error_among_answers_is_asked_for_again(client):
     def script(request, number):
         body = answer(request)
@@ -257,10 +264,12 @@ def test_a_host_that_only_the_http_library_refuses(client):
     assert "unknown host: " in asked(client("http://\u2603.example/v1"))
 
 
-def test_the_address_of_the_environment(monkeypatch):
+def test_the_address_of_the_environment(monkeypatch, command):
     monkeypatch.setenv("OPENAI_BASE_URL", " http://localhost:1/v1\n")
     assert Settings("m").base_url == "http://localhost:1/v1"
     assert Settings("m", "http://localhost:2/v1").base_url == "http://localhost:2/v1"
+    for words, url in (((), "http://localhost:1/v1"), (("--base-url", "http://localhost:2"), "http://localhost:2")):
+        assert command.settings(command.parser().parse_args(["--model", "m", *words])).base_url == url
     monkeypatch.setenv("OPENAI_BASE_URL", "localhost:1")
     with pytest.raises(UserError, match=r"^OPENAI_BASE_URL: expected an address"):
         Settings("m")
@@ -355,6 +364,12 @@ def test_what_a_proxy_says(client, monkeypatch):
             said = asked(one) or one.trouble
             assert words in said
             assert "No way" in said
+    with serving(lambda request, number: answer(request)) as server:
+        monkeypatch.setenv("HTTPS_PROXY", server.url)
+        said = asked(client("https://model.invalid/v1"))
+        assert "407" in said
+        assert "of HTTPS_PROXY" in said
+        assert "USER:PASSWORD" in said
 
 
 @pytest.mark.parametrize("name", ["OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"])

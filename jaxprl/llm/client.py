@@ -29,7 +29,7 @@ _HELP = {
     "no key": "set OPENAI_API_KEY; a local server (--base-url) needs no key, recorded answers neither (--llm recorded)",
     "unknown host": "is --base-url right?",
     "misconfigured": "correct or unset the environment variable",
-    "untrusted": "a certificate authority of your own goes into SSL_CERT_FILE, a file of certificates",
+    "untrusted": "name your own certificate authority in SSL_CERT_FILE, a file (REQUESTS_CA_BUNDLE is not read)",
     "connection": "does the server speak http:// rather than https://?",
     "refused": "is OPENAI_API_KEY the key of this server, and good for this model?",
     "not found": "has the server a model of that name, and is --base-url right (mostly it ends in /v1)?",

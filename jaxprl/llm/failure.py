@@ -86,12 +86,13 @@ def judged(error: ServerError, status: int, sent: JSON, *, wait: float | None = 
     """
     named = status if status >= 400 else error.status
     reason, lasting = _judged(error, named)
-    failure = Failure(reason, _detail(error, status), lasting=lasting, free=status >= 400)
-    failure.status, failure.wait = status, wait
-    failure.loading = not lasting and (_is_loading(error) or (named == 503 and wait is not None))
+    loading = not lasting and (_is_loading(error) or (named == 503 and wait is not None))
+    failure = Failure(reason, _detail(error, status), lasting=lasting, free=status >= 400 or loading)
+    failure.status, failure.wait, failure.loading = status, wait, loading
     if named in (400, 422, 500, 501):
         failure.parameter = refused(error.message, error.parameter, sent)
-        if named in (400, 422) and not failure.parameter and "n" in sent and not OTHERWISE.search(error.message):
+        words = " ".join((error.message, *error.codes))
+        if named in (400, 422) and not failure.parameter and "n" in sent and not OTHERWISE.search(words):
             failure.parameter, failure.guessed = "n", True  # no reason is named: try the simplest request
     return failure
 

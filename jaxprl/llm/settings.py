@@ -50,7 +50,8 @@ class Settings:
     """The most seconds that a request may take with all its attempts. They count from its first attempt, or from the
     latest answer to another request if that is later, since a server may answer one request after the other."""
     retries: int = 5
-    """The most further attempts of a request that may be answered later."""
+    """The most further attempts of a request that may be answered later. Attempts that find the server loading the
+    model do not count."""
     backoff: float = 0.5
     """Upper bound in seconds of the wait before the second attempt. It doubles for each further attempt, and the wait
     is drawn from the upper half of the range."""
