@@ -19,7 +19,6 @@ _ELSEWHERE = (
 _NO_ANSWER = re.compile("reason|think|thought|refusal|tool", re.IGNORECASE)
 """Matches types of parts of a content that are no answer."""
 
-
 CUT_OFF = ("length", "max_tokens", "max_output_tokens", "model_length")
 """What servers call the end of an answer at the limit of tokens."""
 

@@ -14,6 +14,7 @@ from jaxprl.dsl import ast
 from jaxprl.dsl.language import COUNTS, PROGRAM_TOKENS, Language
 from jaxprl.dsl.python_names import PythonError
 from jaxprl.dsl.text import token_count
+from jaxprl.llm.completion import CUT_OFF
 from jaxprl.llm.dsl_blocks import dsl_texts, read_dsl, withdrawn_dsl
 from jaxprl.llm.dsl_reader import Unreadable
 from jaxprl.llm.python_blocks import python_blocks, read_python, withdrawn_python
@@ -50,7 +51,7 @@ _FOREVER = COUNTS[-1]
 _LOOKALIKES = str.maketrans(
     {"\u00a0": " ", "\u200b": None, "\ufeff": None, "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"'}
 )
-CUT = ("length", "max_tokens", "max_output_tokens", "model_length", "content_filter")
+CUT = (*CUT_OFF, "content_filter")
 """The reasons for which a model stopped before its answer was complete, in the words of servers."""
 
 
