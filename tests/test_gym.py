@@ -398,6 +398,109 @@ def test_copies_do_what_one_environment_does(id, observation):
     assert drawn == {0, 1}
 
 
+@pytest.mark.parametrize(
+    ("id", "options"),
+    [
+        ("jaxprl/Karel-DoorKey-v0", {}),
+        ("jaxprl/MiniGrid-PutNear-6x6-N2-v0", {"observation": "view", "jax_arrays": True}),
+    ],
+)
+def test_a_mask_resets_the_copies_that_gymnasiums_own_resets(id, options):
+    """Observations, rewards, ends and infos of seeded resets of some copies, against `SyncVectorEnv`."""
+    asarray, shared = jnp.asarray if "jax_arrays" in options else np.asarray, {"max_steps": 4, "layout_seeds": (40,)}
+    ours = gymnasium.make_vec(id, num_envs=3, **options, **shared)
+    single = functools.partial(make, id, **shared, **{name: options[name] for name in options.keys() - {"jax_arrays"}})
+    theirs = gymnasium.vector.SyncVectorEnv([single] * 3, autoreset_mode=ours.metadata["autoreset_mode"])
+    rng = np.random.default_rng(0)
+
+    def compare(found, expected):
+        *arrays, infos = found
+        for one, other in zip(arrays, expected[:-1], strict=True):
+            np.testing.assert_allclose(np.asarray(one, np.float64), np.asarray(other, np.float64), atol=1e-6)
+        assert infos.keys() == expected[-1].keys()
+        for name, fact in infos.items():
+            np.testing.assert_array_equal(fact, expected[-1][name])
+
+    def both(seed, mask=None):
+        masks = [{} if mask is None else {"reset_mask": kind(mask)} for kind in (asarray, np.asarray)]
+        compare(ours.reset(seed=seed, options=masks[0]), theirs.reset(seed=seed, options=masks[1]))
+
+    both([5, 6, 7])
+    both(11)
+    waiting = 0
+    for seed, mask in (
+        (8, [True, False, False]),
+        ([-1, 9, 10], [False, True, True]),  # the seed of a copy that stays does not count
+        ([None, None, 12], [False, False, True]),
+        (2**32 - 2, [True, True, False]),
+        (20, [True, True, True]),
+    ):
+        over = np.zeros(3, bool)
+        for _ in range(int(rng.integers(1, 5))):
+            actions = rng.integers(3, size=3)
+            compare(ours.step(asarray(actions)), expected := theirs.step(actions))
+            over = expected[2] | expected[3]
+        waiting += (over & ~np.array(mask)).sum()
+        both(seed, mask)
+        for _ in range(2):  # a copy whose episode was over starts again, unless the mask has started it
+            actions = rng.integers(3, size=3)
+            compare(ours.step(asarray(actions)), theirs.step(actions))
+    assert waiting
+
+
+def test_a_mask_without_seeds_draws_layouts_and_repeats():
+    def play():
+        copies = gymnasium.make_vec("jaxprl/Karel-Maze-v0", num_envs=4, layout_seeds=range(40))
+        seen = [copies.reset(seed=3)[0], copies.step(np.zeros(4, int))[0]]
+        options = {"reset_mask": np.array([False, True, False, True])}
+        seen += [copies.reset(options=options)[0] for _ in range(5)]
+        assert list(options) == ["reset_mask"]
+        return seen
+
+    first, second = play(), play()
+    np.testing.assert_array_equal(first, second)
+    _, stepped, *resets = first
+    for observations in resets:
+        np.testing.assert_array_equal(observations[[0, 2]], stepped[[0, 2]])
+    assert len({observations[1].tobytes() for observations in resets}) > 1
+
+
+def test_gymnasiums_statistics_see_the_mask():
+    copies = gymnasium.make_vec("jaxprl/Karel-DoorKey-v0", num_envs=2)
+    copies = gymnasium.wrappers.vector.RecordEpisodeStatistics(copies)
+    copies.reset(seed=0)
+    for _ in range(3):
+        copies.step(np.ones(2, int))
+    copies.reset(options={"reset_mask": np.array([True, False])})
+    assert copies.episode_lengths.tolist() == [0, 3]
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        ([True, False], "one value per copy, not list"),
+        (None, "one value per copy, not NoneType"),
+        (jnp.array([True, False]), "an array of bool .2., one value per copy, not Array"),
+        (np.array([1, 0]), r"not int64 \[2\]"),
+        (np.array([True]), r"not bool \[1\]"),
+        (np.array([[True, False]]), r"not bool \[1, 2\]"),
+        (np.array([False, False]), "it resets no copy"),
+    ],
+)
+def test_a_mask_that_is_none_is_refused_and_nothing_is_reset(mask, message):
+    copies = gymnasium.make_vec("jaxprl/Karel-DoorKey-v0", num_envs=2)
+    with pytest.raises(gymnasium.error.ResetNeeded, match="of all copies"):
+        copies.reset(options={"reset_mask": np.array([True, False])})
+    copies.reset(seed=0)
+    before = copies.lanes
+    with pytest.raises(UserError, match=f"reset_mask: .*{message}"):
+        copies.reset(options={"reset_mask": mask})
+    for seed, wrong in (([1], "1 seeds for 2 copies"), ([-1, 0], "from 0 to"), ("01", "expected an integer")):
+        with pytest.raises(UserError, match=wrong):
+            copies.reset(seed=seed, options={"reset_mask": np.array([True, False])})
+    assert copies.lanes is before
+
+
 def test_copies_repeat_render_and_stay_on_the_device():
     def play():
         copies = gymnasium.make_vec("jaxprl/Karel-DoorKey-v0", num_envs=2, max_steps=5, render_mode="rgb_array", cell=8)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -44,10 +45,10 @@ class Lane(NamedTuple):
 class WorldVectorEnv(gymnasium.vector.VectorEnv):
     """Many copies of a task, stepped together by one jitted call.
 
-    `reset(seed=s)` starts copy i on the layout of seed s + i. A copy whose episode is over starts a new one at its next
-    step, on a layout drawn from `layout_seeds`; the action and the reward of that step do not count
-    (`AutoresetMode.NEXT_STEP`). NumPy generates layouts on the host, so those of the pool are generated at the first
-    reset.
+    `reset(seed=s)` starts copy i on the layout of seed s + i, for all copies or for those of a `reset_mask`. A copy
+    whose episode is over starts a new one at its next step, on a layout drawn from `layout_seeds`; the action and the
+    reward of that step do not count (`AutoresetMode.NEXT_STEP`). NumPy generates layouts on the host, so those of the
+    pool are generated at the first reset.
 
     Args:
       num_envs: number of copies.
@@ -112,24 +113,34 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
         """Start an episode in every copy.
 
         Args:
-          seed: s gives copy i the layout of seed s + i; a sequence has one seed per copy; None draws layouts.
-          options: ignored.
+          seed: s gives copy i the layout of seed s + i; a sequence has one seed per copy; None draws layouts. The seeds
+            of copies that are not reset do not count.
+          options: `{"reset_mask": mask}` with a mask bool [num_envs] resets only the copies whose entry is True. It is
+            a NumPy array, or with `jax_arrays` also one of JAX. Other options are ignored.
 
         Returns:
-          The observations [num_envs, ...] and the infos.
+          The observations [num_envs, ...], which are the latest ones for copies that are not reset, and the infos of
+          the copies that are reset.
 
         Raises:
-          UserError: if a seed is not an integer from 0 to 2**32 - 1, or if there is not one seed per copy.
+          UserError: if a seed is not an integer from 0 to 2**32 - 1, if there is not one seed per copy, or if the mask
+            is something else or resets no copy.
+          gymnasium.error.ResetNeeded: if the mask leaves out copies that were never reset.
         """
-        asked = [None if each is None else checked_seed(each) for each in _per_copy(seed, self.num_envs)]
+        asked = _per_copy(seed, self.num_envs)
         if len(asked) != self.num_envs:
             raise UserError(f"{len(asked)} seeds for {self.num_envs} copies")
-        super().reset(seed=asked[0])
-        seeds = [drawn_seed(self.np_random, self.layout_seeds) if each is None else each for each in asked]
-        layouts = jax.tree.map(jnp.asarray, self.task.layouts(seeds))
+        mask = self._reset_mask(options or {})
+        before = None if mask.all() else self._running()
+        named = [None if each is None else checked_seed(each) for each in itertools.compress(asked, mask)]
+        super().reset(seed=named[0])
+        seeds = [drawn_seed(self.np_random, self.layout_seeds) if each is None else each for each in named]
+        # Every copy needs a layout, so that shapes stay the same; those that are not reset get the first one.
+        row = np.where(mask, np.cumsum(mask) - 1, 0)
+        layouts = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[row]), self.task.layouts(seeds))
         keys = jax.random.split(jax.random.key(drawn_seed(self.np_random, None)), self.num_envs)
-        self.lanes, observations = _begin(self.environment, layouts, keys)
-        return self._out(observations), self._info()
+        self.lanes, observations = _begin(self.environment, layouts, keys, mask, before)
+        return self._out(observations), self._info(mask)
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, JSON]:
         """Take one action in every copy.
@@ -145,37 +156,59 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
           UserError: if there is not one action per copy, or if one of them does not exist.
           gymnasium.error.ResetNeeded: before the first reset.
         """
-        if self.lanes is None:
-            raise gymnasium.error.ResetNeeded("call reset() first")
+        lanes = self._running()
         if not self.jax_arrays:
             check_actions(np.asarray(actions), (self.num_envs,), len(self.task.language.actions))
         actions = jnp.asarray(actions).astype(jnp.int32)
-        self.lanes, results = _advance(self.environment, jnp.int32(self.max_steps), self.lanes, actions)
+        self.lanes, results = _advance(self.environment, jnp.int32(self.max_steps), lanes, actions)
         observations, rewards, terminated, truncated = map(self._out, results)
-        return observations, rewards, terminated, truncated, self._info()
+        return observations, rewards, terminated, truncated, self._info(np.ones(self.num_envs, bool))
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """Return a picture of every copy, uint8 [H * cell, W * cell, 3] each, or None without a render mode."""
         if self.render_mode is None:
             return None
-        if self.lanes is None:
-            raise gymnasium.error.ResetNeeded("call reset() first")
-        worlds = jax.device_get(self.lanes.state.world)
+        worlds = jax.device_get(self._running().state.world)
         states = [jax.tree.map(lambda leaf, copy=copy: leaf[copy], worlds) for copy in range(self.num_envs)]
         return tuple(draw(self.task, state, cell=self.cell) for state in states)
+
+    def _running(self) -> Lane:
+        if self.lanes is None:
+            raise gymnasium.error.ResetNeeded("call reset() first, of all copies")
+        return self.lanes
+
+    def _reset_mask(self, options: JSON) -> np.ndarray:
+        """Return which copies the options of `reset` ask for, bool [num_envs]."""
+        if "reset_mask" not in options:
+            return np.ones(self.num_envs, bool)
+        mask = options["reset_mask"]
+        expected = f"reset_mask: expected an array of bool [{self.num_envs}], one value per copy"
+        if not isinstance(mask, np.ndarray | jax.Array if self.jax_arrays else np.ndarray):
+            raise UserError(f"{expected}, not {type(mask).__name__}")
+        if mask.dtype != bool or mask.shape != (self.num_envs,):
+            raise UserError(f"{expected}, not {mask.dtype} {list(mask.shape)}")
+        if not mask.any():
+            raise UserError("reset_mask: it resets no copy; at least one value has to be True")
+        return np.asarray(mask)
 
     def _out(self, array: jax.Array) -> Array:
         return array if self.jax_arrays else np.array(array)
 
-    def _info(self) -> JSON:
-        """Return the infos, each with the mask `_NAME` that gymnasium expects: every copy has the fact."""
-        assert self.lanes is not None
-        world = self.lanes.state.world
+    def _info(self, mask: np.ndarray) -> JSON:
+        """Return the infos of the copies in a mask, bool [num_envs].
+
+        As in gymnasium's own vectorized environments, the mask stands beside each fact as `_NAME`, and the facts of
+        other copies are 0.
+        """
+        world = self._running().state.world
         facts = {} if getattr(world, "mission", None) is None else {"mission": _missions(world)}
         if self.observation == "view":
             facts["direction"] = world.direction
-        info = {name: self._out(fact) for name, fact in facts.items()}
-        return info | {f"_{name}": np.ones(self.num_envs, bool) for name in facts}
+        info: JSON = {}
+        for name, fact in facts.items():
+            chosen = mask.reshape(-1, *(1,) * (fact.ndim - 1))
+            info |= {name: self._out(jnp.where(chosen, fact, jnp.zeros_like(fact))), f"_{name}": mask.copy()}
+        return info
 
 
 def _per_copy(seed: int | Sequence[int | None] | None, copies: int) -> list[int | None]:
@@ -190,14 +223,23 @@ def _per_copy(seed: int | Sequence[int | None] | None, copies: int) -> list[int 
 
 
 @jax.jit
-def _begin(env: Environment, layouts: Layout, keys: jax.Array) -> tuple[Lane, jax.Array]:
-    """Return copies at the start of layouts [E], and their observations."""
+def _begin(
+    env: Environment, layouts: Layout, keys: jax.Array, mask: jax.Array, before: Lane | None
+) -> tuple[Lane, jax.Array]:
+    """Return copies at the start of layouts [E], and their observations.
 
-    def begin(layout: Layout, key: jax.Array) -> tuple[Lane, jax.Array]:
+    Those that the mask, bool [E], leaves out stay as they are in `before`; None starts all.
+    """
+
+    def begin(layout: Layout, key: jax.Array) -> Lane:
         state = State(layout.state, layout.progress, layout.units, jnp.bool_(False))
-        return Lane(state, jnp.int32(0), jnp.bool_(False), key), env.observe(state)
+        return Lane(state, jnp.int32(0), jnp.bool_(False), key)
 
-    return jax.vmap(begin)(layouts, keys)
+    lanes = jax.vmap(begin)(layouts, keys)
+    if before is not None:
+        choose = jax.vmap(lambda chosen, new, old: jax.tree.map(functools.partial(jnp.where, chosen), new, old))
+        lanes = choose(mask, lanes, before)
+    return lanes, jax.vmap(env.observe)(lanes.state)
 
 
 _Results = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
