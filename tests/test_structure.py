@@ -16,7 +16,7 @@ BELOW = {  # each room, and the rooms that it may import
     "codegen": {"caches", "errors", "types"},
     "dsl": {"codegen", "errors", "types", "xla"},
     "worlds": {"errors", "types", "dsl"},
-    "search": {"errors", "types", "dsl"},
+    "search": {"errors", "types", "dsl", "worlds"},
     "vm": {"caches", "codegen", "errors", "types", "xla", "dsl", "worlds", "search"},
     "latent": {"errors", "types", "dsl", "worlds", "vm"},
     "llm": {"errors", "types", "dsl"},

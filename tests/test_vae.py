@@ -12,12 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxprl.cli.train import Training
 from jaxprl.dsl import encode, text
 from jaxprl.errors import UserError
 from jaxprl.latent import data, sequences, train, vae
 from jaxprl.latent.grammar import Grammar, masks
 from jaxprl.latent.space import SHIPPED, LatentSpace, Origin
-from jaxprl.runs.checkpoint import flat, rebuilt
+from jaxprl.runs.checkpoint import Every, flat, rebuilt
+from jaxprl.runs.record import RunDirectory, read_lines
+from jaxprl.runs.signals import StopRequest
 from jaxprl.vm import plain
 from jaxprl.worlds.karel.world import LANGUAGE as KAREL
 from jaxprl.worlds.plain import WorldEnvironment
@@ -83,6 +86,23 @@ def test_a_training_goes_on_bit_for_bit():
     resumed = rebuilt(train.start(RECIPE, GRAMMAR), "", kept)
     resumed, _ = train.advance(RECIPE, GRAMMAR, TASK, resumed, 4)
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+
+
+@pytest.mark.full
+def test_a_command_trains_as_many_steps_as_it_is_asked_for(tmp_path):
+    """Also when that is no whole number of calls; later calls end at the same steps as ever."""
+    directory = RunDirectory(tmp_path / "run", {})
+    training, every = Training(RECIPE, directory), Every(seconds=1000)
+    with StopRequest() as stop:
+        with pytest.raises(UserError, match="nothing has been trained yet"):
+            training.run(0, float("inf"), every, stop)
+        for steps in (2, 4):
+            training.run(steps, float("inf"), every, stop)
+            assert int(training.state.step) == steps
+    assert [row["step"] for row in read_lines(directory.path / "metrics.jsonl")] == [2, 4]
+    directory.close()
+    whole, _ = train.advance(RECIPE, GRAMMAR, TASK, train.start(RECIPE, GRAMMAR), 4)
+    jax.tree.map(np.testing.assert_array_equal, training.state, whole)
 
 
 def test_packing_changes_nothing(batch):

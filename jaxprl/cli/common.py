@@ -56,6 +56,17 @@ def folder(text: str) -> Path:
     return Path(text)
 
 
+def check_writable(file: Path) -> None:
+    """Raise UserError unless a file can be written, by opening it: what is in it stays, and a new one is removed."""
+    is_new = not file.exists()
+    try:
+        file.open("ab").close()
+        if is_new:
+            file.unlink()
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error.strerror or error}") from None
+
+
 def run_main(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str]) -> int:
     """Run a command and return its exit code; a user's mistake is a message and code 2, not a traceback."""
     try:

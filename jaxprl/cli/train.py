@@ -3,6 +3,7 @@
 jaxprl train --out runs/vae                      # from scratch
 jaxprl train --out runs/vae --resume             # go on from the newest checkpoint
 jaxprl train --out runs/vae --resume --steps 0 --export karel.npz
+jaxprl train --out runs/vae --resume --steps 0 --no-report --export karel.npz      # the model file alone
 
 The data is made as it is used (`jaxprl/latent/data.py`). Each step's data and noise follow from the seed and the step's
 number, so a training that was interrupted gives what an uninterrupted one gives. SIGTERM and SIGINT save and stop: exit
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxprl.cli.common import command_parser, prepare_jax
+from jaxprl.cli.common import check_writable, command_parser, folder, prepare_jax
 from jaxprl.errors import Stopped, UserError
 from jaxprl.latent import data, quality, train
 from jaxprl.latent.grammar import Grammar
@@ -27,25 +28,31 @@ from jaxprl.latent.space import LatentSpace, Origin
 from jaxprl.runs.checkpoint import Checkpoints, Every, Saved, flat, rebuilt
 from jaxprl.runs.record import RunDirectory, environment
 from jaxprl.runs.signals import CODES, StopRequest
+from jaxprl.worlds import seeds
 
 STEPS = 4
 """Steps of one compiled call."""
+MOST_STEPS = 2**31 - 1
+"""The most steps of a training, whose number is an int32."""
+PROGRAMS = 4096
+"""Held-out programs and draws of the report, unless another number is asked for."""
 EVALUATED = 512
 """Held-out programs looked at on the way."""
 
 
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
+    recipe, every = train.Recipe(seed=options.seed), checked(options)
     prepare_jax()
-    recipe = train.Recipe(seed=options.seed)
     directory = RunDirectory(options.out, dataclasses.asdict(recipe), resume=options.resume)
     try:
         training = Training(recipe, directory)
         training.load()
         with StopRequest() as stop:
-            training.run(options.steps, options.seconds, Every.parse(options.checkpoint_every), stop)
-        if options.export or not options.no_report:
-            training.finish(options.export, programs=options.report_programs)
+            training.run(options.steps, options.seconds, every, stop)
+        origin = training.report(options.report_programs or PROGRAMS) if not options.no_report else training.origin()
+        if options.export:
+            training.export(options.export, origin)
     finally:
         directory.close()
     return 0
@@ -75,21 +82,28 @@ class Training:
         self.checkpoints.save(Saved(flat(self.state, ""), {"seconds": self.seconds}))
 
     def run(self, steps: int, limit: float, every: Every, stop: StopRequest) -> None:
-        """Train up to `steps` steps or for `limit` seconds, evaluating every 500 steps."""
+        """Train up to `steps` steps or for `limit` seconds, evaluating every 500 steps.
+
+        Raises:
+          UserError: that is no step, and none was taken before.
+        """
         started = saved = time.monotonic()
-        before = self.seconds
-        while int(self.state.step) < steps and time.monotonic() - started < limit:
-            self.state, parts = train.advance(self.recipe, self.grammar, self.task, self.state, STEPS)
+        before, step = self.seconds, int(self.state.step)
+        while step < steps and time.monotonic() - started < limit:
+            ahead = min(STEPS - step % STEPS, steps - step)  # so that later calls end at the same steps again
+            self.state, parts = train.advance(self.recipe, self.grammar, self.task, self.state, ahead)
             step = int(self.state.step)
             self.seconds = before + time.monotonic() - started
-            if step % 100 == 0 or step == STEPS:
+            if step % 100 == 0 or step <= STEPS:
                 self._record(step, {name: float(value) for name, value in parts.items()})
             if stop.signal or time.monotonic() - saved > every.seconds:
                 self.save()
                 saved = time.monotonic()
             if stop.signal:
                 raise Stopped(f"stopped after {step:,} steps; --resume goes on", CODES[stop.signal])
-        if time.monotonic() != started and int(self.state.step) > 0 and self.seconds > before:
+        if not step:
+            raise UserError("nothing has been trained yet: it takes more --steps or --seconds")
+        if self.seconds > before:
             self.save()
 
     def _record(self, step: int, row: dict[str, float]) -> None:
@@ -105,38 +119,81 @@ class Training:
             flush=True,
         )
 
-    def finish(self, export: Path | None, *, programs: int) -> None:
-        """Write report and curve, and the model file if that is wanted."""
-        if not int(self.state.step):
-            raise UserError("nothing has been trained yet")
-        found = quality.full_report(self.grammar, self.task, self.state.average, programs=programs)
+    def origin(self) -> Origin:
+        """Return how the model was trained, without a report."""
         device = environment()
-        origin = Origin(
+        return Origin(
             command=f"jaxprl train --seed {self.recipe.seed} --steps {int(self.state.step)}",
             seed=self.recipe.seed,
             steps=int(self.state.step),
             seconds=round(self.seconds),
             device=f"{device['device']} ({device['processor']})",
-            report=found,
         )
+
+    def report(self, programs: int) -> Origin:
+        """Write report and curve, and return the origin of the model with the report."""
+        found = quality.full_report(self.grammar, self.task, self.state.average, programs=programs)
+        origin = dataclasses.replace(self.origin(), report=found)
         self.directory.write_json("report.json", dataclasses.asdict(origin))
         text = quality.in_words(dataclasses.asdict(origin), self.directory.path / "metrics.jsonl")
         (self.directory.path / "report.txt").write_text(text)
         print(text)
-        if export:
-            LatentSpace(self.grammar, self.state.average, origin).save(export)
-            print(f"model -> {export}")
+        return origin
+
+    def export(self, file: Path, origin: Origin) -> None:
+        """Write the model file."""
+        LatentSpace(self.grammar, self.state.average, origin).save(file)
+        print(f"model -> {file}")
+
+
+def checked(options: argparse.Namespace) -> Every:
+    """Check all options but the seed, before any work begins, and return the interval of checkpoints.
+
+    Raises:
+      UserError: an option is out of range, does not go with another one, or names a file that cannot be written.
+    """
+    if not 0 <= options.steps <= MOST_STEPS:
+        raise UserError(f"--steps {options.steps}: it goes from 0 to {MOST_STEPS}")
+    if not options.seconds >= 0:  # not a number either
+        raise UserError(f"--seconds {options.seconds:g}: it goes from 0 on")
+    goes_on = options.resume and (options.out / "config.json").exists()
+    if not goes_on and not min(options.steps, options.seconds):
+        raise UserError("nothing is trained with --steps 0 or --seconds 0; they are for a training that goes on")
+    every = Every.parse(options.checkpoint_every)
+    if every.seconds == float("inf") or every.programs < float("inf"):
+        raise UserError(f"--checkpoint-every {options.checkpoint_every}: a training saves by time, like 300s")
+    if options.report_programs is not None:
+        if options.no_report:
+            raise UserError("--report-programs is for the report, which --no-report leaves out")
+        if not 1 <= options.report_programs <= quality.MOST_PROGRAMS:
+            raise UserError(f"--report-programs {options.report_programs}: it goes from 1 to {quality.MOST_PROGRAMS}")
+    if options.export:
+        _check_export(options.export, options.out)
+    return every
+
+
+def _check_export(file: Path, out: Path) -> None:
+    """Raise UserError unless the model file can be written at the end of a training in the run directory `out`."""
+    place, out = file.resolve(), out.resolve()
+    if place in (out, *out.parents):
+        raise UserError(f"--export {file}: that is a folder of the run directory {out}")
+    if place.parent == out and place.suffix != ".npz":
+        raise UserError(f"--export {file}: in the run directory it has to end in .npz, like no file of the run")
+    if place.parent != out or out.exists():  # a new run makes its directory itself
+        check_writable(file)
 
 
 def parser() -> argparse.ArgumentParser:
     parser = command_parser("train", __doc__)
-    parser.add_argument("--out", type=Path, default=Path("runs/vae"), help="run directory")
+    parser.add_argument("--out", type=folder, default=Path("runs/vae"), help="run directory")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the run directory")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help=f"0 (the default) to {seeds.MOST}")
     parser.add_argument("--steps", type=int, default=40_000, help="steps at which the training ends")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="or the seconds that it may go on now")
     parser.add_argument("--checkpoint-every", default="300s", help="how often to save, like 300s")
-    parser.add_argument("--export", type=Path, help="write the model to this file")
+    parser.add_argument("--export", type=folder, help="write the model to this file")
     parser.add_argument("--no-report", action="store_true", help="leave the report out")
-    parser.add_argument("--report-programs", type=int, default=4096, help="held-out programs and draws of the report")
+    parser.add_argument(
+        "--report-programs", type=int, help=f"held-out programs and draws of the report (default: {PROGRAMS})"
+    )
     return parser

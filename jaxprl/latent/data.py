@@ -23,6 +23,7 @@ import numpy as np
 from jaxprl.dsl import encode
 from jaxprl.dsl.encode import ACTION
 from jaxprl.dsl.sample import random_programs
+from jaxprl.errors import UserError
 from jaxprl.types import PyTree
 from jaxprl.vm import interpreter
 from jaxprl.vm.compile import COUNT_BITS, instructions_of
@@ -32,6 +33,7 @@ from jaxprl.vm.memory import Direct
 from jaxprl.vm.outcomes import RUNNING
 from jaxprl.worlds import ops
 from jaxprl.worlds.karel.world import WALL, KarelState, KarelWorld
+from jaxprl.worlds.seeds import checked_seed
 from jaxprl.worlds.task import Layout, Task
 
 EXECUTIONS = 10
@@ -253,12 +255,18 @@ def held_out_programs(task: Task, seed: int, count: int) -> np.ndarray:
 
     Args:
       task: the task whose world and language are used.
-      seed: determines the programs.
-      count: number of programs.
+      seed: determines the programs, an integer from 0 to 2**32 - 1.
+      count: number of programs, 1 or more.
 
     Returns:
       int32 [count, N], nodes.
+
+    Raises:
+      UserError: the seed or the number is not one.
     """
+    if count < 1:
+        raise UserError(f"{count} held-out programs: at least one is needed")
+    seed = checked_seed(seed)
     distinct: dict[bytes, np.ndarray] = {}
     for number in range(10**6):
         part = _draw_held_out(task, jax.random.fold_in(jax.random.key(seed), number))

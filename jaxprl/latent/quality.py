@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprl.errors import UserError
 from jaxprl.latent import data, sequences, vae
 from jaxprl.latent.grammar import Grammar, masks
 from jaxprl.latent.space import LatentSpace
@@ -23,6 +24,8 @@ SIGMAS = (0.1, 0.25, 0.5, 1.0)
 """Standard deviations of the noise that smoothness is measured with."""
 SMOOTHNESS_TASKS = ("StairClimber", "Maze", "Harvester", "DoorKey")
 """Tasks on which smoothness is measured."""
+MOST_PROGRAMS = 2**14
+"""The most programs that a report looks at. It does so in one call, and memory grows with their number."""
 
 
 class Reconstruction(TypedDict):
@@ -73,11 +76,16 @@ def full_report(grammar: Grammar, task: Task, params: vae.Params, *, programs: i
       grammar: the grammar of the model's sequences.
       task: the task that training data was generated with (`data.RANDOM_STATES`).
       params: the parameters of the model, with the behaviour network.
-      programs: number of held-out programs, and of latents that are drawn.
+      programs: number of held-out programs, and of latents that are drawn, 1 to `MOST_PROGRAMS`.
 
     Returns:
       The report, which `in_words` prints.
+
+    Raises:
+      UserError: the number of programs is out of range.
     """
+    if not 1 <= programs <= MOST_PROGRAMS:
+        raise UserError(f"{programs} programs: a report looks at 1 to {MOST_PROGRAMS}")
     held_out = data.held_out_programs(task, 0, programs)
     space = LatentSpace(grammar, params)
     draws = jax.random.normal(jax.random.key(0), (programs, space.size))

@@ -17,6 +17,7 @@ import optax
 from jaxprl.latent import data, sequences, vae
 from jaxprl.latent.grammar import Grammar, masks
 from jaxprl.types import PyTree
+from jaxprl.worlds.seeds import checked_seed
 from jaxprl.worlds.task import Task
 
 PACKING = ((5, 256), (2, 240), (2, 208), (3, 168), (4, 136), (4, 104), (4, 72), (5, 36), (5, 12))
@@ -26,10 +27,14 @@ is longer than its row does not count."""
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """The hyperparameters of a training; the published values where there are any."""
+    """The hyperparameters of a training; the published values where there are any.
+
+    Raises:
+      UserError: the seed is not an integer from 0 to 2**32 - 1.
+    """
 
     seed: int = 0
-    """The seed of data, noise and initial parameters."""
+    """The seed of data, noise and initial parameters, an integer from 0 to 2**32 - 1."""
     batch: int = 256
     """Programs per step."""
     draws: int = 832
@@ -49,6 +54,9 @@ class Recipe:
     """Decay of the running average of the parameters; the average is what is evaluated and shipped."""
     sizes: vae.Sizes = vae.SIZES
     """The sizes of the networks."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seed", checked_seed(self.seed))
 
     def packing(self) -> vae.Packing | None:
         """Return the packing of a batch, if there is one for its size."""

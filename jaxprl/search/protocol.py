@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprl.types import Array, PyTree
+from jaxprl.worlds.seeds import checked_seed
 
 UNKNOWN = -(2**31)
 """Score of a program that has not been evaluated; it is below every other score."""
@@ -32,8 +33,11 @@ def search_keys(seeds: Sequence[int]) -> jax.Array:
 
     Args:
       seeds: search seeds, 0 to 2**32 - 1.
+
+    Raises:
+      UserError: one of them is not such an integer.
     """
-    return _keys(np.asarray(list(seeds), np.uint32))
+    return _keys(np.array([checked_seed(seed) for seed in seeds], np.uint32))
 
 
 @jax.jit

@@ -14,6 +14,7 @@ from jaxprl.errors import UserError
 from jaxprl.types import PyTree
 from jaxprl.worlds.ops import Bool, Int
 from jaxprl.worlds.picture import Picture
+from jaxprl.worlds.seeds import checked_seed
 
 FARAMA = "farama:"
 """The prefix of the names of tasks on the real `minigrid` environments."""
@@ -195,8 +196,12 @@ class Task:
         return self.world.language
 
     def layout(self, seed: int) -> Layout:
-        """Return the layout of one seed. Its leaves have no leading axis."""
-        return self.generate(seed)
+        """Return the layout of one seed. Its leaves have no leading axis.
+
+        Raises:
+          UserError: the seed is not an integer from 0 to 2**32 - 1.
+        """
+        return self.generate(checked_seed(seed, "layout seed"))
 
     def layouts(self, seeds: Iterable[int]) -> Layout:
         """Return the layouts of E seeds, stacked: the leaves are numpy arrays [E, ...]."""
@@ -312,8 +317,12 @@ class PythonTask:
     """The default number of programs that a search evaluates."""
 
     def layouts(self, seeds: Iterable[int]) -> Layout:
-        """Return the layouts of E seeds, stacked. The state of a layout is just its seed, int [E]."""
-        states = np.array(list(seeds))
+        """Return the layouts of E seeds, stacked. The state of a layout is just its seed, int [E].
+
+        Raises:
+          UserError: a seed is not an integer from 0 to 2**32 - 1.
+        """
+        states = np.array([checked_seed(seed, "layout seed") for seed in seeds])
         return Layout(states, (), np.full(len(states), self.units, np.int32))
 
 
