@@ -1,19 +1,26 @@
-"""Weights of the published model mean here what they mean in PyTorch."""
+"""Weights of published models mean here what they mean in PyTorch, and their tokens what they mean to the model."""
 
 import importlib.util
+import json
+import random
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from copying_model import CHOICES, copying_model
 
+from jaxprl.cli.main import main
 from jaxprl.dsl import encode, text
 from jaxprl.dsl.sample import random_programs
 from jaxprl.errors import UserError
 from jaxprl.latent import torch_reader, vae
-from jaxprl.latent.torch_reader import TOKENS, from_state_dict
+from jaxprl.latent.space import LatentSpace
+from jaxprl.latent.torch_reader import PROGRAMS, from_state_dict, tried
+from jaxprl.latent.vocabularies import CARVALHO, KNOWN, LEAPS, Vocabulary, named
 from jaxprl.worlds.karel.world import LANGUAGE as KAREL
 
+TOKENS = LEAPS.tokens
 LATENT, WORDS = 12, len(TOKENS)
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 SHAPES = {
@@ -121,7 +128,7 @@ MODELS = [
 @pytest.mark.parametrize("model", MODELS)
 def test_networks_are_equal(model):
     state = weights()
-    space = from_state_dict(state)
+    space = from_state_dict(state, TOKENS)
     grammar = space.grammar
     theirs = [TOKENS.index(word) for word in grammar.words]
     logits = jax.jit(vae.logits)
@@ -139,7 +146,7 @@ def test_networks_are_equal(model):
 def test_decodings_are_equal(model):
     """Each decoded token is the likeliest of those that continue some program, by the other model's numbers."""
     state = weights()
-    space = from_state_dict(state)
+    space = from_state_dict(state, TOKENS)
     z = np.random.default_rng(1).normal(size=(4, LATENT)).astype(np.float32)
     programs, valid = space.decode(z)
     told = 0
@@ -196,30 +203,195 @@ def test_flat_names_are_read_too():
         for theirs, ours in FLAT.items():
             if short.startswith(theirs):
                 flat[ours + short.removeprefix(theirs)] = leaf
-    jax.tree.map(np.testing.assert_array_equal, from_state_dict(flat).params, from_state_dict(state).params)
+    jax.tree.map(
+        np.testing.assert_array_equal, from_state_dict(flat, TOKENS).params, from_state_dict(state, TOKENS).params
+    )
 
 
 def test_what_does_not_fit_is_named():
     state = weights()
     with pytest.raises(UserError, match=r"has no _enc_mu\.weight"):
-        from_state_dict({name: leaf for name, leaf in state.items() if name != "vae._enc_mu.weight"})
+        from_state_dict({name: leaf for name, leaf in state.items() if name != "vae._enc_mu.weight"}, TOKENS)
     with pytest.raises(UserError, match=r"decoder\.gru\.weight_hh_l0 has shape \(3, 3\), expected \(36, 12\)"):
-        from_state_dict(state | {"vae.decoder.gru.weight_hh_l0": np.zeros((3, 3))})
+        from_state_dict(state | {"vae.decoder.gru.weight_hh_l0": np.zeros((3, 3))}, TOKENS)
     with pytest.raises(UserError, match="vocabulary is not that of karel: HOLE"):
         from_state_dict(state, (*TOKENS, "HOLE"))
+
+
+def shuffled(*, keep=1):
+    """An order that no published model has; the first tokens stay."""
+    rest = list(TOKENS[keep:-1])
+    random.Random(0).shuffle(rest)
+    return (*TOKENS[:keep], *rest, TOKENS[-1])
+
+
+OTHER = Vocabulary("other", "this test", shuffled())
+
+
+def programs_of(count=24):
+    """Random programs that the copying model has room for."""
+    drawn = np.asarray(random_programs(KAREL, jax.random.split(jax.random.key(7), 4 * count)))
+    return np.stack([row for row in drawn if text.token_count(encode.decode(row, KAREL)) < 20][:count])
+
+
+@pytest.mark.parametrize("order", [*KNOWN, OTHER], ids=lambda order: order.name)
+def test_a_model_is_read_in_the_order_in_which_it_gives_programs_back(order):
+    trials = tried(copying_model(order.tokens), None if order in KNOWN else order)
+    assert (trials[0].vocabulary, trials[0].back) == (order, PROGRAMS)
+    assert {trial.vocabulary for trial in trials} == ({*KNOWN} if order in KNOWN else {order})
+    assert all(trial.back < PROGRAMS / 2 for trial in trials[1:])
+    space, programs = trials[0].space, programs_of()
+    decoded, valid = space.decode(space.encode(programs))
+    assert valid.all()
+    np.testing.assert_array_equal(decoded, programs)
+    assert space.origin.command.endswith(f"in the order {order.name}")
+    assert space.origin.report["back"][order.name] == PROGRAMS
+
+
+@pytest.mark.parametrize("order", KNOWN, ids=lambda order: order.name)
+def test_a_model_that_gives_some_programs_back_gives_none_back_in_a_wrong_order(order):
+    best, other = tried(copying_model(order.tokens, places=4))
+    assert (best.vocabulary, other.vocabulary) in (KNOWN, KNOWN[::-1])
+    assert best.vocabulary == order
+    assert best.back > PROGRAMS / 3
+    assert other.back == 0
+
+
+def test_a_model_is_refused_if_its_order_cannot_be_told():
+    with pytest.raises(UserError, match=r"does not give programs back.*leaps .*: 0 of 256.*carvalho .*: 0 of 256"):
+        tried(weights())  # which was never trained
+    with pytest.raises(UserError, match=r"should: leaps .*: 0 of 256 programs come back; --vocabulary"):
+        tried(weights(), LEAPS)
+    for order in (None, CARVALHO):
+        with pytest.raises(UserError, match=r"as at least 12 of 256 should: carvalho .*: 10 of 256"):
+            tried(copying_model(CARVALHO.tokens, places=2), order)
+    with pytest.raises(UserError, match=r"no order of tokens stands out: leaps .* programs come back; carvalho .*"):
+        tried(copying_model(OTHER.tokens))
+    broken = copying_model(CARVALHO.tokens)
+    with pytest.raises(UserError, match="does not give programs back"):
+        tried(broken | {"encoder_mu.weight": np.full_like(broken["encoder_mu.weight"], np.nan)})
+    without_categories = copying_model(LEAPS.tokens, choices=(sum(CHOICES, ()),), bits=6)
+    with pytest.raises(UserError, match=r"no order of tokens stands out: leaps .*: 256 of .*; carvalho .*names the"):
+        tried(without_categories)
+    assert tried(without_categories, LEAPS)[0].back == PROGRAMS
+
+
+def test_an_order_is_named_or_read_from_a_file(tmp_path):
+    assert (named("leaps"), named("carvalho")) == KNOWN
+    files = {
+        "list.json": json.dumps(OTHER.tokens),
+        "spread.json": "\n" + json.dumps(OTHER.tokens, indent=2),
+        "lines.txt": "\n".join(OTHER.tokens),
+        "windows.txt": "\ufeff" + "\r\n".join(OTHER.tokens) + "\r\n\r\n",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content.encode())
+        found = named(str(tmp_path / name))
+        assert (found.name, found.tokens) == (name, OTHER.tokens)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "neither a known order .leaps, carvalho. nor a file"),
+        (b"", "expected the tokens in their order"),
+        (b" \n\n", "expected the tokens in their order"),
+        (b"[]", "expected the tokens in their order"),
+        (b'["DEF", 3]', "expected the tokens in their order"),
+        (b'["DEF", ', "expected the tokens in their order"),
+        (b'{"DEF": 0}', "expected the tokens in their order"),
+        (b"[" * 50_000, "expected the tokens in their order"),
+        (b"DEF\n\xff\xfe", "expected the tokens in their order"),
+        (b"move\n" * 100_000, "expected the tokens in their order"),
+    ],
+)
+def test_a_file_of_no_tokens_is_refused(content, message, tmp_path):
+    file = tmp_path / "tokens"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        named(str(file))
+    with pytest.raises(UserError, match="Is a directory"):
+        named(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (TOKENS[:-1], "the vocabulary is not that of karel: <pad>"),
+        ((*TOKENS, "HOLE"), "the vocabulary is not that of karel: HOLE"),
+        ((*TOKENS, "move"), "a word comes twice"),
+        (("def", *TOKENS[1:]), "DEF, def"),
+    ],
+)
+def test_a_vocabulary_with_other_words_is_refused(tokens, message):
+    with pytest.raises(UserError, match=message):
+        tried(weights(), Vocabulary("mine", "this test", tuple(tokens)))
+
+
+def converted(*words):
+    return main(["convert", *map(str, words)])
+
+
+def test_the_command_checks_what_it_is_asked_for(tmp_path, capsys):
+    file, out = tmp_path / "model.ptp", tmp_path / "model.npz"
+    file.write_bytes(b"weights")
+    for words, message in (
+        ((file, "--out", out, "--vocabulary", "leap"), "vocabulary 'leap': neither a known order"),
+        ((file, "--out", out, "--vocabulary", file.parent), "Is a directory"),
+        ((tmp_path / "none.ptp", "--out", out), "none.ptp: there is no such file"),
+        ((tmp_path, "--out", out), "there is no such file"),
+        ((file, "--out", tmp_path / "none" / "model.npz"), "model.npz cannot be written: No such file"),
+        ((file, "--out", tmp_path), "cannot be written: Is a directory"),
+        ((file, "--out", file), "is the file to read"),
+        ((file, "--out", out), "is no file of PyTorch weights" if HAS_TORCH else "pip install 'jaxprl[torch]'"),
+    ):
+        assert converted(*words) == 2
+        assert message in capsys.readouterr().err
+    assert file.read_bytes() == b"weights"
+    assert [path.name for path in tmp_path.iterdir()] == ["model.ptp"]
+
+
+def test_a_file_of_pytorch_is_no_model_file(tmp_path):
+    np.savez(tmp_path / "other.npz", weights=np.zeros(3))
+    with pytest.raises(UserError, match=r"other\.npz cannot be read: .*jaxprl convert"):
+        LatentSpace.load(tmp_path / "other.npz")
+
+
+@pytest.mark.skipif(not HAS_TORCH, reason="PyTorch is not installed")
+@pytest.mark.parametrize("wrap", [lambda state: state, lambda state: [state, None]], ids=["state", "list"])
+def test_a_saved_file_becomes_a_model_file(wrap, tmp_path, capsys):
+    import torch
+
+    state = {name: torch.tensor(leaf) for name, leaf in copying_model(CARVALHO.tokens).items()}
+    torch.save(wrap(state | {"policy_mlp.0.weight": torch.zeros(3, dtype=torch.bfloat16)}), tmp_path / "model.ptp")
+    assert converted(tmp_path / "model.ptp", "--out", tmp_path / "model.npz") == 0
+    printed = capsys.readouterr().out
+    assert f"order carvalho ({CARVALHO.source}): 256 of 256 programs come back\norder leaps" in printed
+    assert "128 dimensions, tokens in the order carvalho" in printed
+    space, programs = LatentSpace.load(tmp_path / "model.npz"), programs_of()
+    np.testing.assert_array_equal(space.decode(space.encode(programs))[0], programs)
+    loaded = torch_reader.load(tmp_path / "model.ptp")
+    assert loaded.checksum == space.checksum
+    assert loaded.origin == space.origin
+    assert converted(tmp_path / "model.ptp", "--out", tmp_path / "other.npz", "--vocabulary", "leaps") == 0
+    assert "order leaps" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not HAS_TORCH, reason="PyTorch is not installed")
+@pytest.mark.parametrize("content", [3, [], {"name": 3}, {"weights": {}}, [[1]]])
+def test_a_file_with_other_content_is_refused(content, tmp_path, capsys):
+    import torch
+
+    torch.save(content, tmp_path / "model.ptp")
+    assert converted(tmp_path / "model.ptp", "--out", tmp_path / "model.npz") == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    torch.save({"run": print}, tmp_path / "model.ptp")
+    assert converted(tmp_path / "model.ptp", "--out", tmp_path / "model.npz") == 2
+    assert "is no file of PyTorch weights" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(HAS_TORCH, reason="PyTorch is installed")
 def test_a_missing_torch_is_told(tmp_path):
     with pytest.raises(UserError, match=r"jaxprl\[torch\]"):
         torch_reader.load(tmp_path / "model.ptp")
-
-
-@pytest.mark.skipif(not HAS_TORCH, reason="PyTorch is not installed")
-def test_a_saved_file_is_read(tmp_path):
-    import torch
-
-    state = {name: torch.tensor(leaf) for name, leaf in weights().items()}
-    torch.save([state, None], tmp_path / "model.ptp")
-    loaded = torch_reader.load(tmp_path / "model.ptp")
-    jax.tree.map(np.testing.assert_array_equal, loaded.params, from_state_dict(weights()).params)

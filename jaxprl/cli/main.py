@@ -22,6 +22,7 @@ COMMANDS = {
     "report": ("report:main", "make a report on runs"),
     "sweep": ("sweep:main", "run tasks x methods from a file, resumable"),
     "train": ("train:main", "train the model of a learned program space"),
+    "convert": ("convert:main", "read the model of a learned program space from PyTorch weights"),
 }
 """Where each command is, and what it does."""
 

@@ -191,7 +191,11 @@ class LatentSpace:
             with open(file, "rb") as stream, np.load(stream) as archive:
                 arrays = {name: archive[name] for name in archive.files}
             about = json.loads(arrays.pop("about").tobytes())
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (ValueError, KeyError):
+            raise UserError(
+                f"model {file} cannot be read: it is not one of jaxprl's; `jaxprl convert` makes one of PyTorch weights"
+            ) from None
+        except (OSError, zipfile.BadZipFile) as error:
             raise UserError(f"model {file} cannot be read: {error}") from None
         if about["format"] != FORMAT:
             raise UserError(f"model {file} has format {about['format']}; this version reads format {FORMAT}")

@@ -15,33 +15,42 @@ A PyTorch state dict, which maps names to arrays, becomes the parameters of `vae
     decoder out           [V, H]            decoder.token_output_layer.2    decoder_mlp.2
 
 Gates are in the order r, z, n. The decoder's GRU reads (token, latent), and the layer behind it reads (state, token,
-latent). The rows of embeddings and of the last layer are reordered from the published vocabulary to ours. Other names
-(the behaviour network, critics) are ignored.
+latent). The rows of embeddings and of the last layer are reordered from the model's vocabulary to ours. The file does
+not say which that is: the known ones (`vocabularies.py`) are tried on random programs, and the one in which the model
+gives programs back is taken. Other names (the behaviour network, critics) are ignored.
 """
 
 from __future__ import annotations
 
+import functools
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprl.dsl.language import COUNTS
+from jaxprl.dsl import encode
+from jaxprl.dsl.sample import random_programs
+from jaxprl.dsl.text import token_count
 from jaxprl.errors import UserError
-from jaxprl.latent.grammar import PADDING, Grammar
+from jaxprl.latent.grammar import Grammar
 from jaxprl.latent.gru import Params
 from jaxprl.latent.space import LatentSpace, Origin
+from jaxprl.latent.vocabularies import KNOWN, Vocabulary
 from jaxprl.worlds.karel.world import LANGUAGE as KAREL
 
-TOKENS = (
-    "DEF", "run", "m(", "m)", "move", "turnRight", "turnLeft", "pickMarker", "putMarker", "r(", "r)",
-    *(f"R={count}" for count in COUNTS), "REPEAT", "c(", "c)", "i(", "i)", "e(", "e)", "IF", "IFELSE", "ELSE",
-    "frontIsClear", "leftIsClear", "rightIsClear", "markersPresent", "noMarkersPresent", "not", "w(", "w)", "WHILE",
-    PADDING,
-)  # fmt: skip
-"""The published vocabulary, in its order."""
+PROGRAMS = 256
+"""Programs that an order of tokens is tried on."""
+_TOKENS = range(10, 20)
+"""Their lengths in tokens: short enough that any working model brings most of them back."""
+_DRAWN = 2048
+"""Random programs among which there are enough of these lengths."""
+_FEWEST, _STANDS_OUT = PROGRAMS // 20, 2
+"""How many programs come back in the right order at least, and how many times as many as in any other one. Of a
+published model it is nearly all against none; single ones can come back by chance."""
 
 # Where each part is in the state dicts of LEAPS, and in those of reimplementations with flat names.
 _NESTED = {
@@ -68,30 +77,113 @@ _GRU = {"w_i": "weight_ih_l0", "w_h": "weight_hh_l0", "b_i": "bias_ih_l0", "b_h"
 _LINEAR = {"w": "weight", "b": "bias"}
 
 
-def load(file: Path, tokens: Sequence[str] = TOKENS) -> LatentSpace:
+class Trial(NamedTuple):
+    """A model read in one order of tokens."""
+
+    vocabulary: Vocabulary
+    space: LatentSpace
+    back: int  # of `PROGRAMS` programs, those that the model decodes from what it encodes them to
+
+    @property
+    def in_words(self) -> str:
+        """The order and the figures."""
+        return f"{self.vocabulary.name} ({self.vocabulary.source}): {self.back} of {PROGRAMS} programs come back"
+
+
+def load(file: Path, vocabulary: Vocabulary | None = None) -> LatentSpace:
+    """Read a model in the order of tokens in which it gives programs back.
+
+    Args:
+      file: as in `weights_of`.
+      vocabulary: as in `tried`.
+
+    Returns:
+      The program space. Its origin says what came of each order.
+
+    Raises:
+      UserError: as `weights_of` and `tried`.
+    """
+    return tried(weights_of(file), vocabulary)[0].space
+
+
+def weights_of(file: Path) -> dict[str, np.ndarray]:
     """Read a file that `torch.save` wrote.
 
     Args:
       file: the file, which holds a state dict or a list that begins with one.
-      tokens: the vocabulary of the model, in its order.
 
     Returns:
-      The program space.
+      The arrays of the state dict by name, float32.
 
     Raises:
-      UserError: if PyTorch is not installed, and as `from_state_dict`.
+      UserError: if PyTorch is not installed, or if the file cannot be read or holds something else.
     """
     try:
         import torch
     except ImportError:
         raise UserError("reading PyTorch files needs PyTorch: pip install 'jaxprl[torch]'") from None
-    content = torch.load(file, map_location="cpu", weights_only=True)
-    weights = content[0] if isinstance(content, list | tuple) else content
-    return from_state_dict({name: leaf.numpy() for name, leaf in weights.items()}, tokens)
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror or error}") from None
+    except (RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError) as error:
+        raise UserError(f"{file} is no file of PyTorch weights: {str(error).splitlines()[0]}") from None
+    weights = content[0] if isinstance(content, list | tuple) and content else content
+    if not isinstance(weights, Mapping):
+        raise UserError(f"{file} holds no state dict, but a {type(weights).__name__}")
+    tensors = {str(name): leaf for name, leaf in weights.items() if isinstance(leaf, torch.Tensor)}
+    return {name: leaf.float().numpy() for name, leaf in tensors.items()}
 
 
-def from_state_dict(weights: Mapping[str, np.ndarray], tokens: Sequence[str] = TOKENS) -> LatentSpace:
-    """Convert a state dict.
+def tried(weights: Mapping[str, np.ndarray], vocabulary: Vocabulary | None = None) -> list[Trial]:
+    """Read a state dict in each of the orders of tokens, and try how many programs it gives back.
+
+    Args:
+      weights: the arrays by name.
+      vocabulary: the tokens of the model, in its order; by default the known orders are tried.
+
+    Returns:
+      What came of the orders, best first. The origin of the first space says the same.
+
+    Raises:
+      UserError: if next to no program comes back in any order, if no order stands out, and as `from_state_dict`.
+    """
+    orders = KNOWN if vocabulary is None else (vocabulary,)
+    spaces = [from_state_dict(weights, order.tokens) for order in orders]
+    trials = [Trial(order, space, _brought_back(space)) for order, space in zip(orders, spaces, strict=True)]
+    trials.sort(key=lambda trial: -trial.back)
+    best, *others = trials
+    figures = "; ".join(trial.in_words for trial in trials)
+    if best.back < _FEWEST:
+        raise UserError(
+            f"the model does not give programs back, as at least {_FEWEST} of {PROGRAMS} should: {figures}; "
+            "--vocabulary names another order"
+        )
+    if others and best.back < _STANDS_OUT * others[0].back:
+        raise UserError(f"no order of tokens stands out: {figures}; --vocabulary names the right one")
+    report = {"programs": PROGRAMS, "back": {trial.vocabulary.name: trial.back for trial in trials}}
+    origin = Origin(command=f"PyTorch state dict, tokens in the order {best.vocabulary.name}", report=report)
+    return [best._replace(space=LatentSpace(best.space.grammar, best.space.params, origin)), *others]
+
+
+@functools.cache
+def _programs() -> np.ndarray:
+    """Return distinct random programs of moderate length, int32 [PROGRAMS, N]."""
+    drawn = np.asarray(random_programs(KAREL, jax.random.split(jax.random.key(0, impl="threefry2x32"), _DRAWN)))
+    rows = {row.tobytes(): row for row in drawn}.values()
+    wanted = [row for row in rows if token_count(encode.decode(row, KAREL)) in _TOKENS]
+    return np.stack(wanted[:PROGRAMS])
+
+
+def _brought_back(space: LatentSpace) -> int:
+    """Return how many of `_programs` a model decodes from what it encodes them to."""
+    programs = _programs()
+    decoded, valid = space.decode(space.encode(programs))
+    return int(np.sum(np.asarray(valid) & np.all(np.asarray(decoded) == programs, axis=1)))
+
+
+def from_state_dict(weights: Mapping[str, np.ndarray], tokens: Sequence[str]) -> LatentSpace:
+    """Convert a state dict, without a look at what the model does.
 
     Args:
       weights: the arrays by name.
