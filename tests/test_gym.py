@@ -1,7 +1,10 @@
 """gymnasium and the functions of JAX show the same worlds: `check_env`, golden returns, the views of `minigrid`."""
 
+import ast
 import dataclasses
 import functools
+import subprocess
+import sys
 import warnings
 
 import golden
@@ -48,6 +51,37 @@ def test_every_task_has_an_id():
     assert IDS["jaxprl/MiniGrid-LavaGap-v0"] == "LavaGap"
     assert IDS["jaxprl/MiniGrid-DoorKey-5x5-v0"] == "MiniGrid-DoorKey-5x5-v0"
     assert set(IDS) <= set(gymnasium.registry)
+
+
+SPAWNED = """
+import multiprocessing
+import sys
+
+import gymnasium
+
+
+def starts(ids):
+    assert "jaxprl" not in sys.modules
+    observations = [gymnasium.make(id).reset(seed=3)[0].tolist() for id in ids]
+    return observations, gymnasium.make_vec(ids[0], num_envs=2).reset(seed=3)[0].tolist()
+
+
+if __name__ == "__main__":
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print(*pool.apply(starts, [sys.argv[1:]]), sep="\\n")
+"""
+
+
+def test_an_id_that_names_the_module_is_known_in_a_spawned_worker(tmp_path):
+    """The worker has imported gymnasium alone."""
+    file = tmp_path / "spawned.py"
+    file.write_text(SPAWNED)
+    ids = ["jaxprl.environments:jaxprl/Karel-DoorKey-v0", "jaxprl/MiniGrid-LavaGap-v0"]  # then all are known
+    done = subprocess.run([sys.executable, file, *ids], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    singles, copies = map(ast.literal_eval, done.stdout.splitlines())
+    assert singles == [make(id).reset(seed=3)[0].tolist() for id in ids]
+    assert copies[0] == singles[0]
 
 
 @pytest.mark.parametrize("id", IDS)

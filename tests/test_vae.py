@@ -343,7 +343,12 @@ def test_the_script_trains_resumes_and_exports(tmp_path):
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert script("--steps", "4", "--no-report").returncode == 0
-    done = script("--resume", "--steps", "8", "--export", tmp_path / "m.npz", "--report-programs", "64")
+    done = script("--resume", "--steps", "4", "--no-report", "--export", tmp_path / "run" / "bare.npz")
+    assert done.returncode == 0, done.stderr
+    bare = LatentSpace.load(tmp_path / "run" / "bare.npz").origin
+    assert (bare.steps, bare.report) == (4, {})
+    assert not (tmp_path / "run" / "report.json").exists()
+    done = script("--resume", "--steps", "8", "--export", tmp_path / "m.npz", "--report-programs", "1")
     assert done.returncode == 0, done.stderr
     about = json.loads((tmp_path / "run" / "report.json").read_text())
     assert about["steps"] == 8

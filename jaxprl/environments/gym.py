@@ -7,6 +7,9 @@ Importing this module registers these ids:
 
 `register` adds an id for a task of your own.
 
+A process that has not imported this module, like a spawned worker, does so by the id
+`jaxprl.environments:jaxprl/Karel-DoorKey-v0`. gymnasium has read no entry points of packages since its version 1.0.
+
 - Actions are integers in the order of the language's action names. `functional.observe` describes the observations.
 - `reset(seed=s)` starts the layout of seed s.
 - The reward is the task's, as a float. The return of an episode is at most 1.
