@@ -3,9 +3,12 @@
 import ast
 import dataclasses
 import functools
+import importlib.metadata
 import subprocess
 import sys
+import tomllib
 import warnings
+from pathlib import Path
 
 import golden
 import gymnasium
@@ -56,6 +59,7 @@ def test_every_task_has_an_id():
 SPAWNED = """
 import multiprocessing
 import sys
+import tomllib
 
 import gymnasium
 
@@ -70,6 +74,14 @@ if __name__ == "__main__":
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         print(*pool.apply(starts, [sys.argv[1:]]), sep="\\n")
 """
+
+
+def test_the_entry_point_registers_the_tasks():
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    [(name, value)] = project["entry-points"]["gymnasium.envs"].items()
+    del gymnasium.registry["jaxprl/Karel-DoorKey-v0"]
+    importlib.metadata.EntryPoint(name, value, "gymnasium.envs").load()()
+    assert set(IDS) <= set(gymnasium.registry)
 
 
 def test_an_id_that_names_the_module_is_known_in_a_spawned_worker(tmp_path):

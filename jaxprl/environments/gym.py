@@ -8,7 +8,8 @@ Importing this module registers these ids:
 `register` adds an id for a task of your own.
 
 A process that has not imported this module, like a spawned worker, does so by the id
-`jaxprl.environments:jaxprl/Karel-DoorKey-v0`. gymnasium has read no entry points of packages since its version 1.0.
+`jaxprl.environments:jaxprl/Karel-DoorKey-v0`. gymnasium has read no entry points of packages since its version 1.0
+(`register_tasks` is one for programs that do).
 
 - Actions are integers in the order of the language's action names. `functional.observe` describes the observations.
 - `reset(seed=s)` starts the layout of seed s.
@@ -241,5 +242,17 @@ IDS = {
     if isinstance(task, Task) and isinstance(task.world, _WORLDS)
 }
 """The registered ids, and the names of their tasks."""
-for _id, _task in IDS.items():
-    register(_task, _id)
+
+
+def register_tasks() -> None:
+    """Register all tasks that are not registered yet.
+
+    It is this package's entry point in the group `gymnasium.envs`, for programs that look for environments in installed
+    packages. gymnasium itself has read that group before its version 1.0 only.
+    """
+    for task_id, name in IDS.items():
+        if task_id not in gymnasium.registry:
+            register(name, task_id)
+
+
+register_tasks()
