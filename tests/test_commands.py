@@ -204,6 +204,25 @@ def test_evaluate_gives_the_golden_returns_and_names_bad_lines():
         assert row["end"] == list(want.ends)
 
 
+LONG = "DEF run m( " + "WHILE c( frontIsClear c) w( move w) IF c( markersPresent c) i( turnLeft i) " * 30 + "m)"
+TOO_LONG = "DEF run m( " + "move " * 300 + "m)"
+
+
+def test_programs_of_hundreds_of_tokens_are_run_by_every_command(tmp_path, capsys):
+    assert len(LONG.split()) == 424
+    file = tmp_path / "programs"
+    file.write_text(f"{LONG}\n{TOO_LONG}\n")
+    words = ["evaluate", "--task", "DoorKey", "--layout-seeds", "0-3", "--programs", str(file)]
+    row, bad = map(json.loads, printed(dispatch, words, capsys, code=1).splitlines())
+    figures = "a program of 304 tokens has 600 nodes; at most 512 are run"
+    assert figures in bad["error"]
+    one = ["--task", "DoorKey", "--layout-seed", "2", "--program"]
+    assert len(printed(dispatch, ["trace", *one, LONG], capsys).splitlines()) == row["calls"][2]
+    picture = str(tmp_path / "run.png")
+    assert f" of {row['calls'][2]} calls" in printed(dispatch, ["render", *one, LONG, "--out", picture], capsys)
+    assert figures in refused(dispatch, ["trace", *one, TOO_LONG], capsys)
+
+
 def test_a_byte_that_is_not_text_spoils_its_own_line_only(tmp_path, capsys):
     file = tmp_path / "programs"
     file.write_bytes(b"\xef\xbb\xbfDEF run m( move m)\r\n\n\xff\xfe\nDEF run m(\x0cturnLeft m)\n")

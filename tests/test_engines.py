@@ -830,5 +830,5 @@ def test_the_largest_program_that_instructions_can_address(engine):
 def test_programs_that_no_instruction_can_address(engine):
     task, layouts = capped(SMALL_WORLD)
     larger = Program((Action("turnLeft"),) * 257)
-    with pytest.raises(UserError, match="has 514 nodes, more than the 512"):
+    with pytest.raises(UserError, match="has 514 nodes; at most 512 are run"):
         evaluate(task, [larger], layouts, engine=engine)

@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_worlds import NOWHERE, Limited, OnceLimited, SevenLimited, layout, random_layout, random_task, reward
 
-from jaxprl.dsl import encode
-from jaxprl.dsl.text import from_text
+from jaxprl.dsl import ast, encode
+from jaxprl.dsl.language import PROGRAM_NODES, PROGRAM_TOKENS
+from jaxprl.dsl.text import from_text, token_count
 from jaxprl.vm.evaluate import evaluate
+from jaxprl.vm.instruction import MOST_NODES
 from jaxprl.worlds import ops
 from jaxprl.worlds.karel.world import LANGUAGE, KarelWorld
 from jaxprl.worlds.make import make
@@ -35,9 +37,9 @@ def random_programs(seed, language=LANGUAGE, **limits):
     return [*(strategies.random_program(rng, language, **limits) for _ in range(PROGRAMS)), deepest]
 
 
-def agreed(task, programs, seeds, engines=ENGINES, **options):
+def agreed(task, programs, seeds, engines=ENGINES, width=WIDTH, **options):
     """Return the outcomes of plain Python and the engines, having checked that they are the same."""
-    nodes, layouts = encode.encode_all(programs, task.language, WIDTH), task.layouts(seeds)
+    nodes, layouts = encode.encode_all(programs, task.language, width), task.layouts(seeds)
     plain = golden.plain(task, programs, [task.layout(seed) for seed in seeds])
     for engine in engines:
         runs = evaluate(task, nodes, layouts, engine=engine, **options)
@@ -231,6 +233,47 @@ def test_deep_nests_of_repeats(depth, count):
     text = f"DEF run m( {f'REPEAT R={count} r( ' * depth}turnLeft{' r)' * depth} putMarker m)"
     ours = agreed(random_task(KarelWorld(7, 6)), [from_text(text, LANGUAGE)], range(2))
     assert (ours.calls == min(count**depth + 1, KarelWorld.call_limit)).any()
+
+
+def nest(before, after, depth):
+    return f"DEF run m( {before * depth}turnLeft{after * depth} putMarker m)"
+
+
+LARGEST = [
+    nest("REPEAT R=1 r( ", " r)", 254),  # whose counters fill all the words that an instruction can name
+    nest("REPEAT R=20000 r( ", " r)", 254),
+    nest("REPEAT R=2 r( IF c( frontIsClear c) i( ", " i) r)", 126),
+    nest("WHILE c( frontIsClear c) w( move ", " w)", 126),
+    nest("IFELSE c( leftIsClear c) i( move i) ELSE e( ", " e)", 169),
+    f"DEF run m( WHILE c( {'not c( ' * 507}frontIsClear{' c)' * 507} c) w( move w) m)",
+    f"DEF run m( WHILE c( {'and c( or c( markersPresent c) c( ' * 126}True"
+    f"{' c) c) c( frontIsClear c)' * 126} c) w( move w) m)",
+    f"DEF run m( {'move turnLeft ' * 127}putMarker m)",
+    f"DEF run m( {'WHILE c( frontIsClear c) w( move w) ' * 127}m)",
+]
+"""Programs of 500 to 512 nodes: nests as deep as there can be, and sequences as long."""
+
+
+def long_programs(seed):
+    """Return some random programs of more than 256 tokens that can be run."""
+    rng, found = np.random.default_rng(seed), []
+    growth = strategies.Growth(lambda n: int(rng.integers(n)), depth=5, sequence=6)
+    while len(found) < PROGRAMS - len(LARGEST):
+        program = growth.program()
+        if token_count(program) > PROGRAM_TOKENS and ast.size(program) <= PROGRAM_NODES:
+            found.append(program)
+    return found
+
+
+def test_programs_of_hundreds_of_tokens():
+    largest = [from_text(text, LANGUAGE) for text in LARGEST]
+    assert all(500 <= ast.size(program) <= PROGRAM_NODES == MOST_NODES for program in largest)
+    programs = [*largest, *long_programs(5)]
+    lengths = sorted(map(token_count, programs))
+    assert lengths[0] > PROGRAM_TOKENS
+    assert sum(length < 500 for length in lengths) > 10
+    ours = agreed(random_task(Limited(7, 6)), programs, range(2), width=PROGRAM_NODES)
+    assert len(np.unique(ours.calls)) > 20
 
 
 def test_no_programs():

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxprl.dsl import ast, encode
-from jaxprl.dsl.language import PROGRAM_TOKENS
+from jaxprl.dsl.parse import parse
 from jaxprl.dsl.python import from_python
 from jaxprl.dsl.text import ParseError, from_text, token_count
+from jaxprl.dsl.text import _size as text_size
 from jaxprl.errors import UserError
 from jaxprl.worlds.karel.world import LANGUAGE as KAREL
 from jaxprl.worlds.minigrid.world import LANGUAGE as MINIGRID
@@ -183,8 +184,49 @@ BAD_KAREL = {
     "DEF run m( IF c( front_object_type h( lava h) c) i( move i) m)": (5, "found 'front_object_type'"),
     "DEF run m( IF c( frontIsClear() c) i( move i) m)": (5, "found 'frontIsClear()'"),
     "DEF run m( move h( 3 h) m)": (4, "found 'h('"),
-    " ".join(["DEF run m(", *["move"] * 253, "m)"]): (PROGRAM_TOKENS, "257 tokens, at most 256"),
 }
+
+
+LARGER = {
+    f"DEF run m( {'move ' * 257}m)": "a program of 261 tokens has 514 nodes; at most 512 are run",
+    f"DEF run m( {'WHILE c( frontIsClear c) w( ' * 256}": "a program of 1,283 tokens has 513 nodes",
+    nested("REPEAT R=2 r(", "r)", 100_000): "a program of 400,005 tokens has 200,002 nodes",
+    "DEF run m( " + "IF c( frontIsClear c) i( " * 100_000: "has 200,001 nodes",
+    "DEF run m( WHILE c( " + "not c( " * 100_000: "has 100,002 nodes",
+    "DEF run m( IF c( " + "and c( True c) c( " * 100_000 + "True": "has 200,003 nodes",
+    "DEF run m( " + "h( " * 100_000: "expected a statement",
+    "def run():\n" + "    move()\n" * 257: "the program has 514 nodes; at most 512 are run",
+    "def run():\n" + "    move()\n" * 20_000: "the program has 40,000 nodes",
+    "def run():\n    while " + "frontIsClear() and " * 20_000 + "True:\n        move()": "the program has 40,004 nodes",
+    "def run():\n    while " + "not " * 100_000 + "True:\n        move()": "not Python",
+    "def run():\n    while "
+    + "(" * 100_000
+    + "True"
+    + ")" * 100_000
+    + ":\n        move()": "too many nested parentheses",
+    "def run():\n" + "".join(f"{' ' * n}while True:\n" for n in range(1, 2000)): "too many levels of indentation",
+    "def run():\n    if True:\n        move()\n"
+    + "    elif True:\n        move()\n" * 170: "the program has 514 nodes",
+    "def run():\n    if True:\n        move()\n" + "    elif True:\n        move()\n" * 400: "nested too deeply",
+    "def run():\n    if True:\n        move()\n" + "    elif True:\n        move()\n" * 20_000: "too deep to parse",
+    "[" * 100_000: "too many nested parentheses",
+}
+
+
+@pytest.mark.parametrize("text", LARGER, ids=lambda text: text[:60])
+def test_text_that_is_too_large_is_refused_with_figures(text):
+    with pytest.raises(UserError) as caught:
+        parse(text, KAREL)
+    assert LARGER[text] in str(caught.value)
+
+
+@in_both_languages
+@given(data=st.data())
+def test_the_size_of_a_program_is_that_of_its_nodes(language, data):
+    program = folded(data.draw(strategies.programs(language)))
+    assert ast.size(program) == np.count_nonzero(encode.encode(program, language))
+    tokens = str(program).split()
+    assert text_size(tokens, language) == ast.size(program)
 
 
 TYPES = "lava, door, ball, box, wall, floor, key, goal"

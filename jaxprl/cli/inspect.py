@@ -138,7 +138,7 @@ def _lines_of(name: str) -> list[str]:
 def _parsed(line: str, language: text.Language) -> _Line:
     try:
         return _Line(line, text.from_text(line, language))
-    except text.ParseError as error:
+    except UserError as error:
         return _Line(line, None, str(error))
 
 

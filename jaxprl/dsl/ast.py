@@ -170,6 +170,40 @@ def _perceptions(condition: Condition) -> Iterator[Perception]:
             yield from _perceptions(right)
 
 
+def size(program: Program) -> int:
+    """Return the number of nodes of a program: one for the program, two for each REPEAT, one for each other statement,
+    condition and operator, and one for each statement that follows another one in its block.
+
+    It is the length of the array form (`encode.py`) before constants are folded. Programs of any depth are counted.
+
+    Example:
+      >>> size(Program((Repeat(3, (Action("move"), Action("turnLeft"))),)))
+      6
+    """
+    nodes = 1
+    left: list[Body | Statement | Condition] = [program.body]
+    while left:
+        match left.pop():
+            case tuple() as body:
+                nodes += max(len(body) - 1, 0)
+                left += body
+            case While(first, second) | If(first, second) | And(first, second) | Or(first, second):
+                nodes += 1
+                left += (first, second)
+            case IfElse(condition, body, other):
+                nodes += 1
+                left += (condition, body, other)
+            case Repeat(body=body):
+                nodes += 2
+                left.append(body)
+            case Not(inner):
+                nodes += 1
+                left.append(inner)
+            case _:
+                nodes += 1
+    return nodes
+
+
 def height(body: Body, base: int = 1) -> int:
     """Return the height of a program's body: the largest number of counting nodes on a path from the root.
 

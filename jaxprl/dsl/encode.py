@@ -68,9 +68,10 @@ def encode_all(programs: Iterable[ast.Program], language: Language, width: int |
 
 def _body(body: ast.Body, language: Language) -> list[int]:
     """Return the nodes of a sequence: `a b c` is CONCAT a CONCAT b c."""
-    first, *rest = body
-    nodes = _statement(first, language)
-    return [CONCAT, *nodes, *_body(tuple(rest), language)] if rest else nodes
+    nodes: list[int] = []
+    for statement in body[:-1]:
+        nodes += [CONCAT, *_statement(statement, language)]
+    return nodes + _statement(body[-1], language)
 
 
 def _statement(statement: ast.Statement, language: Language) -> list[int]:

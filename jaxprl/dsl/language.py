@@ -24,7 +24,19 @@ STRUCTURE = ("DEF", "WHILE", "IF", "IFELSE", "ELSE", "REPEAT", "run", "range")
 SHORTEST = 5
 """Number of tokens of a program that is a single action."""
 PROGRAM_TOKENS = 256
-"""Number of tokens of the longest program that can be run. Longer programs are rejected with an error that says so."""
+"""Number of tokens of the longest program that is taken from an answer of a language model."""
+PROGRAM_NODES = 512
+"""Number of nodes (`ast.size`) of the largest program that can be run. Larger ones are refused with an error that has
+these figures."""
+
+
+def check_size(nodes: int, what: str) -> None:
+    """Raise UserError if a program with so many nodes (`ast.size`) cannot be run; `what` is the program in words."""
+    if nodes > PROGRAM_NODES:
+        raise UserError(
+            f"{what} has {nodes:,} nodes; at most {PROGRAM_NODES} are run. A statement, a condition, an operator and a "
+            "count are a node each, and so is the link from a statement to the next one"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

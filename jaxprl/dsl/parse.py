@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from jaxprl.dsl import ast
-from jaxprl.dsl.language import Language
+from jaxprl.dsl.language import Language, check_size
 from jaxprl.dsl.python import from_python
 from jaxprl.dsl.text import from_text
 from jaxprl.errors import UserError
@@ -20,7 +20,7 @@ class HasLanguage(Protocol):
 
 
 def require_program(program: object, language: Language, what: str = "program") -> None:
-    """Raise UserError unless a value is a program in a language.
+    """Raise UserError unless a value is a program in a language, and small enough to run.
 
     Args:
       program: the value.
@@ -29,6 +29,7 @@ def require_program(program: object, language: Language, what: str = "program") 
     """
     if not isinstance(program, ast.Program):
         raise UserError(f"{what}: expected a Program, got {program!r}; jaxprl.parse(text, task) reads one")
+    check_size(ast.size(program), what)  # first: what follows descends into the program, as deep as it is
     if not all([program.body, *_inner_bodies(program.body)]):
         raise UserError(f"{what} has a block without a statement: {program}")
     for word in ast.words(program.body):
@@ -61,7 +62,8 @@ def parse(text: str, task: HasLanguage | Language) -> ast.Program:
       The program.
 
     Raises:
-      UserError: the text is not a program in the language; the message says where and what was expected.
+      UserError: the text is not a program in the language, and the message says where and what was expected; or the
+        program has more nodes than can be run.
 
     Example:
       >>> from jaxprl.worlds.make import make
@@ -78,4 +80,8 @@ def parse(text: str, task: HasLanguage | Language) -> ast.Program:
         raise UserError(f"task {task!r}: expected a task or a Language; jaxprl.make(name) returns the task of a name")
     if not isinstance(text, str):
         raise UserError(f"program {text!r}: expected text")
-    return from_text(text, language) if text.split()[:1] == ["DEF"] else from_python(text, language)
+    if text.split(maxsplit=1)[:1] == ["DEF"]:
+        return from_text(text, language)
+    program = from_python(text, language)
+    check_size(ast.size(program), "the program")
+    return program

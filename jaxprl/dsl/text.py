@@ -6,9 +6,14 @@ single spaces between its tokens.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 from jaxprl.dsl import ast
-from jaxprl.dsl.language import PROGRAM_TOKENS, Language
+from jaxprl.dsl.language import Language, check_size
 from jaxprl.errors import UserError
+
+_OPERATORS = ("not", "and", "or", "True", "False")
 
 
 class ParseError(UserError):
@@ -45,22 +50,37 @@ def from_text(text: str, language: Language) -> ast.Program:
 
     Raises:
       ParseError: at the first token that does not fit. It may be an unknown word (the message lists the known ones), a
-        word in the wrong place, a missing end, or anything after the end. A text of more than `PROGRAM_TOKENS` tokens
-        is rejected as a whole.
+        word in the wrong place, a missing end, or anything after the end.
+      UserError: the program has more than `PROGRAM_NODES` nodes. The text is refused as a whole then, mistakes or not.
 
     Example:
       >>> from jaxprl.worlds.karel.world import LANGUAGE
       >>> from_text("DEF run m( move turnLeft m)", LANGUAGE)
       Program(body=(Action(name='move'), Action(name='turnLeft')))
     """
-    parser = _Parser(text.split(), language)
-    if len(parser.tokens) > PROGRAM_TOKENS:
-        raise ParseError(f"{len(parser.tokens)} tokens, at most {PROGRAM_TOKENS} are run", PROGRAM_TOKENS)
-    return parser.program()
+    tokens = text.split()
+    check_size(_size(tokens, language), f"a program of {len(tokens):,} tokens")
+    return _Parser(tokens, language).program()
+
+
+def _size(tokens: Sequence[str], language: Language) -> int:
+    """Return the number of nodes (`ast.size`) of the program that tokens spell.
+
+    It is counted without parsing, so that it can bound how deeply the parser descends, whatever the tokens are.
+    """
+    statements = blocks = others = 0
+    for before, word in itertools.pairwise(("", *tokens)):
+        if word in language.actions or word in ("WHILE", "IF", "IFELSE", "REPEAT"):
+            statements += before != "h("  # an argument may have the name of an action
+        elif word in ("m(", "w(", "i(", "e(", "r("):
+            blocks += 1
+        elif word in _OPERATORS or word in language.perceptions or word in language.arguments or word[:2] == "R=":
+            others += before != "h("
+    return 1 + statements + others + max(statements - blocks, 0)  # the last are the links between statements
 
 
 class _Parser:
-    """A recursive-descent parser over a list of tokens, whose depth of recursion `PROGRAM_TOKENS` bounds."""
+    """A recursive-descent parser over a list of tokens. It descends by at most two calls a node, one for a `not`."""
 
     def __init__(self, tokens: list[str], language: Language):
         self.tokens, self.language, self.at = tokens, language, 0
@@ -146,8 +166,7 @@ class _Parser:
             self.at += 1
             return ast.Constant(word == "True")
         if word == "not":
-            self.at += 1
-            return ast.Not(self.bracketed_condition())
+            return self.negations()
         if word in ("and", "or"):
             self.at += 1
             pair = self.bracketed_condition(), self.bracketed_condition()
@@ -160,6 +179,18 @@ class _Parser:
             return ast.Perception(word)
         names = dict.fromkeys(text.split()[0] for text in self.language.perceptions)
         raise self.fail(f"a condition ({', '.join((*names, 'not', 'and', 'or', 'True', 'False'))})")
+
+    def negations(self) -> ast.Condition:
+        """Parse a condition with `not` before it, once or more."""
+        depth = 0
+        while self.token == "not":
+            self.take("not", "c(")
+            depth += 1
+        condition = self.condition()
+        for _ in range(depth):
+            self.take("c)")
+            condition = ast.Not(condition)
+        return condition
 
     def argument(self, name: str) -> str:
         """Parse the argument of a perception between `h(` and `h)`."""

@@ -23,13 +23,12 @@ from jaxprl.codegen.compiler import Unavailable
 from jaxprl.codegen.launch import Gpu
 from jaxprl.codegen.threads import cores
 from jaxprl.dsl import ast, encode
-from jaxprl.dsl.language import Language
+from jaxprl.dsl.language import PROGRAM_NODES, Language, check_size
 from jaxprl.dsl.parse import require_program
 from jaxprl.errors import UserError, unknown
 from jaxprl.search.protocol import Improvements, Neighbourhoods
 from jaxprl.vm import cuda, lanes, native, plain, sequential
 from jaxprl.vm.compile import counter_bits, counter_words
-from jaxprl.vm.instruction import MOST_NODES
 from jaxprl.vm.lanes import MOST_LANES
 from jaxprl.vm.layouts import check_stacked, layouts_of, part_of
 from jaxprl.vm.outcomes import Outcomes, Scale, unpack
@@ -123,10 +122,11 @@ def evaluate(
       ([['T', 'T', 'T', 'T'], ['E', 'E', 'E', 'E']], [1.0, 0.0])
     """
     require_task(task)
-    layouts = layouts_of(task, layout_seeds) if layouts is None else layouts
-    _check(layouts, block, slots, workers)
-    programs = _checked(programs, task.language)
+    _check(block, slots, workers)
     check_engine(task, engine)
+    programs = _checked(programs, task.language)
+    layouts = layouts_of(task, layout_seeds) if layouts is None else layouts  # last: there may be many to make
+    check_stacked(layouts)
     if isinstance(task, PythonTask):
         return plain.evaluate(task, programs, layouts)
     nodes = programs if isinstance(programs, np.ndarray) else encode.encode_all(programs, task.language)
@@ -168,7 +168,8 @@ def first_better(
     Raises:
       UserError: as `evaluate`, or the scores on these layouts do not fit an int32 (`Scale.of`).
     """
-    _check(layouts, BLOCK, slots, workers)
+    check_stacked(layouts)
+    _check(BLOCK, slots, workers)
     check_engine(task, engine)
     if isinstance(task, PythonTask):
         return plain.first_better(task, question, layouts)
@@ -177,6 +178,7 @@ def first_better(
         return Improvements(*np.zeros((3, len(question.counts)), np.int32))
     question = widened(question, max(1, question.programs.shape[1]))
     programs = np.concatenate([question.parents, question.programs.reshape(-1, question.programs.shape[-1])])
+    check_size(_largest(programs), "a program")
     batches = _engine(task, programs, layouts, Scale.of(layouts), engine, slots)
     return batches.first_better(question, workers)
 
@@ -264,9 +266,8 @@ def scores(
     return found
 
 
-def _check(layouts: Layout, block: int, slots: int | None, workers: int | None) -> None:
+def _check(block: int, slots: int | None, workers: int | None) -> None:
     """Raise UserError for arguments that make no sense."""
-    check_stacked(layouts)
     for name, value in {"block": block, "slots": slots, "workers": workers}.items():
         if value is not None and value < 1:
             raise UserError(f"{name} {value}: expected a number from 1 on")
@@ -279,7 +280,9 @@ def _checked(programs: np.ndarray | Iterable[ast.Program], language: Language) -
     if isinstance(programs, np.ndarray | jax.Array):
         if programs.ndim != 2 or programs.dtype.kind not in "iu":
             raise UserError(f"programs: expected nodes int32 [P, N], got {programs.dtype} {list(programs.shape)}")
-        return np.asarray(programs, np.int32)
+        nodes = np.asarray(programs, np.int32)
+        check_size(_largest(nodes), "a program")
+        return nodes
     if isinstance(programs, ast.Program | str) or not isinstance(programs, Iterable):
         raise UserError(f"programs {programs!r}: expected several programs, in a list")
     rows = list(programs)
@@ -288,12 +291,14 @@ def _checked(programs: np.ndarray | Iterable[ast.Program], language: Language) -
     return rows
 
 
+def _largest(programs: np.ndarray) -> int:
+    """Return the number of nodes of the largest of some programs, int32 [P, N]."""
+    return int(np.count_nonzero(programs, axis=-1).max(initial=0)) if programs.shape[-1] > PROGRAM_NODES else 0
+
+
 def _engine(
     task: Task, programs: np.ndarray, layouts: Layout, scale: Scale, engine: str | None, slots: int | None
 ) -> Engine:
-    if programs[..., MOST_NODES:].any():
-        size = int(np.count_nonzero(programs, axis=-1).max())
-        raise UserError(f"a program has {size:,} nodes, more than the {MOST_NODES} that instructions can address")
     bits = counter_bits(programs)
     options = {"bits": bits, "words": counter_words(programs, bits)} | ({"slots": slots} if slots else {})
     fastest = _fastest()

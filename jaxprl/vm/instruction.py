@@ -12,7 +12,7 @@ is stored as three words, uint32:
               13-21   loop             PERCEIVE, ALWAYS: the node of that WHILE
               6-19    repeat_count     REPEATS: the test holds as long as the counter is below it
               20-24   counter_shift    REPEATS: first bit of the counter within its word
-              25-29   counter_word     REPEATS: which of the run's counter words the counter is in
+              25-31   counter_word     REPEATS: which of the run's counter words the counter is in
     targets   0-9     holds            address of the next instruction if the test holds
               10-19   fails            and if it does not; HALT is the end of the program
     chain     0-23    actions          codes of four bits, the first action lowest; 0 for none
@@ -78,7 +78,7 @@ RECORD = Field(12, 1)
 LOOP = Field(13, 9)
 REPEAT_COUNT = Field(6, 14)
 COUNTER_SHIFT = Field(20, 5)
-COUNTER_WORD = Field(25, 5)
+COUNTER_WORD = Field(25, 7)
 HOLDS = Field(0, 10)
 FAILS = Field(10, 10)
 ACTION = Field(0, 4)  # the first action of the chain
@@ -94,7 +94,8 @@ MOST_ROUNDS = ROUNDS.most + 1
 HALT = HOLDS.most
 """Address of the end of a program."""
 MOST_NODES = LOOP.most + 1
-"""Nodes of the largest program that instructions can address; the number of a WHILE node has to fit `LOOP`."""
+"""Nodes of the largest program that instructions can address, which `PROGRAM_NODES` must not exceed: the number of a
+WHILE node has to fit `LOOP`, and REPEATs nested as deeply as such a program allows have to fit `COUNTER_WORD`."""
 
 
 class Fields(NamedTuple):

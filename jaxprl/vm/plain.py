@@ -89,7 +89,7 @@ class _Machine:
         self.statements = 0  # turned into closures so far
 
     def body(self, body: ast.Body) -> Callable[[], None]:
-        parts = [self.statement(statement) for statement in body]
+        parts = list(map(self.statement, body))
 
         def run_parts() -> None:
             for part in parts:
