@@ -38,11 +38,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxprl
-from jaxprl.cli.common import run_main
+from jaxprl.cli.common import path, run_main, whole
 from jaxprl.codegen import compiler
 from jaxprl.dsl import encode, sample
-from jaxprl.errors import unknown
+from jaxprl.errors import needed_by, unknown
 from jaxprl.experiment.evaluator import Evaluator
+from jaxprl.files import check_output
 from jaxprl.runs.record import environment
 from jaxprl.search.driver import drive
 from jaxprl.search.hill_climbing import hill_climbing
@@ -67,6 +68,13 @@ ONE_CORE = "{}, good neighbours, one core"
 """Name of an engine's row."""
 CPU_ENGINES = ("native", "sequential")
 SLOW_REPEATS = 3
+NUMBERS = {
+    "programs": (2048, 2**18, "programs of the larger sets"),
+    "budget": (200_000, 2**30 - 1, "programs of all searches of a row together"),
+    "copies": (16_384, 2**20, "copies of the world"),
+    "repeats": (7, 1000, "measurements of which the median is shown"),
+}
+"""Options that are numbers: the default, the largest value, what it is."""
 NUMBA_TASKS = ("DoorKey", "CleanHouse")
 
 Row = dict[str, Any]
@@ -74,11 +82,9 @@ Row = dict[str, Any]
 
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
+    check(options)
     jaxprl.prefer_whole_loops()
     bench = Benchmark(options)
-    for section in options.sections:
-        if section not in SECTIONS:
-            raise unknown("section", section, SECTIONS)
     rows = [row for section in options.sections for row in SECTIONS[section](bench)]
     report = {"task": bench.task.name, "layouts": len(LAYOUTS), "environment": environment(), "rows": rows}
     report |= ratios(rows)
@@ -91,15 +97,32 @@ def main(arguments: Sequence[str]) -> int:
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", default="DoorKey", help="one with golden programs: a Karel task, LavaGap, ...")
-    parser.add_argument("--sections", nargs="*", default=["evaluate", "search"], help=", ".join(SECTIONS))
-    parser.add_argument("--programs", type=int, default=2048, help="programs of the larger sets")
-    parser.add_argument("--budget", type=int, default=200_000, help="programs of all searches of a row together")
-    parser.add_argument("--searches", type=int, nargs="*", default=[1, 32], help="searches side by side, a row each")
-    parser.add_argument("--copies", type=int, default=16_384, help="copies of the world")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--sections", nargs="+", default=["evaluate", "search"], help=", ".join(SECTIONS))
+    for name, (default, most, help) in NUMBERS.items():
+        parser.add_argument(f"--{name}", type=whole(1, most), default=default, help=f"{help} (default: %(default)s)")
+    parser.add_argument(
+        "--searches", type=whole(1, 2**12), nargs="+", default=[1, 32], help="searches side by side, a row each"
+    )
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--plot", type=Path, help="picture of the scaling rows (needs matplotlib)")
+    parser.add_argument("--plot", type=path, help="picture of the scaling rows (needs matplotlib)")
     return parser
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise UserError for options that do not go together, before anything is measured."""
+    for section in options.sections:
+        if section not in SECTIONS:
+            raise unknown("section", section, SECTIONS)
+    if {"search", "engines"} & set(options.sections) and options.budget < max(options.searches):
+        raise jaxprl.UserError(
+            f"--budget {options.budget}: from {max(options.searches)} on, so that each of the --searches has a program"
+        )
+    if options.plot:
+        if "scaling" not in options.sections:
+            raise jaxprl.UserError("there are no scaling rows to draw: add --sections scaling")
+        check_output(options.plot, "--plot")
+        with needed_by("--plot"):
+            import matplotlib as mpl  # noqa: F401
 
 
 class Benchmark:
@@ -119,6 +142,8 @@ class Benchmark:
         tasks = json.loads(gzip.decompress(file.read_bytes()))["tasks"]
         if task.name not in tasks:
             raise jaxprl.UserError(none)
+        if "world" in options.sections and task.language.name != "minigrid":
+            raise jaxprl.UserError(f"section world compares with minigrid; {task.name} is a Karel task")
         golden = tasks[task.name]["programs"]
         good = [row for row in golden if row["kind"] == "neighbour" and np.mean(row["num_calls"]) >= LONG]
         self.golden = [jaxprl.parse(row["program"], task) for row in golden]
@@ -301,8 +326,6 @@ def start(bench: Benchmark) -> list[Row]:
 
 def world(bench: Benchmark) -> list[Row]:
     """Step environments with random actions; episodes that have ended go on."""
-    if bench.task.language.name != "minigrid":
-        raise jaxprl.UserError(f"section world compares with minigrid; {bench.task.name} is a Karel task")
     from jaxprl.worlds.minigrid import act, from_farama, layouts
 
     makers = {"LavaGap": layouts.lava_gap, "PutNear": layouts.put_near, "RedBlueDoor": layouts.red_blue_door}
@@ -403,8 +426,6 @@ def plot(rows: list[Row], file: Path) -> None:
     from matplotlib.figure import Figure
 
     points = [each for each in rows if "runs" in each]
-    if not points:
-        raise jaxprl.UserError("there are no scaling rows to draw: add --sections scaling")
     figure = Figure(figsize=(5, 3.2), layout="constrained")
     axes = figure.add_subplot()
     axes.plot([each["runs"] for each in points], [1e6 / each["per second"] for each in points], "o-")

@@ -43,14 +43,15 @@ import numpy as np
 from benchmark import DATA, LAYOUTS, LONG, Row, climbing, in_turn, row
 
 import jaxprl
-from jaxprl.cli.common import run_main
+from jaxprl.cli.common import path, run_main
 from jaxprl.codegen import launch
 from jaxprl.codegen.compiler import Unavailable
 from jaxprl.codegen.launch import Emulated, Gpu
 from jaxprl.codegen.without_gpu import H200, figures, launches, module_for_h200
 from jaxprl.dsl import encode, sample
-from jaxprl.errors import unknown
+from jaxprl.errors import MissingPackage, unknown
 from jaxprl.experiment.evaluator import Evaluator
+from jaxprl.files import check_output
 from jaxprl.runs.record import environment
 from jaxprl.search.driver import drive
 from jaxprl.search.protocol import search_keys
@@ -80,7 +81,7 @@ class Check:
         self.started = time.perf_counter()
         self.layouts: dict[str, jaxprl.Layout] = {}
         if options.layouts:
-            self.layouts = pickle.loads(options.layouts.read_bytes())
+            self.layouts = read_layouts(options.layouts)
 
     def layouts_of(self, task: jaxprl.Task) -> jaxprl.Layout | None:
         """Return the layouts of a task; None if minigrid is needed for that and nobody gave them."""
@@ -88,7 +89,7 @@ class Check:
             return self.layouts[task.name]
         try:
             return task.layouts(LAYOUTS)
-        except ModuleNotFoundError:
+        except MissingPackage:
             return None
 
     def add(self, *rows: Row) -> None:
@@ -97,7 +98,6 @@ class Check:
             self.rows.append(each)
             print(in_words(each), flush=True)
         if self.options.out:
-            self.options.out.parent.mkdir(parents=True, exist_ok=True)
             self.options.out.write_text(json.dumps(self.report(), indent=1) + "\n")
 
     def label(self, engine: str) -> str:
@@ -332,6 +332,17 @@ SECTIONS: dict[str, Callable[[Check], None]] = {
 }
 
 
+def read_layouts(file: Path) -> dict[str, jaxprl.Layout]:
+    """Return the layouts that `write_layouts` wrote. Raises UserError for another file."""
+    try:
+        found = pickle.loads(file.read_bytes())
+    except (pickle.UnpicklingError, EOFError, ValueError, LookupError, AttributeError, ImportError, TypeError) as error:
+        raise jaxprl.UserError(f"--layouts {file}: not what --write-layouts writes: {error}") from None
+    if not isinstance(found, dict) or not all(isinstance(each, jaxprl.Layout) for each in found.values()):
+        raise jaxprl.UserError(f"--layouts {file}: not what --write-layouts writes")
+    return found
+
+
 def write_layouts(file: Path) -> int:
     """Write the layouts of MiniGrid's tasks that have golden programs."""
     found = {name: jax.tree.map(np.asarray, jaxprl.make(name).layouts(LAYOUTS)) for name in MINIGRID}
@@ -343,12 +354,16 @@ def write_layouts(file: Path) -> int:
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     if options.write_layouts:
+        check_output(options.write_layouts, "--write-layouts")
         return write_layouts(options.write_layouts)
     for section in options.sections:
         if section not in SECTIONS:
             raise unknown("section", section, SECTIONS)
     if options.layouts and not options.layouts.is_file():
         raise jaxprl.UserError(f"--layouts {options.layouts}: there is no such file")
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        check_output(options.out, "--out")
     check = Check(options)
     with contextlib.ExitStack() as stack:
         if options.dry:
@@ -370,11 +385,11 @@ def main(arguments: Sequence[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sections", nargs="*", default=list(SECTIONS), help=", ".join(SECTIONS))
+    parser.add_argument("--sections", nargs="+", default=list(SECTIONS), help=", ".join(SECTIONS))
     parser.add_argument("--dry", action="store_true", help="without a GPU")
-    parser.add_argument("--out", type=Path, help="file for the results, JSON")
-    parser.add_argument("--layouts", type=Path, help="layouts of MiniGrid's tasks")
-    parser.add_argument("--write-layouts", type=Path, metavar="FILE", help="write such a file, and do nothing else")
+    parser.add_argument("--out", type=path, help="file for the results, JSON")
+    parser.add_argument("--layouts", type=path, help="layouts of MiniGrid's tasks")
+    parser.add_argument("--write-layouts", type=path, metavar="FILE", help="write such a file, and do nothing else")
     return parser
 
 

@@ -1,7 +1,8 @@
 """Exceptions that end a command without a traceback."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 MOST_NAMED = 30
 """How many names an error lists at most."""
@@ -20,6 +21,21 @@ class UserError(ValueError):
       ...     print(error)
       unknown task 'DoorKay', one of 90; similar ones: DoorKey, RedBlueDoor, ...
     """
+
+
+class MissingPackage(UserError):
+    """A package that is needed is not installed. The message names it and says how to install it."""
+
+
+@contextlib.contextmanager
+def needed_by(what: str) -> Iterator[None]:
+    """Turn a failure to import a package, in a `with` block, into a MissingPackage error; `what` needs the package."""
+    try:
+        yield
+    except ImportError as error:
+        package = (error.name or "").partition(".")[0]
+        how = f"the package {package}: pip install {package}" if package else f"what cannot be imported: {error}"
+        raise MissingPackage(f"{what} needs {how}") from None
 
 
 class Stopped(Exception):

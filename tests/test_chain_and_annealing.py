@@ -247,7 +247,7 @@ def questions_of(parents, programs, changed, margins):
     ("method", "options", "message"),
     [
         ("chain", {"max_nodes": 0}, "--max-nodes 0: it goes from 1 to 41"),
-        ("annealing", {"start_temperature": 0.0}, "--start-temperature 0: it is above 0"),
+        ("annealing", {"start_temperature": 0.0}, "--start-temperature 0: it goes from 1e-06 to 1e\\+06"),
         ("annealing", {"cooling": 1.5}, "--cooling 1.5: it is above 0 and at most 1"),
         ("annealing", {"restarts": -1}, "--restarts -1: from 0 to"),
         ("annealing", {"k": 5}, "method annealing has no option --k; its options: --start-temperature, --cooling, --r"),

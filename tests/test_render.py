@@ -274,9 +274,7 @@ def test_the_command_writes_pictures(name, tmp_path, capsys):
     [
         ({"--out": "run.jpg"}, "ends with .gif or .png"),
         ({"--layout-seed": "0-3"}, "a run is on one layout"),
-        ({"--cell": "1000"}, "4 to 256"),
-        ({"--most-frames": "0"}, "a first and a last"),
-        ({"--out": "nowhere/run.gif"}, "No such file"),
+        ({"--out": "nowhere/run.gif"}, "there is no folder nowhere"),
     ],
 )
 def test_mistakes_are_said(changed, message, tmp_path, monkeypatch):

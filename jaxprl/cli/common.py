@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from jaxprl import files
 from jaxprl.errors import Stopped, UserError
 
 MOST_SEEDS = 1_000_000
@@ -49,22 +50,24 @@ def command_parser(name: str, description: str | None) -> argparse.ArgumentParse
     )
 
 
-def folder(text: str) -> Path:
-    """Return a folder's name from the command line, which must not be empty."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError("an empty name")
-    return Path(text)
-
-
-def check_writable(file: Path) -> None:
-    """Raise UserError unless a file can be written, by opening it: what is in it stays, and a new one is removed."""
-    is_new = not file.exists()
+def path(text: str) -> Path:
+    """Return the file or folder that a word of the command line names: the type of every such option."""
     try:
-        file.open("ab").close()
-        if is_new:
-            file.unlink()
-    except OSError as error:
-        raise UserError(f"{file} cannot be written: {error.strerror or error}") from None
+        return files.expanded(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """Return the type of an option that is a whole number from `least` to `most`."""
+
+    def number(text: str) -> int:
+        expected = f"{text!r}: expected a whole number from {least:,} to {most:,}"
+        if not re.fullmatch(r"\s*[+-]?[0-9]{1,19}\s*", text) or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(expected)
+        return int(text)
+
+    return number
 
 
 def run_main(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str]) -> int:

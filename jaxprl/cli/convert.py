@@ -10,17 +10,17 @@ programs, and the one in which the model gives programs back is taken; the figur
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from jaxprl.cli.common import check_writable, command_parser, folder, prepare_jax
+from jaxprl.cli.common import command_parser, path, prepare_jax
 from jaxprl.errors import UserError
+from jaxprl.files import check_output
 from jaxprl.latent import torch_reader, vocabularies
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = command_parser("convert", __doc__)
-    parser.add_argument("file", type=Path, help="what torch.save wrote: a state dict, or a list that begins with one")
-    parser.add_argument("--out", type=folder, required=True, help="the model file to write, like leaps.npz")
+    parser.add_argument("file", type=path, help="what torch.save wrote: a state dict, or a list that begins with one")
+    parser.add_argument("--out", type=path, required=True, help="the model file to write, like leaps.npz")
     known = ", ".join(vocabulary.name for vocabulary in vocabularies.KNOWN)
     parser.add_argument(
         "--vocabulary",
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"{options.file}: there is no such file")
     if options.out.exists() and options.out.samefile(options.file):
         raise UserError(f"--out {options.out} is the file to read")
-    check_writable(options.out)
+    check_output(options.out, "--out")
     prepare_jax()
     trials = torch_reader.tried(torch_reader.weights_of(options.file), vocabulary)
     for trial in trials:

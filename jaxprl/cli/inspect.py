@@ -9,16 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxprl.cli.common import command_parser, one_seed, parse_seeds, prepare_jax
+from jaxprl.cli.common import command_parser, one_seed, parse_seeds, path, prepare_jax, whole
 from jaxprl.codegen.stablehlo import Unsupported
 from jaxprl.dsl import ast, text
 from jaxprl.dsl.parse import parse
 from jaxprl.errors import UserError
+from jaxprl.files import check_encoding, check_output, read_bytes
 from jaxprl.llm import prompts
 from jaxprl.methods.base import flag, option_lines
 from jaxprl.methods.registry import methods
 from jaxprl.render import gif
+from jaxprl.render.page import font
 from jaxprl.render.rollout import follow, thinned
+from jaxprl.render.world import LARGEST, SMALLEST
 from jaxprl.vm import cuda, native
 from jaxprl.vm.evaluate import evaluate
 from jaxprl.vm.kernel import gpu_worker, pieces, worker
@@ -26,6 +29,12 @@ from jaxprl.vm.trace import trace
 from jaxprl.worlds import registry
 from jaxprl.worlds.make import make
 from jaxprl.worlds.task import Task, World, prompt_name
+
+MOST_RUNS = 2**26
+"""Runs of one `jaxprl evaluate`, whose outcomes are in memory together."""
+STANDARD_INPUT = Path("-")
+MOST_MOMENTS = 20_000
+"""Moments of a run that can be shown: no run has more calls."""
 
 
 def list_tasks(arguments: Sequence[str]) -> int:
@@ -70,15 +79,24 @@ def evaluate_programs(arguments: Sequence[str]) -> int:
     parser.add_argument("--task", required=True)
     parser.add_argument("--layout-seeds", default="0-31", help="like 0-31 or 0,3,7-9 (default: %(default)s)")
     parser.add_argument(
-        "--programs", required=True, help="file of programs, one a line in token text, blank lines aside; - is stdin"
+        "--programs",
+        type=path,
+        required=True,
+        help="file of programs, one a line in token text, blank lines aside; - is stdin",
     )
     options = parser.parse_args(arguments)
+    seeds = parse_seeds(options.layout_seeds)
+    texts = None if options.programs == STANDARD_INPUT else _lines_of(options.programs)
     prepare_jax()
     task = make(options.task)
-    seeds = parse_seeds(options.layout_seeds)
-    lines = [_parsed(line, task.language) for line in _lines_of(options.programs)]
+    lines = [_parsed(line, task.language) for line in (_lines_of(STANDARD_INPUT) if texts is None else texts)]
     programs = [line.program for line in lines if line.program]
-    outcomes = evaluate(task, programs, layout_seeds=seeds)
+    if runs := len(programs) * len(seeds):
+        if runs > MOST_RUNS:
+            raise UserError(
+                f"{len(programs):,} programs on {len(seeds):,} layouts are {runs:,} runs; at most {MOST_RUNS:,} at once"
+            )
+        outcomes = evaluate(task, programs, layout_seeds=seeds)
     number = 0
     for line in lines:
         if not line.program:
@@ -125,12 +143,13 @@ class _Line(NamedTuple):
     """Why it is no program."""
 
 
-def _lines_of(name: str) -> list[str]:
+def _lines_of(file: Path) -> list[str]:
     """Return a file's lines that are not blank; a byte that is not UTF-8 spoils its own line only."""
-    try:
-        content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-    except OSError as error:
-        raise UserError(f"programs {name}: {error.strerror}") from None
+    if file == STANDARD_INPUT:
+        content = sys.stdin.buffer.read()
+        check_encoding(content, "programs on standard input")
+    else:
+        content = read_bytes(file, "programs")
     lines = content.decode("utf-8-sig", errors="backslashreplace").split("\n")
     return [line.removesuffix("\r") for line in lines if line.strip()]
 
@@ -156,10 +175,11 @@ def trace_program(arguments: Sequence[str]) -> int:
     parser = command_parser("trace", trace_program.__doc__)
     _add_run(parser)
     options = parser.parse_args(arguments)
+    seed = one_seed(options.layout_seed)
     prepare_jax()
     task = make(options.task)
     program = parse(options.program, task)
-    for row in trace(task, program, one_seed(options.layout_seed)).rows():
+    for row in trace(task, program, seed).rows():
         print(json.dumps(row))
     return 0
 
@@ -169,19 +189,26 @@ def render_program(arguments: Sequence[str]) -> int:
     current line, the calls and the return so far."""
     parser = command_parser("render", render_program.__doc__)
     _add_run(parser)
-    parser.add_argument("--out", required=True, help="run.gif (animated) or run.png (a strip)")
-    parser.add_argument("--cell", type=int, default=32, help="pixels of a cell's side (default: %(default)s)")
+    parser.add_argument("--out", type=path, required=True, help="run.gif (animated) or run.png (a strip)")
     parser.add_argument(
-        "--most-frames", type=int, help="longer runs are thinned; the first, the last and rewarded calls stay "
+        "--cell", type=whole(SMALLEST, LARGEST), default=32, help="pixels of a cell's side (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--most-frames",
+        type=whole(2, MOST_MOMENTS),
+        help="longer runs are thinned; the first, the last and rewarded calls stay "
         f"(default: {gif.MOST_FRAMES}, strips {gif.STRIP_MOMENTS})",
-    )  # fmt: skip
+    )
     options = parser.parse_args(arguments)
-    suffix = Path(options.out).suffix.lower()
+    suffix = options.out.suffix.lower()
     if suffix not in (".gif", ".png"):
         raise UserError(f"--out {options.out}: a name that ends with .gif or .png")
+    check_output(options.out, "--out")
+    font(12)  # says what is missing if nothing can be drawn
+    seed = one_seed(options.layout_seed)
     prepare_jax()
     task = make(options.task)
-    rollout = follow(task, one_seed(options.layout_seed), parse(options.program, task))
+    rollout = follow(task, seed, parse(options.program, task))
     most = options.most_frames
     if suffix == ".gif":
         most = gif.MOST_FRAMES if most is None else most
@@ -193,7 +220,7 @@ def render_program(arguments: Sequence[str]) -> int:
         image = gif.strip_of(rollout, cell=options.cell, most_frames=most)
         gif.save_strip(image, options.out)
         shown = f"{len(thinned(rollout.moments, most))} moments"
-    size = f"{image.shape[1]}x{image.shape[0]} pixels, {Path(options.out).stat().st_size / 1000:,.0f} kB"
+    size = f"{image.shape[1]}x{image.shape[0]} pixels, {options.out.stat().st_size / 1000:,.0f} kB"
     last = rollout.moments[-1]
     print(f"{options.out}: {shown} of {last.call:,} calls, {size}; return {last.total:.4f}, {rollout.end.in_words}")
     return 0

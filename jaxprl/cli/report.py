@@ -15,9 +15,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxprl.cli.common import command_parser, prepare_jax
+from jaxprl.cli.common import command_parser, path, prepare_jax
 from jaxprl.dsl import text
 from jaxprl.errors import UserError
+from jaxprl.files import check_output
 from jaxprl.render import gif_bytes
 from jaxprl.render.page import font
 from jaxprl.report import figures, page
@@ -40,6 +41,8 @@ def write(options: argparse.Namespace) -> int:
         raise UserError(f"--out {out}: a name that ends with .html; the tables are beside it")
     formats = options.figures.split(",") if options.figures else []
     figures.check(formats)
+    if out.parent.is_dir():  # otherwise it is made
+        check_output(out, "--out")
     prepare_jax()
     if not options.no_rollouts:
         try:
@@ -65,8 +68,8 @@ def rollout(config: JSON, seed: int, program: str) -> bytes:
 
 def parser() -> argparse.ArgumentParser:
     parser = command_parser("report", __doc__)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories, or folders that hold some")
-    parser.add_argument("--out", type=Path, help="the page (default: report.html in the folder, if it is one)")
+    parser.add_argument("runs", type=path, nargs="+", metavar="RUN", help="run directories, or folders that hold some")
+    parser.add_argument("--out", type=path, help="the page (default: report.html in the folder, if it is one)")
     parser.add_argument("--figures", help=f"also write learning curves as {', '.join(figures.FORMATS)}: png,pdf")
     parser.add_argument("--no-rollouts", action="store_true", help="leave out the pictures of programs at work")
     return parser

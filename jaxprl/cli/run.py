@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxprl.cli.common import command_parser, folder, parse_seeds, prepare_jax
+from jaxprl.cli.common import command_parser, parse_seeds, path, prepare_jax
 from jaxprl.errors import UserError
 from jaxprl.experiment.cluster import Host, join
 from jaxprl.experiment.config import Config
@@ -42,15 +42,16 @@ OPTION = "option:"
 
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
-    host = join(options.hosts) if options.hosts else Host()
-    prepare_jax()  # before a task is made: one from a file is tried out
-    job = configuration(options, host)
     if options.resume and not options.out:
         raise UserError("--resume goes on in a run directory: name it with --out")
+    every = Every.parse(options.checkpoint_every)
+    parse_seeds(options.seeds)
+    host = join(options.hosts) if options.hosts else Host()  # waits for the others
+    prepare_jax()  # before a task is made: one from a file is tried out
+    job = configuration(options, host)
     limit = None if options.max_spend is None else options.max_spend / host.count
     cache = {"cache": options.answers} if options.answers else {}
     access = LLMAccess(**cache, prices=options.prices, limit=limit)
-    every = Every.parse(options.checkpoint_every)
     out = options.out or _new_folder(job)
     if host.count > 1:
         out /= host.name
@@ -161,7 +162,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", default="0", help="search seeds, like 0-31 or 0,3,7-9")
     parser.add_argument("--budget", type=int, help="programs that a search may evaluate (default: the task's)")
     parser.add_argument("--layouts", default="0-31", help="layout seeds that programs are evaluated on")
-    parser.add_argument("--out", type=folder, help="run directory (default: a new one under runs/)")
+    parser.add_argument("--out", type=path, help="run directory (default: a new one under runs/)")
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -197,7 +198,7 @@ def add_method_options(group: argparse._ArgumentGroup) -> None:
         group.add_argument(
             flag(name),
             dest=f"{OPTION}{name}",
-            type=kinds[name],
+            type=path if kinds[name] is Path else kinds[name],
             metavar=kinds[name].__name__.upper(),
             help=text.replace("%", "%%"),
         )
@@ -233,8 +234,8 @@ def add_language_model(group: argparse._ArgumentGroup) -> None:
         type=float,
         help="seconds that a request may take with its retries, as long as no other is answered (default: 120)",
     )
-    group.add_argument("--answers", type=Path, help="cache of all answers (default: in the user's cache folder)")
-    group.add_argument("--prices", type=Path, help='JSON: {"MODEL": {"input": 0.15, "output": 0.6}}, $ per 1M tokens')
+    group.add_argument("--answers", type=path, help="cache of all answers (default: in the user's cache folder)")
+    group.add_argument("--prices", type=path, help='JSON: {"MODEL": {"input": 0.15, "output": 0.6}}, $ per 1M tokens')
     group.add_argument(
         "--max-spend",
         type=float,

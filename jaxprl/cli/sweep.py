@@ -30,11 +30,12 @@ from types import FrameType
 from typing import Any, NamedTuple, NoReturn
 
 from jaxprl.cli import report
-from jaxprl.cli.common import command_parser, prepare_jax, run_main
+from jaxprl.cli.common import command_parser, path, prepare_jax, run_main, whole
 from jaxprl.cli.run import configuration
 from jaxprl.cli.run import parser as run_parser
 from jaxprl.errors import Stopped, UserError
 from jaxprl.experiment.cluster import Host
+from jaxprl.files import expanded, is_word, read_json, read_text
 from jaxprl.report.reading import read
 from jaxprl.runs.signals import CODES
 from jaxprl.types import JSON
@@ -43,6 +44,8 @@ RUN = (sys.executable, "-P", "-m", "jaxprl", "run")
 """The command that runs a cell, before its words. With -P, no file of the working directory is imported."""
 DONE = "cell.json"
 """File in a finished cell that holds the words of its command."""
+MOST_CELLS = 100_000
+"""Cells of a sweep."""
 OWN = {"task", "method", "out", "resume", "help"}
 """Options of `jaxprl run` that a sweep sets itself."""
 
@@ -59,7 +62,7 @@ class Cell(NamedTuple):
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     sweep = read_sweep(options.file)
-    out = options.out or Path(sweep.get("out", f"runs/{options.file.stem}"))
+    out = options.out or expanded(sweep.get("out", f"runs/{options.file.stem}"))
     changed = dict(each.split("=", 1) for each in options.set)
     changed |= {name: value for name in ("seeds", "budget") if (value := getattr(options, name)) is not None}
     prepare_jax()  # before a task is made: one from a file is tried out
@@ -68,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
         print("\n".join(f"{index} {cell.name}: {' '.join(cell.words)}" for index, cell in enumerate(cells)))
         return 0
     if options.cell is not None:
-        if not 0 <= options.cell < len(cells):
+        if options.cell >= len(cells):
             raise UserError(f"cell {options.cell}: they go from 0 to {len(cells) - 1}")
         return run_cell(cells[options.cell], out)
     failed = []
@@ -84,18 +87,16 @@ def main(arguments: Sequence[str]) -> int:
 
 def read_sweep(file: Path) -> JSON:
     """Return the content of a sweep's file. Raises UserError if it is not one."""
-    try:
-        text = file.read_text(encoding="utf-8")
-        sweep = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror}") from None
-    except ValueError as error:  # of both parsers, and of text that is not UTF-8
-        raise UserError(f"{file}: {error}") from None
+    sweep = read_json(file, "sweep") if file.suffix == ".json" else _toml(file)
     if not isinstance(sweep, dict) or not set(sweep) <= {"out", "grid"}:
         raise UserError(f"{file}: expected `out` and `[[grid]]` alone")
     out = sweep.get("out", "runs")
-    if not isinstance(out, str) or not out.strip() or "\0" in out:
+    if not isinstance(out, str):
         raise UserError(f"{file}: out {out!r} is no folder's name")
+    try:
+        expanded(out)
+    except UserError as error:
+        raise UserError(f"{file}: out {out!r} is no folder's name: {error}") from None
     grid = sweep.get("grid")
     if not isinstance(grid, list) or not grid or not all(isinstance(each, dict) for each in grid):
         raise UserError(f"{file}: there is no [[grid]]")
@@ -105,6 +106,16 @@ def read_sweep(file: Path) -> JSON:
             if not isinstance(value, list) or not value or not all(isinstance(word, str) for word in value):
                 raise UserError(f"{file}: every [[grid]] needs {name}, a list of names")
     return sweep
+
+
+def _toml(file: Path) -> JSON:
+    text = read_text(file, "sweep")
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise UserError(f"sweep {file} is not TOML that can be read: nested too deeply") from None
+    except ValueError as error:
+        raise UserError(f"sweep {file} is not TOML: {error}") from None
 
 
 def make_cells(grid: Sequence[JSON], changed: JSON) -> list[Cell]:
@@ -131,7 +142,7 @@ def _words(name: str, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [option] if value else []
     values = value if isinstance(value, list) else [value]
-    if not all(isinstance(each, str | int | float) and "\0" not in str(each) for each in values):
+    if not all(isinstance(each, str | int | float) and is_word(str(each)) for each in values):
         raise UserError(f"{name} = {value!r}: neither text nor a number, yes or no, nor a list of these")
     return [option, ",".join(map(str, values))]
 
@@ -187,7 +198,7 @@ def _finished(folder: Path, cell: Cell) -> bool:
     """Return whether the cell has run to its end with the same words, and its results can be read."""
     try:
         same = json.loads((folder / DONE).read_text()) == cell.words
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     if not same:
         return False
@@ -197,8 +208,8 @@ def _finished(folder: Path, cell: Cell) -> bool:
 
 def parser() -> argparse.ArgumentParser:
     parser = command_parser("sweep", __doc__)
-    parser.add_argument("file", type=Path, help="what to run, TOML or JSON")
-    parser.add_argument("--out", type=Path, help="folder of the cells (default: the file's)")
+    parser.add_argument("file", type=path, help="what to run, TOML or JSON")
+    parser.add_argument("--out", type=path, help="folder of the cells (default: the file's)")
     parser.add_argument("--seeds", help="other search seeds for all cells, like 0-1")
     parser.add_argument("--budget", type=int, help="another budget for all cells, in programs")
     parser.add_argument(
@@ -209,7 +220,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="any option of `jaxprl run` for all cells",
     )
-    parser.add_argument("--cell", type=int, metavar="I", help="run one cell alone, from 0: for job arrays")
+    parser.add_argument(
+        "--cell", type=whole(0, MOST_CELLS - 1), metavar="I", help="run one cell alone, from 0: for job arrays"
+    )
     parser.add_argument("--list", action="store_true", help="print the cells and run none")
     return parser
 

@@ -20,8 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxprl.cli.common import check_writable, command_parser, folder, prepare_jax
+from jaxprl.cli.common import command_parser, path, prepare_jax
 from jaxprl.errors import Stopped, UserError
+from jaxprl.files import check_output
 from jaxprl.latent import data, quality, train
 from jaxprl.latent.grammar import Grammar
 from jaxprl.latent.space import LatentSpace, Origin
@@ -180,18 +181,18 @@ def _check_export(file: Path, out: Path) -> None:
     if place.parent == out and place.suffix != ".npz":
         raise UserError(f"--export {file}: in the run directory it has to end in .npz, like no file of the run")
     if place.parent != out or out.exists():  # a new run makes its directory itself
-        check_writable(file)
+        check_output(file, "--export")
 
 
 def parser() -> argparse.ArgumentParser:
     parser = command_parser("train", __doc__)
-    parser.add_argument("--out", type=folder, default=Path("runs/vae"), help="run directory")
+    parser.add_argument("--out", type=path, default=Path("runs/vae"), help="run directory")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the run directory")
     parser.add_argument("--seed", type=int, default=0, help=f"0 (the default) to {seeds.MOST}")
     parser.add_argument("--steps", type=int, default=40_000, help="steps at which the training ends")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="or the seconds that it may go on now")
     parser.add_argument("--checkpoint-every", default="300s", help="how often to save, like 300s")
-    parser.add_argument("--export", type=folder, help="write the model to this file")
+    parser.add_argument("--export", type=path, help="write the model to this file")
     parser.add_argument("--no-report", action="store_true", help="leave the report out")
     parser.add_argument(
         "--report-programs", type=int, help=f"held-out programs and draws of the report (default: {PROGRAMS})"

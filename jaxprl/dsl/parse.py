@@ -80,6 +80,7 @@ def parse(text: str, task: HasLanguage | Language) -> ast.Program:
         raise UserError(f"task {task!r}: expected a task or a Language; jaxprl.make(name) returns the task of a name")
     if not isinstance(text, str):
         raise UserError(f"program {text!r}: expected text")
+    text = text.removeprefix("\ufeff")  # a byte-order mark, from a file
     if text.split(maxsplit=1)[:1] == ["DEF"]:
         return from_text(text, language)
     program = from_python(text, language)

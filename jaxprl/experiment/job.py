@@ -24,6 +24,8 @@ from jaxprl.worlds.task import PythonTask, Task, prompt_name
 UNSEEN = range(1_000_000, 1_001_000)
 """Layout seeds that no search sees. The return of the best program on them is reported."""
 MOST_BUDGET = 2**30 - 1
+MOST_SEARCHES = 2**16
+"""Searches of a run. They are in memory together, some 80 kB each."""
 
 
 def resolve(config: Config) -> Job:
@@ -47,7 +49,7 @@ def resolve(config: Config) -> Job:
         task_name=config.task,
         method=method,
         options=method.make_options(config.options),
-        seeds=_seeds(config.seeds, "search seed"),
+        seeds=_search_seeds(config),
         layouts=_layouts(config),
         budget=_budget(config, task.budget),
         llm=_source(config, method),
@@ -74,6 +76,14 @@ def _seeds(seeds: Iterable[int], what: str) -> tuple[int, ...]:
     if len(set(numbers)) < len(numbers):
         raise UserError(f"{what}s {numbers}: a seed is named twice")
     return numbers
+
+
+def _search_seeds(config: Config) -> tuple[int, ...]:
+    """Return the search seeds of a configuration. Raises UserError for too many."""
+    seeds = _seeds(config.seeds, "search seed")
+    if len(seeds) > MOST_SEARCHES:
+        raise UserError(f"{len(seeds):,} search seeds; a run has at most {MOST_SEARCHES:,} searches")
+    return seeds
 
 
 def _layouts(config: Config) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -187,16 +188,7 @@ class LatentSpace:
         Raises:
           UserError: if the file cannot be read, is damaged, or has another format or language.
         """
-        try:
-            with open(file, "rb") as stream, np.load(stream) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-            about = json.loads(arrays.pop("about").tobytes())
-        except (ValueError, KeyError):
-            raise UserError(
-                f"model {file} cannot be read: it is not one of jaxprl's; `jaxprl convert` makes one of PyTorch weights"
-            ) from None
-        except (OSError, zipfile.BadZipFile) as error:
-            raise UserError(f"model {file} cannot be read: {error}") from None
+        arrays, about = _content(file)
         if about["format"] != FORMAT:
             raise UserError(f"model {file} has format {about['format']}; this version reads format {FORMAT}")
         grammar = Grammar.of(language, every_token=about["every_token"])
@@ -209,6 +201,45 @@ class LatentSpace:
             raise UserError(f"model {file} is damaged: its checksum is another one")
         params = _nested({name: jnp.asarray(leaf, jnp.float32) for name, leaf in arrays.items()})
         return cls(grammar, params, Origin(**about["origin"]))
+
+
+_ABOUT = {"format": int, "language": str, "words": list, "every_token": bool, "checksum": str, "origin": dict}
+"""The entries of `about`."""
+
+
+def _content(file: Path) -> tuple[dict[str, np.ndarray], JSON]:
+    """Return the arrays of a model file and its `about`. Raises UserError if there are none, or not all of them."""
+    try:
+        with open(file, "rb") as stream:
+            begin = stream.read(2)
+            if begin != b"PK":  # of an archive
+                kind = "other content" if begin else "an empty file"
+                raise UserError(
+                    f"model {file} cannot be read: {kind}, where a NumPy archive (.npz) was expected"
+                    "; `jaxprl convert` makes one of PyTorch weights"
+                )
+            stream.seek(0)
+            with np.load(stream) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+    except OSError as error:
+        raise UserError(f"model {file} cannot be read: {error.strerror or error}") from None
+    except UserError:
+        raise
+    except (ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"model {file} cannot be read, it is damaged: {error}") from None
+    try:
+        about = json.loads(arrays.pop("about").tobytes())
+        complete = all(isinstance(about[name], kind) for name, kind in _ABOUT.items())
+        Origin(**about["origin"])
+        complete &= all(any(name.startswith(part) for name in arrays) for part in ("encoder.", "decoder."))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        complete = False
+    if not complete:
+        raise UserError(
+            f"model {file} cannot be read: an archive, but not that of a program space; `jaxprl convert` makes one of "
+            "PyTorch weights"
+        )
+    return arrays, about
 
 
 def _chunk_sizes(count: int) -> list[int]:

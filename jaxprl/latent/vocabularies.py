@@ -7,9 +7,9 @@ valid program, but not to the one that was encoded.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import NamedTuple
 
+from jaxprl import files
 from jaxprl.dsl.language import COUNTS
 from jaxprl.errors import UserError
 from jaxprl.latent.grammar import PADDING
@@ -65,16 +65,12 @@ def named(text: str) -> Vocabulary:
     for vocabulary in KNOWN:
         if text == vocabulary.name:
             return vocabulary
-    file, names = Path(text).expanduser(), ", ".join(vocabulary.name for vocabulary in KNOWN)
-    try:
-        content = file.read_text(encoding="utf-8-sig") if file.stat().st_size <= _MOST_BYTES else None
-    except FileNotFoundError:
-        raise UserError(f"vocabulary {text!r}: neither a known order ({names}) nor a file") from None
-    except OSError as error:
-        raise UserError(f"vocabulary {text}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        content = None
-    tokens = () if content is None else _tokens(content)
+    file, names = files.expanded(text), ", ".join(vocabulary.name for vocabulary in KNOWN)
+    if not file.exists():
+        raise UserError(f"vocabulary {text!r}: neither a known order ({names}) nor a file")
+    if file.is_file() and file.stat().st_size > _MOST_BYTES:
+        raise UserError(f"vocabulary {text}: a file of more than {_MOST_BYTES:,} bytes")
+    tokens = _tokens(files.read_text(file, "vocabulary"))
     if not tokens:
         raise UserError(f"vocabulary {text}: expected the tokens in their order, a JSON list or one a line")
     return Vocabulary(file.name, f"the file {text}", tokens)

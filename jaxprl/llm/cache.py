@@ -137,7 +137,10 @@ class Cache:
         for number, body, sha256, _ in rows:
             if not isinstance(body, bytes) or hashlib.sha256(body).hexdigest() != sha256:
                 raise UserError(f"cache {self.path} is damaged: response {number} is not what was written")
-        sent = [json.loads(parameters) for *_, parameters in rows]
+        try:
+            sent = [json.loads(parameters) for *_, parameters in rows]
+        except (ValueError, TypeError, RecursionError):
+            raise UserError(f"cache {self.path} is damaged: what was sent is not what was written") from None
         return [
             Row(number, body, parameters.get("first"), parameters.get("base_url"))
             for (number, body, *_), parameters in zip(rows, sent, strict=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import NamedTuple
 
 from jaxprl.errors import UserError
+from jaxprl.files import read_json
 from jaxprl.llm.source import Usage
 
 
@@ -39,12 +39,7 @@ def read_prices(path: Path) -> dict[str, Price]:
     Raises:
       UserError: if it is not such a file.
     """
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"prices {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"prices {path} is not JSON: {error}") from None
+    table = read_json(path, "prices")
     if not isinstance(table, dict):
         raise UserError(f"prices {path}: expected an object with models")
     expected = '{"input": dollars, "output": dollars}'

@@ -9,6 +9,9 @@ from jaxprl.methods.base import Job, Method, Setup, option
 from jaxprl.search.annealing import Cooling, annealing
 from jaxprl.search.protocol import Search
 
+TEMPERATURES = (1e-6, 1e6)
+"""The least and the largest temperature at the start; beyond, float32 makes 0 or infinity of it."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -21,8 +24,9 @@ class Options:
 
 def check(job: Job) -> None:
     options = job.options
-    if not 0 < options.start_temperature < float("inf"):
-        raise UserError(f"--start-temperature {options.start_temperature:g}: it is above 0")
+    if not TEMPERATURES[0] <= options.start_temperature <= TEMPERATURES[1]:
+        least, most = TEMPERATURES
+        raise UserError(f"--start-temperature {options.start_temperature:g}: it goes from {least:g} to {most:g}")
     if not 0 < options.cooling <= 1:
         raise UserError(f"--cooling {options.cooling:g}: it is above 0 and at most 1")
     if not 0 <= options.restarts < job.budget:

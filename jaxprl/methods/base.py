@@ -12,11 +12,13 @@ import functools
 import types
 import typing
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from jaxprl.errors import UserError
+from jaxprl.files import expanded
 from jaxprl.llm.programs import Answers, Ask
 from jaxprl.llm.settings import Settings
 from jaxprl.search.protocol import Event, Search
@@ -210,8 +212,10 @@ def _fitting(field: dataclasses.Field, value: Value, kind: type) -> Value:
     if value is None and field.default is None:
         return None
     try:
-        fitting = kind(value)
-    except (TypeError, ValueError):
+        fitting = expanded(value) if kind is Path else kind(value)
+    except UserError as error:
+        raise UserError(f"{flag(field.name)}: {error}") from None
+    except (TypeError, ValueError, OverflowError):
         fitting = None
     if fitting is None or isinstance(value, bool) or (kind is int and fitting != value):
         expected = {int: "a whole number", float: "a number"}.get(kind, f"a {kind.__name__}")

@@ -50,6 +50,8 @@ PUBLISHED = {
 """LEAPS's parameters by task."""
 MOST = 2**15
 """Most candidates of a generation."""
+SIGMAS = (1e-6, 1e6)
+"""The least and the largest sigma; beyond, float32 makes 0 or infinity of candidates."""
 DRAWS = 64
 """Draws from N(0, I) of which at least one must decode to a program, or a space is refused."""
 SPACE_HELP = "model file of the program space (default: the one that ships)"
@@ -138,8 +140,8 @@ def check(job: Job) -> None:
         raise UserError(f"k {k}: it goes from 1 to {MOST}")
     if has_elite and not 1 <= elite <= k:
         raise UserError(f"k {k}, elite {elite}: the elite goes from 1 to k")
-    if not 0 < sigma < float("inf"):
-        raise UserError(f"sigma {sigma:g}: it is above 0")
+    if not SIGMAS[0] <= sigma <= SIGMAS[1]:
+        raise UserError(f"sigma {sigma:g}: it goes from {SIGMAS[0]:g} to {SIGMAS[1]:g}")
     if isinstance(job.options, CEBSOptions) and k % elite:
         raise UserError(f"k {k}, elite {elite}: each of the elite has k / elite candidates, so k is a multiple of it")
     program_space(job)

@@ -35,10 +35,8 @@ def write(paths: Sequence[Path], out: Path, formats: Sequence[str]) -> list[Path
       UserError: a format is unknown, a folder contains no run, or matplotlib is not installed.
     """
     check(formats)
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise UserError("figures need matplotlib: pip install 'jaxprl[plots]'") from None
+    import matplotlib as mpl
+
     groups, _ = group(read_all(paths))
     files = []
     with mpl.rc_context({"font.size": 8, "pdf.fonttype": 42, "svg.fonttype": "none", "savefig.dpi": 300}):
@@ -52,10 +50,15 @@ def write(paths: Sequence[Path], out: Path, formats: Sequence[str]) -> list[Path
 
 
 def check(formats: Sequence[str]) -> None:
-    """Raise UserError if a format is unknown."""
+    """Raise UserError if a format is unknown, or figures are wanted and matplotlib is not installed."""
     for each in formats:
         if each not in FORMATS:
             raise UserError(f"unknown format {each!r} of figures; known: {', '.join(FORMATS)}")
+    if formats:
+        try:
+            import matplotlib as mpl  # noqa: F401
+        except ImportError:
+            raise UserError("figures need matplotlib: pip install 'jaxprl[plots]'") from None
 
 
 def _figure(charts: Sequence[Chart]) -> Figure:

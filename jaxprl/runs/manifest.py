@@ -67,7 +67,10 @@ def read(folder: Path) -> JSON:
         raise Damaged(f"{NAME} is missing") from None
     if expected != _sha256(text).encode():
         raise Damaged(f"{NAME} has another content")
-    return json.loads(text)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise Damaged(f"{NAME} is not JSON") from None
 
 
 def check_files(folder: Path, manifest: JSON) -> None:

@@ -274,7 +274,7 @@ def read_lines(file: Path) -> list[JSON]:
     for number, line in enumerate(lines[:-1], 1):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
             raise UserError(f"{file}, line {number}: not a JSON object")
@@ -322,8 +322,8 @@ def _checksum(file: Path, size: int | None = None) -> str:
 def _read_object(file: Path) -> JSON | None:
     """Return the JSON object in a file, or None if there is no complete one."""
     try:
-        value = json.loads(file.read_text(encoding="utf-8", errors="replace"))
-    except json.JSONDecodeError:
+        value = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from jaxprl.errors import UserError, unknown
+from jaxprl.errors import UserError, needed_by, unknown
 from jaxprl.worlds import registry, task_files
 from jaxprl.worlds.task import FARAMA, PythonTask, Task
 
@@ -34,8 +34,8 @@ def make(name: str) -> Task | PythonTask:
     if not isinstance(name, str):
         raise UserError(f"task {name!r}: expected a name, like DoorKey")
     if name.startswith(FARAMA):
-        from jaxprl.worlds.minigrid.real import real  # imports gymnasium and minigrid
-
+        with needed_by(f"task {name}"):
+            from jaxprl.worlds.minigrid.real import real  # imports gymnasium and minigrid
         return real(name.removeprefix(FARAMA))
     if task_files.names_file(name):
         return task_files.make(name)

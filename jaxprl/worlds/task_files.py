@@ -15,6 +15,7 @@ import traceback
 from pathlib import Path
 
 from jaxprl.errors import UserError
+from jaxprl.files import expanded, read_bytes
 from jaxprl.worlds import registry
 from jaxprl.worlds.check import check
 from jaxprl.worlds.task import PythonTask, Task
@@ -57,15 +58,12 @@ def split(name: str) -> tuple[Path, str]:
       ('garden.py', 'Fence')
     """
     stem, _, task_name = (name if f"{_SUFFIX}:" in name else f"{name}:").rpartition(f"{_SUFFIX}:")
-    return Path(f"{stem}{_SUFFIX}"), task_name
+    return expanded(f"{stem}{_SUFFIX}"), task_name
 
 
 def _content(path: Path) -> bytes:
     """Return the content of a task file."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"task file {path}: {error.strerror or error}") from None
+    return read_bytes(path, "task file")
 
 
 @functools.cache
@@ -96,6 +94,10 @@ def _tasks(path: Path, content: bytes, shown: str) -> dict[str, Task | PythonTas
     try:
         with registry.apart() as registered:
             exec(compile(content, shown, "exec"), module.__dict__)
+    except (RecursionError, MemoryError) as error:
+        if place := _place(error, shown):
+            raise UserError(f"task file {shown}: {_in_words(error)}{place}") from None
+        raise UserError(f"task file {shown}: nested too deeply for Python to read") from None
     except SyntaxError as error:
         where = f", line {error.lineno}" if error.lineno else ""
         raise UserError(f"task file {error.filename or shown}{where}: {error.msg}") from None

@@ -10,9 +10,11 @@ import functools
 import jax
 import numpy as np
 
-from jaxprl.errors import UserError
+from jaxprl.errors import UserError, needed_by
 from jaxprl.worlds.minigrid.farama import FaramaEnv, from_farama
 from jaxprl.worlds.minigrid.world import MiniGridState
+
+_needed = functools.partial(needed_by, "a layout of MiniGrid")
 
 
 def world_of(env: FaramaEnv, seed: int) -> MiniGridState:
@@ -28,8 +30,9 @@ def registered(name: str) -> FaramaEnv:
     Raises:
       UserError: the installed version of the package has no such id.
     """
-    import gymnasium
-    import minigrid
+    with _needed():
+        import gymnasium
+        import minigrid
 
     spec = gymnasium.registry.get(name)
     if spec is None:
@@ -39,14 +42,16 @@ def registered(name: str) -> FaramaEnv:
 
 def lava_gap() -> FaramaEnv:
     """Return the package's own LavaGap of 6x6 cells."""
-    from minigrid.envs import LavaGapEnv
+    with _needed():
+        from minigrid.envs import LavaGapEnv
 
     return LavaGapEnv(size=6)
 
 
 def red_blue_door() -> FaramaEnv:
     """Return the package's own RedBlueDoor of size 6, which has a grid of 12x6 cells."""
-    from minigrid.envs import RedBlueDoorEnv
+    with _needed():
+        from minigrid.envs import RedBlueDoorEnv
 
     return RedBlueDoorEnv(size=6)
 
@@ -58,10 +63,11 @@ def put_near() -> FaramaEnv:
     colour from `COLOR_NAMES`; then the agent is placed. (The package's own PutNear also draws the types of its objects,
     and which one is to be moved.)
     """
-    from minigrid.core.constants import COLOR_NAMES
-    from minigrid.core.grid import Grid
-    from minigrid.core.world_object import Ball, Box
-    from minigrid.envs import PutNearEnv
+    with _needed():
+        from minigrid.core.constants import COLOR_NAMES
+        from minigrid.core.grid import Grid
+        from minigrid.core.world_object import Ball, Box
+        from minigrid.envs import PutNearEnv
 
     class BallAndBox(PutNearEnv):
         def _gen_grid(self, width: int, height: int) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from minigrid.core.actions import Actions
 
 from jaxprl.dsl.language import Language
-from jaxprl.errors import unknown
+from jaxprl.errors import MissingPackage, UserError, needed_by, unknown
 from jaxprl.types import JSON, PyTree
 from jaxprl.worlds import registry
 from jaxprl.worlds.from_gym import Interface, gym_task
@@ -50,7 +50,8 @@ def real(name: str) -> PythonTask:
       The task. It has the descriptions of our task of the same name, if there is one.
 
     Raises:
-      UserError: there is no such task or id; the message lists similar names.
+      UserError: there is no such task or id, and the message lists similar names; or it needs a package that is not
+        installed.
 
     Example:
       >>> real("MiniGrid-Empty-5x5-v0").environment(0).pose()
@@ -60,13 +61,26 @@ def real(name: str) -> PythonTask:
         make_env, language, units = _PUBLISHED[name], LANGUAGE, 2  # rewards are halves
     elif name in _IDS:
         make_env, language, units = functools.partial(_registered, name), EXTENDED, 1
+    elif name in gymnasium.registry:
+        raise UserError(
+            f"environment {name!r} is not one of minigrid's; jaxprl.worlds.from_gym.gym_task makes a task of it"
+        )
     else:
         raise unknown("environment of minigrid", name, [*_PUBLISHED, *_IDS])
     twin = registry.tasks().get(name)
+    env = _unseen(_made(name, make_env))
     return gym_task(
-        f"{FARAMA}{name}", lambda: _unseen(make_env()), language, _interface(language), units=units,
-        words=twin.words if twin else {},
-    )  # fmt: skip
+        f"{FARAMA}{name}", lambda: env, language, _interface(language), units=units, words=twin.words if twin else {}
+    )
+
+
+def _made(name: str, make_env: Callable[[], gymnasium.Env]) -> gymnasium.Env:
+    """Return an environment. Raises UserError if it needs a package that is not installed."""
+    try:
+        with needed_by(f"task {FARAMA}{name}"):
+            return make_env()
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise MissingPackage(f"task {FARAMA}{name}: {' '.join(str(error).split())}") from None
 
 
 def _unseen(env: gymnasium.Env) -> FaramaEnv:

@@ -1,0 +1,128 @@
+"""Files that users name: what their names mean, and the text and the JSON in them."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+from pathlib import Path
+
+from jaxprl.errors import UserError
+
+_OTHER_TEXT = {
+    codecs.BOM_UTF32_LE: "UTF-32",  # before UTF-16, whose mark it begins with
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+_SHOWN = 80
+
+
+def expanded(name: str | os.PathLike[str]) -> Path:
+    """Return the path that a user's name of a file or folder stands for: `~` and `~user` are home folders.
+
+    It is applied once, where a name comes in: the path of `./~x` is `~x`, which stays as it is.
+
+    Raises:
+      UserError: the name is blank, there is no such user or home folder, or no file can have this name.
+
+    Example:
+      >>> expanded("~/runs") == Path.home() / "runs", expanded("runs/~").name
+      (True, '~')
+    """
+    text = os.fspath(name)
+    if not text.strip():
+        raise UserError("an empty name")
+    if not is_word(text):
+        raise UserError(f"no file can have the name {text[:_SHOWN]!r}")
+    path = os.path.expanduser(text)
+    if path[0] == "~":
+        user = text.partition("/")[0][1:]
+        if not user:
+            raise UserError(f"{text}: no home folder is known; set HOME, or name the folder in full")
+        raise UserError(f"{text}: there is no user {user!r} with a home folder; a file of that name is ./{text}")
+    return Path(path)
+
+
+def is_word(text: str) -> bool:
+    """Return whether the system can be given a text, as a name or a word of a command: zero bytes and lone surrogates
+    are not possible."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
+def read_text(path: Path, what: str) -> str:
+    """Return the text of a file in UTF-8, with a byte-order mark or without.
+
+    Args:
+      path: the file.
+      what: what messages call it, before its name.
+
+    Raises:
+      UserError: the file cannot be read, or is not text in UTF-8.
+    """
+    content = read_bytes(path, what)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        byte = content[error.start]
+        raise UserError(f"{what} {path}: not text in UTF-8: byte 0x{byte:02x} in line {line}") from None
+    if "\0" in text:
+        raise UserError(f"{what} {path}: not text: a zero byte in line {text[: text.index(chr(0))].count(chr(10)) + 1}")
+    return text
+
+
+def read_bytes(path: Path, what: str) -> bytes:
+    """Return the content of a file that should be text in UTF-8, or in an encoding that it states itself.
+
+    Raises:
+      UserError: the file cannot be read, or is text in UTF-16 or UTF-32.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{what} {path}: {error.strerror or error}") from None
+    check_encoding(content, f"{what} {path}")
+    return content
+
+
+def check_encoding(content: bytes, what: str) -> None:
+    """Raise UserError for text in UTF-16 or UTF-32, with a byte-order mark or without."""
+    encoding = next((name for mark, name in _OTHER_TEXT.items() if content.startswith(mark)), None)
+    zeros = [byte == 0 for byte in content[:4]]
+    if encoding is None and zeros in ([True, False] * 2, [False, True] * 2):  # a Latin letter has one of them
+        encoding = "UTF-16"
+    if encoding:
+        raise UserError(f"{what}: text in {encoding}; save it in UTF-8")
+
+
+def read_json(path: Path, what: str) -> object:
+    """Return the value in a JSON file. Raises UserError if it cannot be read or is not JSON."""
+    text = read_text(path, what)
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise UserError(f"{what} {path} is not JSON that can be read: nested too deeply") from None
+    except ValueError as error:
+        raise UserError(f"{what} {path} is not JSON: {error}") from None
+
+
+def check_output(path: Path, what: str) -> None:
+    """Raise UserError if a file cannot be written, before the work that makes its content.
+
+    It is opened for that: what is in it stays, and a new one is removed again.
+    """
+    if path.is_dir():
+        raise UserError(f"{what} {path}: a folder, not a file")
+    if not path.parent.is_dir():
+        raise UserError(f"{what} {path}: there is no folder {path.parent}")
+    is_new = not path.exists()
+    try:
+        path.open("ab").close()
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise UserError(f"{what} {path}: it cannot be written: {error.strerror or error}") from None
