@@ -277,6 +277,7 @@ for name in ("farama:LavaGap", "farama:MiniGrid-Empty-5x5-v0", "LavaGap", "PutNe
         ),
         (["run", "--task", "t.py:X", "--resume"], "name it with --out"),
         (["run", "--task", "t.py:X", "--checkpoint-every", "0"], "checkpoint interval"),
+        (["run", "--task", "t.py:X", "--hosts", ""], "hosts '': neither auto nor"),
         (["report", "runs", "--out", "folder.html"], "a folder, not a file"),
         (["sweep", "sweep.toml", "--cell", "-1"], "from 0 to 99,999"),
         (["sweep", "sweep.toml", "--cell", "nan"], "from 0 to 99,999"),

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError("--resume goes on in a run directory: name it with --out")
     every = Every.parse(options.checkpoint_every)
     parse_seeds(options.seeds)
-    host = join(options.hosts) if options.hosts else Host()  # waits for the others
+    host = Host() if options.hosts is None else join(options.hosts)  # waits for the others
     prepare_jax()  # before a task is made: one from a file is tried out
     job = configuration(options, host)
     limit = None if options.max_spend is None else options.max_spend / host.count
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     seeds = options.seeds if host.count == 1 else ",".join(map(str, job.seeds))
     print(f"{job.method.name} on {job.task_name}, seeds {seeds}, up to {job.budget:,} programs -> {out}")
     print(f"programs are run by {engine_in_words(job.task, options.engine)}")
-    mirror = opener(options.log_to) if options.log_to else None
+    mirror = None if options.log_to is None else opener(options.log_to)
     with StopRequest() as stop:
         results = run(
             job,
