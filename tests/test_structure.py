@@ -9,26 +9,29 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "jaxprl"
 BELOW = {  # each room, and the rooms that it may import
-    "caches": set(),
     "errors": set(),
     "files": {"errors"},
+    "output": set(),
     "types": set(),
-    "xla": set(),
+    "caches": {"output"},
+    "xla": {"errors"},
     "codegen": {"caches", "errors", "types"},
     "dsl": {"codegen", "errors", "types", "xla"},
-    "worlds": {"errors", "files", "types", "dsl"},
+    "worlds": {"errors", "files", "output", "types", "dsl"},
     "search": {"errors", "types", "dsl", "worlds"},
     "vm": {"caches", "codegen", "errors", "types", "xla", "dsl", "worlds", "search"},
     "latent": {"errors", "files", "types", "dsl", "worlds", "vm"},
-    "llm": {"errors", "files", "types", "dsl"},
-    "runs": {"errors", "types"},
+    "llm": {"errors", "files", "output", "types", "dsl"},
+    "runs": {"errors", "output", "types"},
     "methods": {"errors", "files", "types", "dsl", "worlds", "search", "vm", "latent", "llm"},
-    "experiment": {"caches", "errors", "types", "dsl", "worlds", "search", "vm", "llm", "methods", "runs"},
+    "experiment": {
+        "caches", "errors", "output", "types", "dsl", "worlds", "search", "vm", "llm", "methods", "runs"
+    },
     "report": {"errors", "types", "runs"},
     "render": {"errors", "types", "dsl", "worlds", "vm"},
     "environments": {"errors", "types", "worlds", "render"},
     "cli": {
-        "caches", "codegen", "errors", "files", "types", "xla", "dsl", "worlds", "vm", "latent", "llm", "methods",
+        "caches", "codegen", "errors", "files", "output", "types", "xla", "dsl", "worlds", "vm", "latent", "llm", "methods",
         "runs", "experiment", "report", "render",
     },
 }  # fmt: skip

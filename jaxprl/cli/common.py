@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jaxprl import files
 from jaxprl.errors import Stopped, UserError
+from jaxprl.output import say
 
 MOST_SEEDS = 1_000_000
 
@@ -75,19 +75,16 @@ def run_main(main: Callable[[Sequence[str]], int | None], arguments: Sequence[st
     try:
         return main(arguments) or 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 2
     except Stopped as stopped:
-        print(stopped, file=sys.stderr)
+        say(str(stopped))
         return stopped.code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted")
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads the output any more
-        return 1
     except OSError as error:
-        print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        say(f"error: {error.filename or 'input or output'}: {error.strerror or error}")
         return 2
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from collections.abc import Sequence
 
-from jaxprl import __version__
+from jaxprl import __version__, output
 from jaxprl.cli.common import run_main
-from jaxprl.errors import unknown
+from jaxprl.errors import UserError, unknown
+from jaxprl.output import say
+from jaxprl.runs.signals import stopped_at_once
 
 COMMANDS = {
     "run": ("run:main", "search programs for a task; alone, LLM-GS on DoorKey"),
@@ -25,6 +28,8 @@ COMMANDS = {
     "convert": ("convert:main", "read the model of a learned program space from PyTorch weights"),
 }
 """Where each command is, and what it does."""
+SAVING = {"run", "sweep", "train"}
+"""The commands whose results are files: they go on if nothing can be printed any more."""
 
 
 def usage() -> str:
@@ -51,14 +56,41 @@ def dispatch(arguments: Sequence[str]) -> int:
         print(f"jaxprl {__version__}")
         return 0
     if not name:
-        print(usage(), file=sys.stderr)
+        say(usage())
         return 2
     if name not in COMMANDS:
         raise unknown("command", name, COMMANDS)
     module, function = COMMANDS[name][0].split(":")
+    try:
+        importlib.import_module("jax")  # which reads its environment variables
+    except (ImportError, ValueError) as error:
+        raise UserError(f"JAX cannot be imported: {error}") from None
     return getattr(importlib.import_module(f"jaxprl.cli.{module}"), function)(rest) or 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, by default that of the process, and return the exit code."""
-    return run_main(dispatch, sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    saves = bool(words) and words[0] in SAVING
+    output.take_over(output.PATIENCE if saves else None)
+    with stopped_at_once() if saves else contextlib.nullcontext():
+        try:
+            code = run_main(dispatch, words)
+        except SystemExit as ended:  # argparse's, after --help and mistakes
+            code = ended.code if isinstance(ended.code, int) else 0
+    return _printed(code, saves=saves)
+
+
+def _printed(code: int, *, saves: bool) -> int:
+    """Return a command's exit code, or another one if what it was asked for could not be printed."""
+    sys.stdout.flush()
+    reason = output.LOST.get(output.OUTPUT)
+    if reason is None:
+        return code
+    if saves:
+        say(f"WARNING: {output.OUTPUT} cannot be written ({reason}): what it would have said is lost")
+        return code
+    if reason == output.NO_READER:
+        return code or 1
+    say(f"error: {output.OUTPUT}: {reason}")
+    return 2

@@ -19,6 +19,7 @@ from jaxprl.cli.common import command_parser, path, prepare_jax
 from jaxprl.dsl import text
 from jaxprl.errors import UserError
 from jaxprl.files import check_output
+from jaxprl.output import say
 from jaxprl.render import gif_bytes
 from jaxprl.render.page import font
 from jaxprl.report import figures, page
@@ -48,11 +49,11 @@ def write(options: argparse.Namespace) -> int:
         try:
             font(12)
         except UserError as error:
-            print(f"warning: no pictures of programs at work: {error}", file=sys.stderr)
+            say(f"warning: no pictures of programs at work: {error}")
     written = page.write(options.runs, out, rollout=None if options.no_rollouts else rollout)
     if formats:
         written += figures.write(options.runs, out, formats)
-    print("\n".join(map(str, written)).encode(errors="backslashreplace").decode())
+    say("\n".join(map(str, written)), stream=sys.stdout)
     return 0
 
 

@@ -36,6 +36,7 @@ from jaxprl.cli.run import parser as run_parser
 from jaxprl.errors import Stopped, UserError
 from jaxprl.experiment.cluster import Host
 from jaxprl.files import expanded, is_word, read_json, read_text
+from jaxprl.output import say
 from jaxprl.report.reading import read
 from jaxprl.runs.signals import CODES
 from jaxprl.types import JSON
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
         if code := run_cell(cell, out):
             failed.append(f"{cell.name} (exit code {code})")
     if failed:
-        print(f"{len(failed)} of {len(cells)} cells failed: {', '.join(failed)}", file=sys.stderr)
+        say(f"{len(failed)} of {len(cells)} cells failed: {', '.join(failed)}")
     code = run_main(report.main, [str(out)])
     return 1 if failed else code
 

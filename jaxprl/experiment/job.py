@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import operator
-import sys
 from collections.abc import Iterable
 
 from jaxprl.errors import UserError, unknown
@@ -12,6 +11,7 @@ from jaxprl.experiment.config import Config
 from jaxprl.llm import prompts
 from jaxprl.methods import registry
 from jaxprl.methods.base import LLMS, Job, Method
+from jaxprl.output import say
 from jaxprl.types import JSON
 from jaxprl.vm.lanes import MOST_LANES
 from jaxprl.worlds import task_files
@@ -66,7 +66,7 @@ def resolve(config: Config) -> Job:
 def _try_out(task: Task | PythonTask) -> None:
     """Check a task that the user registered, as one from a file is checked, and print notes on likely mistakes."""
     for note in check(task):
-        print(f"note: {note}", file=sys.stderr)
+        say(f"note: {note}")
 
 
 def _seeds(seeds: Iterable[int], what: str) -> tuple[int, ...]:

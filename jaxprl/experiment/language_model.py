@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from jaxprl.llm.programs import Answer
 from jaxprl.llm.replay import Replay
 from jaxprl.llm.settings import Settings
 from jaxprl.llm.source import Hopeless, Reply
+from jaxprl.output import say
 from jaxprl.runs.record import REQUESTS, RunDirectory, read_lines
 from jaxprl.types import JSON
 
@@ -42,7 +43,7 @@ class LLMAccess:
         price = self.price(settings.model)
         Budget(price, self.limit).check(settings.max_tokens)
         if self.prices and price is None:
-            print(f"WARNING: prices {self.prices} lack model {settings.model!r}: costs are unknown", file=sys.stderr)
+            say(f"WARNING: prices {self.prices} lack model {settings.model!r}: costs are unknown")
 
 
 class LanguageModel:
@@ -61,9 +62,20 @@ class LanguageModel:
         *,
         replay: bool,
         should_stop: Callable[[], bool],
+        asking: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
     ):
+        """Read what the run has asked before.
+
+        Args:
+          settings: the server and the model.
+          access: where answers are cached and what they may cost.
+          directory: the run directory.
+          replay: whether answers come from the cache alone.
+          should_stop: whether the run was told to stop.
+          asking: gives a context for the time in which answers are waited for.
+        """
         self.where = f"model {settings.model!r}" + ("" if replay else f" at {settings.base_url}")
-        self.directory = directory
+        self.directory, self.asking = directory, asking
         for row in _unfinished(self._rows()):
             self._log({**row, "outcome": "lost", "cost": row["reserved"]})
         rows = self._rows()
@@ -97,11 +109,12 @@ class LanguageModel:
         if name in self.settled:
             number = self.settled[name]  # if 0, the replay is not asked: it would raise Hopeless
             return _answers(self.replay.ask(messages, count, name=name)[:number]) if number else []
-        replies = self._replies(messages, count, name)
+        with self.asking():
+            replies = self._replies(messages, count, name)
         if not replies and not any(self.settled.values()):
             raise UserError(f"{self.where} gave no answer: {self.trouble}")
         if not replies:
-            print(f"WARNING: no answer to {name!r}: {self.trouble}; going on without", file=sys.stderr)
+            say(f"WARNING: no answer to {name!r}: {self.trouble}; going on without")
         self.settled[name] = len(replies)
         self._log({"name": name, "settled": len(replies)})
         return _answers(replies)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Sequence
 
@@ -15,6 +14,7 @@ from jaxprl.experiment.evaluator import Evaluator
 from jaxprl.experiment.job import UNSEEN
 from jaxprl.llm.programs import Answers, total
 from jaxprl.methods.base import Job
+from jaxprl.output import say
 from jaxprl.runs.progress import Progress
 from jaxprl.runs.record import ANSWERS, ROUNDS, RunDirectory
 from jaxprl.search.protocol import Event
@@ -85,7 +85,7 @@ class Ledger:
         reason = f"seed {self.seeds[search]}: {why}"
         if len(self.left_out) == len(self.seeds):
             raise UserError(reason)
-        print(f"WARNING: {reason}; it has no result, the others go on", file=sys.stderr)
+        say(f"WARNING: {reason}; it has no result, the others go on")
 
     def show(self, evaluated: Sequence[int], done: Sequence[bool], *, final: bool = False) -> None:
         """Show how far the searches are: programs evaluated and whether it has ended, of each."""

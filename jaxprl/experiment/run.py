@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from jaxprl.experiment.language_model import LanguageModel, LLMAccess
 from jaxprl.experiment.ledger import Ledger
 from jaxprl.llm.source import Interrupted
 from jaxprl.methods.base import Job, Setup
+from jaxprl.output import say
 from jaxprl.runs.checkpoint import EVERY, Checkpoints, Every, Saved, flat, rebuilt
 from jaxprl.runs.mirror import Mirror
 from jaxprl.runs.record import USAGE, RunDirectory
@@ -24,6 +24,7 @@ from jaxprl.runs.signals import CODES, StopRequest
 from jaxprl.search.driver import drive
 from jaxprl.search.protocol import Search, State, search_keys
 from jaxprl.types import JSON
+from jaxprl.worlds.task import PythonTask
 
 
 def run(
@@ -79,7 +80,7 @@ def run(
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(directory)))
         if mirror:
             directory.mirror = stack.enter_context(contextlib.closing(mirror(out)))
-        model = None
+        ledger, model = Ledger(job, directory, evaluator), None
         if job.settings:
             model = LanguageModel(
                 job.settings,
@@ -87,14 +88,18 @@ def run(
                 directory,
                 replay=replay,
                 should_stop=lambda: stop is not None and stop.signal is not None,
+                asking=lambda: ledger.progress.doing("asking"),
             )
             stack.enter_context(contextlib.closing(model))
             stack.callback(lambda: directory.write_json(USAGE, model.usage()))
-        ledger = Ledger(job, directory, evaluator)
         if len(ledger.written) < len(ledger.seeds):
-            ledger.progress.show(None, 0, note=" | compiling")
+            stack.enter_context(ledger.progress)
             _Run(job, ledger, checkpoints, every, stop).search(model)
         return ledger.results()
+
+
+EVALUATING = "evaluating"
+"""What the progress line says while programs are run."""
 
 
 class _Run:
@@ -108,7 +113,8 @@ class _Run:
 
     def search(self, model: LanguageModel | None) -> None:
         """Run the searches to their end, from the newest checkpoint if there is one."""
-        evaluator = self.ledger.evaluator
+        evaluator, progress = self.ledger.evaluator, self.ledger.progress
+        progress.activity = EVALUATING if isinstance(self.job.task, PythonTask) else "compiling"
         evaluator.prepare()
         setup = Setup(
             job=self.job,
@@ -118,6 +124,11 @@ class _Run:
             language_model=model,
             log=self.ledger,
         )
+
+        def after_batch(state: State) -> None:
+            progress.activity = EVALUATING
+            self._tick(search, state)
+
         search = self.job.method.build(setup)
         try:
             state = self._state(search)
@@ -127,7 +138,7 @@ class _Run:
                 state,
                 evaluator.answer,
                 record=self.ledger.record,
-                progress=lambda state: self._tick(search, state),
+                progress=after_batch,
                 device=evaluator,
             )
         except Interrupted:
@@ -138,7 +149,7 @@ class _Run:
         """Return the state of the newest checkpoint, to which the records are cut back, or a new one."""
         saved = self.checkpoints.load() if search.template is not None else None
         if search.template is not None and self.directory.resumed and saved is None:
-            print(f"no checkpoint in {self.directory.path} yet: the searches start again", file=sys.stderr)
+            say(f"no checkpoint in {self.directory.path} yet: the searches start again")
         self.directory.cut(saved.facts["records"] if saved else {})
         if saved is None:
             return search.init(search_keys(self.job.seeds))
@@ -156,7 +167,8 @@ class _Run:
         since = seconds - self.saved_at[0], programs - self.saved_at[1]
         if search.template is not None and (stops or since[0] >= self.every.seconds or since[1] >= self.every.programs):
             arrays, facts = ledger.saved()
-            self.checkpoints.save(Saved(flat(state, "state") | arrays, facts))
+            with ledger.progress.doing("saving"):
+                self.checkpoints.save(Saved(flat(state, "state") | arrays, facts))
             self.saved_at = ledger.seconds, programs
         if stops and search.template is not None:
             raise self._stopped("saved")

@@ -12,7 +12,6 @@ arrived.
 from __future__ import annotations
 
 import collections
-import sys
 from collections.abc import Callable, Sequence
 
 from jaxprl.llm.cache import Cache, Row, request_key
@@ -23,6 +22,7 @@ from jaxprl.llm.replay import read_samples
 from jaxprl.llm.settings import Parameters, Settings
 from jaxprl.llm.source import Hopeless, Messages, Reply
 from jaxprl.llm.transport import Transport
+from jaxprl.output import say
 from jaxprl.types import JSON
 
 _HELP = {
@@ -143,11 +143,10 @@ class Client:
         others = {row.base_url for row in rows} - {None, self.settings.base_url.rstrip("/")}
         if others and not self._warned:
             self._warned = True
-            print(
+            say(
                 f"WARNING: cache {self.cache.path} has answers of model {self.settings.model!r} from "
                 f"{', '.join(sorted(map(str, others)))}, which are taken; another cache (--answers) asks "
-                f"{self.settings.base_url} anew",
-                file=sys.stderr,
+                f"{self.settings.base_url} anew"
             )
 
     def _hopeless(self, failure: Failure) -> Hopeless:

@@ -34,6 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprl.errors import UserError
+from jaxprl.output import say
 from jaxprl.runs import manifest
 from jaxprl.runs.manifest import Damaged, Saved
 from jaxprl.runs.record import Position, RunDirectory, differences, sync
@@ -148,7 +149,7 @@ class Checkpoints:
         self._clean()
         newest, damaged = self._newest()
         for step, reason in damaged.items():
-            print(f"WARNING: checkpoint {self.folder / str(step)} is damaged: {reason}", file=sys.stderr)
+            say(f"WARNING: checkpoint {self.folder / str(step)} is damaged: {reason}")
         if newest:
             self._set_aside(damaged)
         elif damaged or (self.folder / _SET_ASIDE).exists():
@@ -181,7 +182,7 @@ class Checkpoints:
             aside.mkdir(exist_ok=True)
             place = aside / f"{step}-{len(list(aside.iterdir()))}"
             (self.folder / str(step)).rename(place)
-            print(f"WARNING: it was set aside as {place}; the newest whole one is used", file=sys.stderr)
+            say(f"WARNING: it was set aside as {place}; the newest whole one is used")
 
     def close(self) -> None:
         """Release what orbax holds."""

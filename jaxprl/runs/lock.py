@@ -53,9 +53,14 @@ class DirectoryLock:
             self.release()
             raise
 
+    @property
+    def held(self) -> bool:
+        """Whether this object holds the lock."""
+        return self._lock.is_locked
+
     def release(self) -> None:
         """Release the lock. Does nothing if this object does not hold it."""
-        if self._lock.is_locked:
+        if self.held:
             with contextlib.suppress(OSError):
                 (self._directory / HOLDER).unlink()
             self._lock.release()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from jaxprl.errors import UserError, unknown
+from jaxprl.output import say
 from jaxprl.types import JSON
 
 PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
@@ -50,7 +50,7 @@ class Mirror:
             action()
         except Exception as error:  # whatever another package raises must not end a search
             self.broken = True
-            print(f"warning: logging stops, the run goes on: {type(error).__name__}: {error}", file=sys.stderr)
+            say(f"warning: logging stops, the run goes on: {type(error).__name__}: {error}")
 
 
 def opener(kind: str) -> Callable[[Path], Mirror]:

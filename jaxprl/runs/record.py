@@ -9,6 +9,7 @@ llm/rounds.jsonl     what came of every later prompt to the language model
 llm/requests.jsonl   every request to the language model and its outcome, in order of time
 llm/usage.json       requests, tokens and dollars, summed up
 seed-N/result.json   the result of search seed N
+lost_output.json     the streams on which something could not be printed, and why, if there are any
 checkpoints/         what the searches can be continued from (`checkpoint.py`)
 
 A JSON file is written as a whole and reaches the disk before its name does, so a crash leaves the old file or the new
@@ -34,6 +35,7 @@ from typing import NamedTuple
 
 import jax
 
+from jaxprl import output
 from jaxprl.errors import UserError
 from jaxprl.runs import lock
 from jaxprl.types import JSON
@@ -83,6 +85,7 @@ class RunDirectory:
         self.config: JSON = json.loads(json.dumps(config))
         self.mirror: Callable[[str, JSON], None] | None = None
         self._lock = lock.DirectoryLock(path)
+        self._lost = 0
         with self._errors_naming(path):
             if not (path / lock.LOCK).exists():
                 self._check_place(resume)
@@ -103,7 +106,16 @@ class RunDirectory:
 
     def close(self) -> None:
         """Release the directory, so that other processes can write to it."""
+        if self._lock.held:
+            with contextlib.suppress(UserError):
+                self._note_lost_output()
         self._lock.release()
+
+    def _note_lost_output(self) -> None:
+        """Note which streams have been lost since this was last asked."""
+        if len(output.LOST) > self._lost:
+            self.write_json("lost_output.json", output.LOST)
+            self._lost = len(output.LOST)
 
     def write_json(self, name: str, value: object) -> None:
         """Write a JSON file, so that a crash leaves the old content or the new one.
@@ -144,7 +156,8 @@ class RunDirectory:
         return {name: Position(file.stat().st_size, _checksum(file)) for name, file in files.items() if file.exists()}
 
     def sync(self) -> None:
-        """Wait until the operating system has written the records to the disk."""
+        """Wait until the operating system has written the records to the disk, and note if output was lost."""
+        self._note_lost_output()
         for name in RECORDS:
             file = self.path / name
             with self._errors_naming(file):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
 import socket
 import threading
 import time
-from types import TracebackType
+from collections.abc import Iterator
+from types import FrameType, TracebackType
+
+from jaxprl.output import say_at_once
 
 CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
 """Exit codes of a process that was stopped by a signal and can be resumed: EX_TEMPFAIL, and the shell's for SIGINT."""
@@ -71,15 +75,15 @@ class StopRequest:
         first = self._next(None)
         if first is None:
             return
-        _print_error(f"{first.name}: finishing the step at hand and saving; a second signal exits at once")
         self.signal = first
         begun = time.monotonic()
+        say_at_once(f"{first.name}: finishing the step at hand and saving; a second signal exits at once")
         try:
             second = self._next(self.patience)
             while second is first and time.monotonic() < begun + ECHO:
                 second = self._next(max(begun + self.patience - time.monotonic(), 0))
         except TimeoutError:
-            _print_error(f"the step at hand takes longer than {self.patience:g} s: --resume does it again")
+            say_at_once(f"the step at hand takes longer than {self.patience:g} s: --resume does it again")
             os._exit(CODES[first])
         if second is not None:
             os._exit(128 + second)
@@ -105,6 +109,19 @@ class StopRequest:
         raise TimeoutError
 
 
-def _print_error(message: str) -> None:
-    """Write to standard error, even while the main thread holds its lock."""
-    os.write(2, f"{message}\n".encode())
+@contextlib.contextmanager
+def stopped_at_once() -> Iterator[None]:
+    """A context in which SIGTERM ends the process at once, with its code of `CODES`: there is nothing to be saved.
+
+    A `StopRequest` within it takes its place. SIGINT raises KeyboardInterrupt, as everywhere in Python.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        say_at_once("SIGTERM: stopped; what is saved is kept")
+        os._exit(CODES[signal.SIGTERM])
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

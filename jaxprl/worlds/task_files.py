@@ -16,6 +16,7 @@ from pathlib import Path
 
 from jaxprl.errors import UserError
 from jaxprl.files import expanded, read_bytes
+from jaxprl.output import say
 from jaxprl.worlds import registry
 from jaxprl.worlds.check import check
 from jaxprl.worlds.task import PythonTask, Task
@@ -79,7 +80,7 @@ def _checked(path: Path, content: bytes, task_name: str) -> Task | PythonTask:
     except UserError as error:
         raise UserError(f"{error}{_place(error, str(path))}") from None
     for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+        say(f"note: {note}")
     return tasks[task_name]
 
 
