@@ -3,8 +3,10 @@
 import dataclasses
 import functools
 import json
+import signal
 import subprocess
 import sys
+import time
 from typing import Any, NamedTuple
 
 import jax
@@ -12,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprl.cli.train import Training
+from jaxprl.cli import train as command
 from jaxprl.dsl import encode, text
-from jaxprl.errors import UserError
+from jaxprl.errors import Stopped, UserError
 from jaxprl.latent import data, sequences, train, vae
 from jaxprl.latent.grammar import Grammar, masks
 from jaxprl.latent.space import SHIPPED, LatentSpace, Origin
@@ -92,7 +94,7 @@ def test_a_training_goes_on_bit_for_bit():
 def test_a_command_trains_as_many_steps_as_it_is_asked_for(tmp_path):
     """Also when that is no whole number of calls; later calls end at the same steps as ever."""
     directory = RunDirectory(tmp_path / "run", {})
-    training, every = Training(RECIPE, directory), Every(seconds=1000)
+    training, every = command.Training(RECIPE, directory), Every(seconds=1000)
     with StopRequest() as stop:
         with pytest.raises(UserError, match="nothing has been trained yet"):
             training.run(0, float("inf"), every, stop)
@@ -103,6 +105,41 @@ def test_a_command_trains_as_many_steps_as_it_is_asked_for(tmp_path):
     directory.close()
     whole, _ = train.advance(RECIPE, GRAMMAR, TASK, train.start(RECIPE, GRAMMAR), 4)
     jax.tree.map(np.testing.assert_array_equal, training.state, whole)
+
+
+def test_a_training_that_a_signal_stops_goes_on_as_if_nothing_had_been(tmp_path):
+    def trained(out, *, resume=False, stopped_at=None):
+        """The records, times aside, and the state of a training up to 12 steps."""
+        directory = RunDirectory(out, {}, resume=resume)
+        training = command.Training(RECIPE, directory)
+        training.load()
+        with StopRequest() as stop:
+            record = directory.append
+
+            def append(name, row):
+                record(name, row)
+                if row["step"] == stopped_at:
+                    signal.raise_signal(signal.SIGTERM)
+                    while not stop.signal:
+                        time.sleep(0.01)
+
+            directory.append = append
+            try:
+                training.run(12, float("inf"), Every(), stop)
+            finally:
+                training.checkpoints.close()
+                directory.close()
+        rows = [row | {"seconds": None} for row in read_lines(out / "metrics.jsonl")]
+        return rows, flat(training.state, "")
+
+    rows, state = trained(tmp_path / "whole")
+    with pytest.raises(Stopped, match="stopped after 4 steps; --resume goes on") as stopped:
+        trained(tmp_path / "out", stopped_at=4)
+    assert stopped.value.code == 75
+    again, resumed = trained(tmp_path / "out", resume=True)
+    assert again == rows
+    for name, leaf in state.items():
+        np.testing.assert_array_equal(leaf, resumed[name])
 
 
 def test_packing_changes_nothing(batch):

@@ -146,7 +146,12 @@ class _Line(NamedTuple):
 def _lines_of(file: Path) -> list[str]:
     """Return a file's lines that are not blank; a byte that is not UTF-8 spoils its own line only."""
     if file == STANDARD_INPUT:
-        content = sys.stdin.buffer.read()
+        if sys.stdin is None:
+            raise UserError("programs -: standard input is closed")
+        try:
+            content = sys.stdin.buffer.read()
+        except OSError as error:
+            raise UserError(f"programs -: {error.strerror}") from None
         check_encoding(content, "programs on standard input")
     else:
         content = read_bytes(file, "programs")

@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             code = run_main(dispatch, words)
         except SystemExit as ended:  # argparse's, after --help and mistakes
-            code = ended.code if isinstance(ended.code, int) else 0
+            code, saves = ended.code if isinstance(ended.code, int) else 0, False
     return _printed(code, saves=saves)
 
 
@@ -85,12 +85,13 @@ def _printed(code: int, *, saves: bool) -> int:
     """Return a command's exit code, or another one if what it was asked for could not be printed."""
     sys.stdout.flush()
     reason = output.LOST.get(output.OUTPUT)
-    if reason is None:
+    gone = reason == output.NO_READER  # the reader had enough, which is nothing to be told of
+    if reason is None or (saves and gone):
         return code
     if saves:
         say(f"WARNING: {output.OUTPUT} cannot be written ({reason}): what it would have said is lost")
         return code
-    if reason == output.NO_READER:
+    if gone:
         return code or 1
     say(f"error: {output.OUTPUT}: {reason}")
     return 2

@@ -90,6 +90,7 @@ class Training:
         """
         started = saved = time.monotonic()
         before, step = self.seconds, int(self.state.step)
+        print("compiling the training step", flush=True)
         while step < steps and time.monotonic() - started < limit:
             ahead = min(STEPS - step % STEPS, steps - step)  # so that later calls end at the same steps again
             self.state, parts = train.advance(self.recipe, self.grammar, self.task, self.state, ahead)
