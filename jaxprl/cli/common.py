@@ -13,6 +13,8 @@ from jaxprl.errors import Stopped, UserError
 from jaxprl.output import say
 
 MOST_SEEDS = 1_000_000
+PLATFORMS = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "CUDA_VISIBLE_DEVICES")
+"""The environment variables that decide which devices JAX uses."""
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -83,31 +85,55 @@ def run_main(main: Callable[[Sequence[str]], int | None], arguments: Sequence[st
     except KeyboardInterrupt:
         say("interrupted")
         return 130
+    except UnicodeEncodeError as error:
+        if error.encoding == "utf-8":
+            raise
+        say(f"error: {error.object!r} is no name in {error.encoding}: PYTHONUTF8=1 takes names in UTF-8")
+        return 2
     except OSError as error:
         say(f"error: {error.filename or 'input or output'}: {error.strerror or error}")
         return 2
 
 
-def prepare_jax() -> None:
+def check_devices() -> None:
+    """Raise UserError if JAX has no device, most likely because the environment asks for one that is not there."""
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter, without a message, if no platform that is named works
+        asked = ", ".join(f"{name}={os.environ[name]!r}" for name in PLATFORMS if os.environ.get(name))
+        reason = str(error) or "there is no such device"
+        raise UserError(f"{asked or 'JAX'}: {reason}; JAX_PLATFORMS=cpu takes the CPU") from None
+
+
+def prepare_jax(*, devices: bool = True) -> None:
     """Ask XLA to compile loops whole (`xla.py`), and keep compiled code between processes.
 
     Compiled code goes to the user's cache folder, unless JAX is configured for another one or nothing can be written
     there.
+
+    Args:
+      devices: whether this process uses JAX's devices, so that it has to be seen that there are some.
+
+    Raises:
+      UserError: the environment names flags or devices that there are not.
     """
     import jax
 
     from jaxprl.caches import cache_folder
-    from jaxprl.xla import prefer_whole_loops
+    from jaxprl.xla import check_flags, prefer_whole_loops
 
     prefer_whole_loops()
+    check_flags()
+    if devices:
+        check_devices()
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
     caches = cache_folder()
-    try:
-        caches.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return
-    if os.access(caches, os.W_OK):
+    if not os.access(caches, os.W_OK):
+        say(f"note: {caches} cannot be written: compiled code is not kept")
+    else:
         jax.config.update("jax_compilation_cache_dir", str(caches))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -138,7 +138,7 @@ class Training:
         origin = dataclasses.replace(self.origin(), report=found)
         self.directory.write_json("report.json", dataclasses.asdict(origin))
         text = quality.in_words(dataclasses.asdict(origin), self.directory.path / "metrics.jsonl")
-        (self.directory.path / "report.txt").write_text(text)
+        (self.directory.path / "report.txt").write_text(text, encoding="utf-8")
         print(text)
         return origin
 

@@ -134,10 +134,12 @@ def _compiled(text: str, compiler: tuple[str, ...], flags: tuple[str, ...]) -> b
     named = f"the C compiler {shlex.join(compiler)}"
     with tempfile.TemporaryDirectory(prefix="jaxprl-") as folder:
         source, target = Path(folder, "kernel.c"), Path(folder, "kernel.so")
-        source.write_text(text)
+        source.write_text(text, encoding="utf-8")
         arguments = [*compiler, *flags, str(source), "-o", str(target)]
         try:
-            done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=SECONDS)
+            done = subprocess.run(
+                arguments, capture_output=True, text=True, errors="replace", check=False, timeout=SECONDS
+            )
         except subprocess.TimeoutExpired as error:
             raise Unavailable(f"{named} was stopped: it took more than {SECONDS} s") from error
         except OSError as error:

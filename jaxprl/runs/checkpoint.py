@@ -96,6 +96,7 @@ class Checkpoints:
         self.directory = directory
         self.folder = directory.path / "checkpoints"
         self._manager: orbax.checkpoint.CheckpointManager | None = None
+        self._descriptor: int | None = None
 
     def save(self, content: Saved) -> None:
         """Save a checkpoint. Once this has returned, a crash no longer loses it.
@@ -189,6 +190,9 @@ class Checkpoints:
         if self._manager is not None:
             self._manager.close()
             self._manager = None
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
     def _orbax(self) -> orbax.checkpoint.CheckpointManager:
         """Return orbax's manager of the folder."""
@@ -196,8 +200,18 @@ class Checkpoints:
             import orbax.checkpoint as ocp
 
             options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False, save_root_metadata=False)
-            self._manager = ocp.CheckpointManager(self.folder.absolute(), options=options)
+            self._manager = ocp.CheckpointManager(self._path(), options=options)
         return self._manager
+
+    def _path(self) -> Path:
+        """Return the path of the folder in characters of UTF-8, which tensorstore needs."""
+        path = self.folder.absolute()
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            self._descriptor = os.open(path, os.O_RDONLY)
+            return Path(f"/proc/self/fd/{self._descriptor}")
+        return path
 
     def _write(self, step: int, content: Saved) -> None:
         """Have orbax write a checkpoint."""

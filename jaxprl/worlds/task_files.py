@@ -10,6 +10,7 @@ import functools
 import hashlib
 import importlib.machinery
 import importlib.util
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -59,7 +60,16 @@ def split(name: str) -> tuple[Path, str]:
       ('garden.py', 'Fence')
     """
     stem, _, task_name = (name if f"{_SUFFIX}:" in name else f"{name}:").rpartition(f"{_SUFFIX}:")
-    return expanded(f"{stem}{_SUFFIX}"), task_name
+    return expanded(f"{stem}{_SUFFIX}"), _text(task_name)
+
+
+def _text(word: str) -> str:
+    """Return a word of the command line as its characters in UTF-8, whatever the encoding of the file system."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:  # bytes that the encoding lacks have become lone surrogates
+        return os.fsencode(word).decode(errors="surrogateescape")
+    return word
 
 
 def _content(path: Path) -> bytes:
@@ -70,15 +80,16 @@ def _content(path: Path) -> bytes:
 @functools.cache
 def _checked(path: Path, content: bytes, task_name: str) -> Task | PythonTask:
     """Return a task of a file after checking it, once per process."""
-    tasks = _tasks(path.resolve(), content, str(path))
+    shown = _text(str(path))
+    tasks = _tasks(path.resolve(), content, shown)
     if task_name not in tasks:
-        there = ", ".join(f"{path}:{known}" for known in tasks)
+        there = ", ".join(f"{shown}:{known}" for known in tasks)
         mistake = f"has no task {task_name!r}" if task_name else "needs the name of a task"
-        raise UserError(f"task file {path} {mistake}; there is {there}")
+        raise UserError(f"task file {shown} {mistake}; there is {there}")
     try:
         notes = check(tasks[task_name])
     except UserError as error:
-        raise UserError(f"{error}{_place(error, str(path))}") from None
+        raise UserError(f"{error}{_place(error, shown)}") from None
     for note in notes:
         say(f"note: {note}")
     return tasks[task_name]
@@ -87,7 +98,7 @@ def _checked(path: Path, content: bytes, task_name: str) -> Task | PythonTask:
 @functools.cache
 def _tasks(path: Path, content: bytes, shown: str) -> dict[str, Task | PythonTask]:
     """Run a file and return the tasks that it registers by name. `shown` is the path of the file in messages."""
-    module_name = f"{path.stem}_{hashlib.sha256(str(path).encode() + content).hexdigest()[:16]}"
+    module_name = f"{path.stem}_{hashlib.sha256(os.fsencode(path) + content).hexdigest()[:16]}"
     spec = importlib.machinery.ModuleSpec(module_name, None, origin=str(path))
     module = importlib.util.module_from_spec(spec)
     module.__file__ = str(path)
