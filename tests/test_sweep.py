@@ -25,7 +25,7 @@ GRID = {"tasks": ["Seeder"], "methods": ["hc"], "seeds": "3,4", "budget": 300, "
 @pytest.fixture
 def sweep(monkeypatch):
     """The command's module, which leaves JAX's configuration alone."""
-    monkeypatch.setattr(sweep_command, "prepare_jax", lambda **options: None)
+    monkeypatch.setattr(sweep_command, "prepare_jax", lambda: None)
     return sweep_command
 
 

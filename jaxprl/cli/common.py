@@ -96,7 +96,10 @@ def run_main(main: Callable[[Sequence[str]], int | None], arguments: Sequence[st
 
 
 def check_devices() -> None:
-    """Raise UserError if JAX has no device, most likely because the environment asks for one that is not there."""
+    """Raise UserError if JAX has no device, most likely because the environment asks for one that is not there.
+
+    This takes the memory of a GPU, so only commands that compute with JAX do it.
+    """
     import jax
 
     try:
@@ -107,17 +110,14 @@ def check_devices() -> None:
         raise UserError(f"{asked or 'JAX'}: {reason}; JAX_PLATFORMS=cpu takes the CPU") from None
 
 
-def prepare_jax(*, devices: bool = True) -> None:
+def prepare_jax() -> None:
     """Ask XLA to compile loops whole (`xla.py`), and keep compiled code between processes.
 
     Compiled code goes to the user's cache folder, unless JAX is configured for another one or nothing can be written
     there.
 
-    Args:
-      devices: whether this process uses JAX's devices, so that it has to be seen that there are some.
-
     Raises:
-      UserError: the environment names flags or devices that there are not.
+      UserError: the environment names flags that XLA does not know.
     """
     import jax
 
@@ -126,8 +126,6 @@ def prepare_jax(*, devices: bool = True) -> None:
 
     prefer_whole_loops()
     check_flags()
-    if devices:
-        check_devices()
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
     caches = cache_folder()

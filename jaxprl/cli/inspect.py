@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxprl.cli.common import command_parser, one_seed, parse_seeds, path, prepare_jax, whole
+from jaxprl.cli.common import check_devices, command_parser, one_seed, parse_seeds, path, prepare_jax, whole
 from jaxprl.codegen.stablehlo import Unsupported
 from jaxprl.dsl import ast, text
 from jaxprl.dsl.parse import parse
@@ -88,6 +88,7 @@ def evaluate_programs(arguments: Sequence[str]) -> int:
     seeds = parse_seeds(options.layout_seeds)
     texts = None if options.programs == STANDARD_INPUT else _lines_of(options.programs)
     prepare_jax()
+    check_devices()
     task = make(options.task)
     lines = [_parsed(line, task.language) for line in (_lines_of(STANDARD_INPUT) if texts is None else texts)]
     programs = [line.program for line in lines if line.program]
@@ -122,6 +123,7 @@ def show_kernel(arguments: Sequence[str]) -> int:
     parser.add_argument("--cuda", action="store_true", help="the text in CUDA of the engine `cuda`")
     options = parser.parse_args(arguments)
     prepare_jax()
+    check_devices()
     task = make(options.task)
     if not isinstance(task, Task):
         raise UserError(f"task {task.name} is not array code: plain Python runs its programs")

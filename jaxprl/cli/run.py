@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxprl.cli.common import command_parser, parse_seeds, path, prepare_jax
+from jaxprl.cli.common import check_devices, command_parser, parse_seeds, path, prepare_jax
 from jaxprl.errors import UserError
 from jaxprl.experiment.cluster import Host, join
 from jaxprl.experiment.config import Config
@@ -48,6 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     parse_seeds(options.seeds)
     host = Host() if options.hosts is None else join(options.hosts)  # waits for the others
     prepare_jax()  # before a task is made: one from a file is tried out
+    check_devices()
     job = configuration(options, host)
     limit = None if options.max_spend is None else options.max_spend / host.count
     cache = {"cache": options.answers} if options.answers else {}

@@ -66,8 +66,7 @@ def main(arguments: Sequence[str]) -> int:
     out = options.out or expanded(sweep.get("out", f"runs/{options.file.stem}"))
     changed = dict(each.split("=", 1) for each in options.set)
     changed |= {name: value for name in ("seeds", "budget") if (value := getattr(options, name)) is not None}
-    # Before a task is made: one from a file is tried out. The memory of a GPU is left to the processes of the cells.
-    prepare_jax(devices=False)
+    prepare_jax()  # before a task is made: one from a file is tried out
     cells = make_cells(sweep["grid"], changed)
     if options.list:
         print("\n".join(f"{index} {cell.name}: {' '.join(cell.words)}" for index, cell in enumerate(cells)))

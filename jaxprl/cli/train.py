@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxprl.cli.common import command_parser, path, prepare_jax
+from jaxprl.cli.common import check_devices, command_parser, path, prepare_jax
 from jaxprl.errors import Stopped, UserError
 from jaxprl.files import check_output
 from jaxprl.latent import data, quality, train
@@ -45,6 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     recipe, every = train.Recipe(seed=options.seed), checked(options)
     prepare_jax()
+    check_devices()
     directory = RunDirectory(options.out, dataclasses.asdict(recipe), resume=options.resume)
     try:
         training = Training(recipe, directory)
