@@ -196,6 +196,9 @@ def test_names_that_cannot_be_printed_are_escaped(tmp_path, named):
     assert "has no task 'Zaun'; there is" in told
     assert "t\\xe4sk.py:Z\\xe4un" in told
     (tmp_path / "sweep.json").write_text(f'{{"grid": [{{"tasks": ["{named}"], "methods": ["hc"]}}]}}')
+    code, _, told = call("sweep", tmp_path / "sweep.json", JAX_PLATFORMS="nonsense")  # its task is tried out first
+    assert code == 2
+    assert told.splitlines()[-1].startswith("error: JAX_PLATFORMS='nonsense': ")
     code, _, told = call("sweep", tmp_path / "sweep.json", without=UNSET, **ASCII)
     assert code == 2
     assert told.endswith("t\\xe4sk.py' is no name in ascii: PYTHONUTF8=1 takes names in UTF-8\n")

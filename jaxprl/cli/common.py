@@ -85,6 +85,11 @@ def run_main(main: Callable[[Sequence[str]], int | None], arguments: Sequence[st
     except KeyboardInterrupt:
         say("interrupted")
         return 130
+    except (RuntimeError, AssertionError):  # JAX's, if a command computes something after all
+        if (reason := _no_devices()) is None:
+            raise
+        say(f"error: {reason}")
+        return 2
     except UnicodeEncodeError as error:
         if error.encoding == "utf-8":
             raise
@@ -100,14 +105,21 @@ def check_devices() -> None:
 
     This takes the memory of a GPU, so only commands that compute with JAX do it.
     """
+    reason = _no_devices()
+    if reason is not None:
+        raise UserError(reason)
+
+
+def _no_devices() -> str | None:
+    """Return why JAX has no device, or None if it has one."""
     import jax
 
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter, without a message, if no platform that is named works
         asked = ", ".join(f"{name}={os.environ[name]!r}" for name in PLATFORMS if os.environ.get(name))
-        reason = str(error) or "there is no such device"
-        raise UserError(f"{asked or 'JAX'}: {reason}; JAX_PLATFORMS=cpu takes the CPU") from None
+        return f"{asked or 'JAX'}: {str(error) or 'there is no such device'}; JAX_PLATFORMS=cpu takes the CPU"
+    return None
 
 
 def prepare_jax() -> None:
