@@ -38,7 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxprl
-from jaxprl.cli.common import path, run_main, whole
+from jaxprl.cli.common import path, run_process, whole
 from jaxprl.codegen import compiler
 from jaxprl.dsl import encode, sample
 from jaxprl.errors import needed_by, unknown
@@ -434,4 +434,4 @@ def plot(rows: list[Row], file: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main, sys.argv[1:]))
+    sys.exit(run_process(main, sys.argv[1:]))

@@ -43,7 +43,7 @@ import numpy as np
 from benchmark import DATA, LAYOUTS, LONG, Row, climbing, in_turn, row
 
 import jaxprl
-from jaxprl.cli.common import path, run_main
+from jaxprl.cli.common import path, run_process
 from jaxprl.codegen import launch
 from jaxprl.codegen.compiler import Unavailable
 from jaxprl.codegen.launch import Emulated, Gpu
@@ -394,4 +394,4 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main, sys.argv[1:]))
+    sys.exit(run_process(main, sys.argv[1:]))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from jaxprl import files
+from jaxprl import files, output
 from jaxprl.errors import Stopped, UserError
 from jaxprl.output import say
+from jaxprl.runs.signals import stopped_at_once
 
 MOST_SEEDS = 1_000_000
 PLATFORMS = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "CUDA_VISIBLE_DEVICES")
@@ -98,6 +101,39 @@ def run_main(main: Callable[[Sequence[str]], int | None], arguments: Sequence[st
     except OSError as error:
         say(f"error: {error.filename or 'input or output'}: {error.strerror or error}")
         return 2
+
+
+def run_process(main: Callable[[Sequence[str]], int | None], arguments: Sequence[str], *, saves: bool = False) -> int:
+    """Run a command as the whole of a process, whatever becomes of what it prints, and return the exit code.
+
+    Args:
+      main: the command.
+      arguments: its words.
+      saves: whether its results are files, so that it goes on if nothing can be printed any more.
+    """
+    output.take_over(output.PATIENCE if saves else None)
+    with stopped_at_once() if saves else contextlib.nullcontext():
+        try:
+            code = run_main(main, arguments)
+        except SystemExit as ended:  # argparse's, after --help and mistakes
+            code, saves = ended.code if isinstance(ended.code, int) else 0, False
+    return _printed(code, saves=saves)
+
+
+def _printed(code: int, *, saves: bool) -> int:
+    """Return a command's exit code, or another one if what it was asked for could not be printed."""
+    sys.stdout.flush()
+    reason = output.LOST.get(output.OUTPUT)
+    gone = reason == output.NO_READER  # the reader had enough, which is nothing to be told of
+    if reason is None or (saves and gone):
+        return code
+    if saves:
+        say(f"WARNING: {output.OUTPUT} cannot be written ({reason}): what it would have said is lost")
+        return code
+    if gone:
+        return code or 1
+    say(f"error: {output.OUTPUT}: {reason}")
+    return 2
 
 
 def check_devices() -> None:

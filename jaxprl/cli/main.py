@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import sys
 from collections.abc import Sequence
 
-from jaxprl import __version__, output
-from jaxprl.cli.common import run_main
+from jaxprl import __version__
+from jaxprl.cli.common import run_process
 from jaxprl.errors import UserError, unknown
 from jaxprl.output import say
-from jaxprl.runs.signals import stopped_at_once
 
 COMMANDS = {
     "run": ("run:main", "search programs for a task; alone, LLM-GS on DoorKey"),
@@ -71,27 +69,4 @@ def dispatch(arguments: Sequence[str]) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, by default that of the process, and return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    saves = bool(words) and words[0] in SAVING
-    output.take_over(output.PATIENCE if saves else None)
-    with stopped_at_once() if saves else contextlib.nullcontext():
-        try:
-            code = run_main(dispatch, words)
-        except SystemExit as ended:  # argparse's, after --help and mistakes
-            code, saves = ended.code if isinstance(ended.code, int) else 0, False
-    return _printed(code, saves=saves)
-
-
-def _printed(code: int, *, saves: bool) -> int:
-    """Return a command's exit code, or another one if what it was asked for could not be printed."""
-    sys.stdout.flush()
-    reason = output.LOST.get(output.OUTPUT)
-    gone = reason == output.NO_READER  # the reader had enough, which is nothing to be told of
-    if reason is None or (saves and gone):
-        return code
-    if saves:
-        say(f"WARNING: {output.OUTPUT} cannot be written ({reason}): what it would have said is lost")
-        return code
-    if gone:
-        return code or 1
-    say(f"error: {output.OUTPUT}: {reason}")
-    return 2
+    return run_process(dispatch, words, saves=bool(words) and words[0] in SAVING)

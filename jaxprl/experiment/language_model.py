@@ -88,7 +88,7 @@ class LanguageModel:
             spent = sum(row.get("cost") or 0.0 for row in rows)
             budget = Budget(access.price(settings.model), access.limit, spent)
             self.client = Client(settings, self.replay.cache, budget=budget, log=self._log, should_stop=should_stop)
-            print(f"asking model {settings.model!r} at {self.client.address}", file=sys.stderr)
+            say(f"asking model {settings.model!r} at {self.client.address}")
 
     def __call__(self, messages: list[dict[str, str]], count: int, name: str) -> list[Answer]:
         """Return the raw answers to a request.

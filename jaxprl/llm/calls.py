@@ -8,7 +8,6 @@ import dataclasses
 import itertools
 import json
 import queue
-import sys
 import threading
 import time
 import uuid
@@ -23,6 +22,7 @@ from jaxprl.llm.money import Budget
 from jaxprl.llm.settings import Parameters, Settings
 from jaxprl.llm.source import Interrupted, Usage
 from jaxprl.llm.transport import Transport
+from jaxprl.output import say
 from jaxprl.types import JSON
 
 _POLL = 0.1
@@ -311,8 +311,8 @@ class Calls:
         """Say once why nothing seems to happen."""
         if not self.told:
             self.told = True
-            print(f"the server is not ready ({failure.detail}): waiting for it, at most "
-                  f"{self.settings.deadline:g} s (--deadline)", file=sys.stderr)  # fmt: skip
+            deadline = f"{self.settings.deadline:g} s (--deadline)"
+            say(f"the server is not ready ({failure.detail}): waiting for it, at most {deadline}")
 
     def again(self, call: _Call) -> None:
         """Put a call first in line, for at most as many answers as the server allows."""
