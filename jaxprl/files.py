@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import os
+import sys
 from pathlib import Path
 
 from jaxprl.errors import UserError
@@ -34,7 +35,10 @@ def expanded(name: str | os.PathLike[str]) -> Path:
     if not text.strip():
         raise UserError("an empty name")
     if not is_word(text):
-        raise UserError(f"no file can have the name {text[:_SHOWN]!r}")
+        if "\0" in text or not is_word(text, "utf-8"):
+            raise UserError(f"no file can have the name {text[:_SHOWN]!r}")
+        encoding = sys.getfilesystemencoding()
+        raise UserError(f"{text[:_SHOWN]!r} is no name in {encoding}: PYTHONUTF8=1 takes names in UTF-8")
     path = os.path.expanduser(text)
     if path[0] == "~":
         user = text.partition("/")[0][1:]
@@ -44,13 +48,16 @@ def expanded(name: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
-def is_word(text: str) -> bool:
-    """Return whether the system can be given a text, as a name or a word of a command: zero bytes and lone surrogates
-    are not possible."""
+def is_word(text: str, encoding: str | None = None) -> bool:
+    """Return whether the system can be given a text, as a name or a word of a command.
+
+    Zero bytes and lone surrogates are not possible, nor characters that the encoding lacks, by default the system's.
+    """
     try:
-        return b"\0" not in os.fsencode(text)
+        encoded = text.encode(encoding or sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
     except UnicodeEncodeError:
         return False
+    return b"\0" not in encoded
 
 
 def read_text(path: Path, what: str) -> str:

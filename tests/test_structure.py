@@ -31,8 +31,8 @@ BELOW = {  # each room, and the rooms that it may import
     "render": {"errors", "types", "dsl", "worlds", "vm"},
     "environments": {"errors", "types", "worlds", "render"},
     "cli": {
-        "caches", "codegen", "errors", "files", "output", "types", "xla", "dsl", "worlds", "vm", "latent", "llm", "methods",
-        "runs", "experiment", "report", "render",
+        "caches", "codegen", "errors", "files", "output", "types", "xla", "dsl", "worlds", "vm", "latent", "llm",
+        "methods", "runs", "experiment", "report", "render",
     },
 }  # fmt: skip
 FRONT = {"__init__", "__main__"}
