@@ -16,6 +16,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from jaxprl import forks as _forks  # noqa: F401 (it notices a fork from here on)
+
 __version__ = "0.2.0"
 
 _MODULES = {

@@ -110,7 +110,7 @@ def play(search, seeds, **options):
 def draws(key):
     """Return the fifty draws of every candidate that a budget here has room for, float32 [1000, 50, SIZE]."""
     fold = jax.random.fold_in
-    draw = lambda n, tries: jax.random.normal(fold(fold(key, n), tries), (SIZE,))  # noqa: E731
+    draw = lambda n, tries: jax.random.normal(fold(fold(key, n), tries), (SIZE,), jnp.float32)  # noqa: E731
     return jax.vmap(lambda n: jax.vmap(lambda tries: draw(n, tries))(jnp.arange(50)))(jnp.arange(1000))
 
 
@@ -118,7 +118,8 @@ def draws(key):
 def start_draws(key, run):
     """Return the first thousand draws for the start of a run, float32 [1000, SIZE]."""
     key = jax.random.fold_in(jax.random.fold_in(key, 2**31 + 1), run)
-    return jax.vmap(lambda tries: jax.random.normal(jax.random.fold_in(key, tries), (SIZE,)))(jnp.arange(1000))
+    draw = lambda tries: jax.random.normal(jax.random.fold_in(key, tries), (SIZE,), jnp.float32)  # noqa: E731
+    return jax.vmap(draw)(jnp.arange(1000))
 
 
 class OneByOne:
@@ -266,10 +267,13 @@ def told(values, total, *, state=None, e=2, k=4, **leaves):
     )
     state = begin(search, [0])
     state = state._replace(
-        fresh=jnp.array([False]), total=jnp.array([total], jnp.int32), evaluated=jnp.array([20]), **leaves
+        fresh=jnp.array([False]), total=jnp.array([total], jnp.int32), evaluated=jnp.array([20], jnp.int32), **leaves
     )
     asked = search.ask(state, 1)
-    named = Point(asked.points.programs, jnp.zeros_like(asked.points.latents) + jnp.arange(k + 1.0)[None, :, None])
+    named = Point(
+        asked.points.programs,
+        jnp.zeros_like(asked.points.latents) + jnp.arange(k + 1.0, dtype=jnp.float32)[None, :, None],
+    )
     return state, *search.tell(state, Asked(asked.question, named), np.array([[0, *values]], np.int32))
 
 
@@ -306,7 +310,7 @@ def test_the_count_ends_with_the_first_program_that_solves_the_task():
 
 
 def some_points(*shape, seed=0):
-    latents = jnp.minimum(jax.random.normal(jax.random.key(seed), (*shape, SIZE)), 0.9)
+    latents = jnp.minimum(jax.random.normal(jax.random.key(seed), (*shape, SIZE), jnp.float32), 0.9)
     return Point(Toy().decode(latents)[0], latents)
 
 
@@ -372,7 +376,9 @@ def test_a_centre_that_nothing_decodes_around():
 def test_a_neighbour_has_fifty_draws():
     """The draws are told apart by their numbers, which a space here reads off the latent."""
     key = search_keys([0])[0]
-    rows = np.stack([np.asarray(jax.random.normal(jax.random.fold_in(key, t), (SIZE,))) for t in range(51)])
+    rows = np.stack(
+        [np.asarray(jax.random.normal(jax.random.fold_in(key, t), (SIZE,), jnp.float32)) for t in range(51)]
+    )
 
     def number(last):
         def decode(latents):
@@ -381,14 +387,17 @@ def test_a_neighbour_has_fifty_draws():
 
         return decode
 
-    centres, instead = jnp.zeros((1, 1, SIZE)), Point(jnp.ones((1, 1, 2), jnp.int32), jnp.full((1, 1, SIZE), 7.0))
+    centres, instead = (
+        jnp.zeros((1, 1, SIZE), jnp.float32),
+        Point(jnp.ones((1, 1, 2), jnp.int32), jnp.full((1, 1, SIZE), 7.0, jnp.float32)),
+    )
     for last, taken in ((0, True), (1, True), (49, True), (50, False)):
         found = perturbed(number(last), 1.0, centres, instead, keys=key[None, None], wanted=np.array([[True]]))
         assert bool((found.latents != 7.0).all()) is taken
 
 
 def test_runs_start_from_given_points_in_turn():
-    points, counts = some_points(2, 3), jnp.array([3, 2])
+    points, counts = some_points(2, 3), jnp.array([3, 2], jnp.int32)
     pool = Pool(points, counts, jnp.zeros_like(counts))
     search = latent_search(
         "cem",

@@ -159,9 +159,9 @@ def test_a_question_is_about_the_programs_that_come_next():
             expected = -1 if bool(state.done[index]) else min(counts.values())
             assert int(question.counts[index]) == expected
             limits |= {name for name, count in counts.items() if count == expected}
-        keys = jax.vmap(lambda key, first: jax.vmap(lambda i: jax.random.fold_in(key, first + i))(jnp.arange(64)))(
-            state.key, 400 - left
-        )
+        keys = jax.vmap(
+            lambda key, first: jax.vmap(lambda i: jax.random.fold_in(key, first + i))(jnp.arange(64, dtype=np.int32))
+        )(state.key, 400 - left)
         programs, changed = sample.neighbours(LANGUAGE, state.current, keys)
         assert (question.parents == state.current).all()
         assert (question.programs == programs).all()
@@ -328,7 +328,11 @@ def test_intervals_are_recorded_across_programs_that_join():
 
 def test_fresh_programs_come_next_and_the_turn_goes_on():
     name = lambda *numbers: np.array(numbers, np.int32)[:, None]  # noqa: E731  programs of one node
-    pool = Pool(jnp.asarray(np.stack([name(1, 2, 3), name(5, 6, 0)])), jnp.array([3, 2]), jnp.array([0, 0]))
+    pool = Pool(
+        jnp.asarray(np.stack([name(1, 2, 3), name(5, 6, 0)])),
+        jnp.array([3, 2], jnp.int32),
+        jnp.array([0, 0], jnp.int32),
+    )
     keys = search_keys([0, 1])
 
     def turns(pool, climbs):

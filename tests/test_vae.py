@@ -59,7 +59,7 @@ def drawn():
         draw = data.draw(TASK, key, RECIPE.draws, runs=RECIPE.runs, steps=RECIPE.run_steps)
         _, state_key, which_key = jax.random.split(key, 3)
         states = data.random_states(TASK.world, state_key, RECIPE.draws)
-        which = jax.random.randint(which_key, (RECIPE.draws, data.EXECUTIONS), 0, RECIPE.draws)
+        which = jax.random.randint(which_key, (RECIPE.draws, data.EXECUTIONS), 0, RECIPE.draws, jnp.int32)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(data, "draw", lambda *arguments, **options: draw)
             return Drawn(draw, states, which, train.batch_of(RECIPE, GRAMMAR, TASK, key))
@@ -264,7 +264,7 @@ def test_programs_whose_branches_are_not_all_exercised_are_left_out():
 
 
 def test_a_space_decodes_a_batch_as_it_decodes_one(space):
-    z = jax.random.normal(jax.random.key(1), (3, 40, space.size))
+    z = jax.random.normal(jax.random.key(1), (3, 40, space.size), jnp.float32)
     programs, valid = space.decode(z)
     assert programs.shape == (3, 40, encode.WIDTH)
     assert valid.shape == (3, 40)
@@ -283,7 +283,7 @@ def test_a_sequence_does_not_depend_on_those_beside_it_by_a_single_bit():
     shapes = jax.eval_shape(lambda: vae.init(GRAMMAR, jax.random.key(0))["decoder"])
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: jnp.asarray(0.1 * rng.standard_normal(leaf.shape), jnp.float32), shapes)
-    latents = jax.random.normal(jax.random.key(1), (512, vae.SIZES.latent))
+    latents = jax.random.normal(jax.random.key(1), (512, vae.SIZES.latent), jnp.float32)
 
     @jax.jit
     def first_step(latents):
@@ -303,7 +303,7 @@ def test_a_sequence_does_not_depend_on_those_beside_it_by_a_single_bit():
 @pytest.mark.skipif(not SHIPPED.exists(), reason="no model yet")
 def test_a_latent_decodes_to_the_same_program_in_any_company():
     space = LatentSpace.load()
-    latents = np.asarray(jax.random.normal(jax.random.key(2), (600, space.size)))
+    latents = np.asarray(jax.random.normal(jax.random.key(2), (600, space.size), jnp.float32))
     programs = np.asarray(space.decode(latents)[0])
     for rows in (np.arange(1), np.arange(70, 130), np.arange(600)[::-2]):
         np.testing.assert_array_equal(space.decode(latents[rows])[0], programs[rows])
@@ -311,7 +311,7 @@ def test_a_latent_decodes_to_the_same_program_in_any_company():
 
 def test_free_running_says_what_teacher_forcing_says(space):
     """The decoder under its own tokens, in stages that drop ended sequences, against one pass over them."""
-    latent = jax.random.normal(jax.random.key(1), (4 * vae.FEWEST, space.size))
+    latent = jax.random.normal(jax.random.key(1), (4 * vae.FEWEST, space.size), jnp.float32)
     written, ended = jax.jit(vae.free_run, static_argnums=0)(GRAMMAR, space.params, latent)
     assert ended.all()
     unstaged, _ = jax.jit(functools.partial(vae.free_run, in_stages=False), static_argnums=0)(
@@ -344,7 +344,7 @@ def test_a_model_file_keeps_the_space(space, tmp_path):
     space.save(file)
     loaded = LatentSpace.load(file)
     assert loaded.origin.steps == 3
-    z = jax.random.normal(jax.random.key(1), (64, space.size))
+    z = jax.random.normal(jax.random.key(1), (64, space.size), jnp.float32)
     same = np.asarray(loaded.decode(z)[0] == space.decode(z)[0]).all(axis=1)
     assert same.mean() > 0.9  # weights are kept as float16
     content = dict(np.load(file))
@@ -368,7 +368,7 @@ def test_the_shipped_model_gives_programs_back():
     assert valid.all()
     share = np.asarray(back == held_out).all(axis=1).mean()
     assert share >= space.origin.report["reconstruction"]["programs"] - 0.06
-    drawn, valid = space.decode(jax.random.normal(jax.random.key(5), (250, space.size)))
+    drawn, valid = space.decode(jax.random.normal(jax.random.key(5), (250, space.size), jnp.float32))
     assert valid.mean() >= 0.95
     assert len(np.unique(np.asarray(drawn), axis=0)) > 200
 

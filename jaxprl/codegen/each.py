@@ -21,6 +21,7 @@ from jaxprl.codegen import compiler, kept, prelude, stablehlo, text
 from jaxprl.codegen.expressions import CUDA, C, c_type
 from jaxprl.codegen.launch import Call, Launcher
 from jaxprl.codegen.threads import cores, in_threads
+from jaxprl.xla import guarded
 
 MOST = 2**24
 """Rows of an array, at most: functions are translated for this size."""
@@ -60,6 +61,7 @@ class Each:
     results: tuple[str, ...]  # names of the results
     depends_on: str = ""  # what the function's text depends on besides the package and the shapes
 
+    @guarded
     def __call__(
         self, launcher: Launcher, count: int, number: int | jax.Array, arrays: Sequence[jax.Array]
     ) -> list[jax.Array]:
@@ -127,6 +129,7 @@ def _written(each: Each, shapes: Shapes, is_cuda: bool) -> tuple[str, Shapes]:
     return _known[name]
 
 
+@guarded
 def _translated(each: Each, shapes: Shapes, is_cuda: bool) -> tuple[str, Shapes]:
     number = jax.ShapeDtypeStruct((), np.int32)
     whole = [jax.ShapeDtypeStruct((MOST, *shape), dtype) for shape, dtype in shapes]

@@ -20,8 +20,10 @@ from jaxprl.codegen.arithmetic import BOOL, INDEX
 from jaxprl.codegen.ir import Block, Function, Value
 from jaxprl.codegen.operations import BINARY, UNARY, Operations
 from jaxprl.codegen.tensors import SMALL, Tensor, Unsupported, type_of
+from jaxprl.xla import guarded
 
 
+@guarded
 def translate(
     name: str,
     function: Callable[..., Any],

@@ -40,13 +40,14 @@ from jaxprl.dsl import encode, grow
 from jaxprl.dsl.encode import AND, CONCAT, CONSTANT, COUNT, IF, IFELSE, NOT, OR, PERCEPTION, PROGRAM, REPEAT, WHILE
 from jaxprl.dsl.language import Language
 from jaxprl.errors import UserError
-from jaxprl.xla import has_whole_loops
+from jaxprl.xla import guarded, has_whole_loops, jit
 
 GENERATOR = "threefry2x32"
 """The random generator for which there is code besides that of XLA. It is the one that searches use."""
 _COUNTS_HEIGHT = np.isin(np.arange(16), [PROGRAM, WHILE, REPEAT, IF, IFELSE])
 
 
+@guarded
 def random_programs(language: Language, keys: jax.Array, width: int = encode.WIDTH) -> jax.Array:
     """Sample one random program per key.
 
@@ -73,7 +74,7 @@ def random_programs(language: Language, keys: jax.Array, width: int = encode.WID
     return jnp.asarray(_programs_drawer(language, width).natively(len(keys), 0, [_data(keys)])[0])
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2, 3))
+@jit(per="language", static_argnames=("language", "width", "way"))
 def _random_programs(language: Language, keys: jax.Array, width: int, way: Compiled) -> jax.Array:
     """Do what `random_programs` does in one way."""
     if isinstance(way, str):
@@ -102,6 +103,7 @@ def _seedling(width: int) -> tuple[jax.Array, jax.Array, grow.Spots]:
     return nodes, jnp.zeros_like(nodes), spots
 
 
+@guarded
 def neighbours(language: Language, programs: jax.Array, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Sample neighbours of programs, one per key.
 
@@ -140,7 +142,7 @@ def neighbours(language: Language, programs: jax.Array, keys: jax.Array) -> tupl
     return new, changed
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
+@jit(per="language", static_argnames=("language", "way"))
 def _neighbours(language: Language, programs: jax.Array, keys: jax.Array, way: Compiled) -> tuple[jax.Array, jax.Array]:
     """Do what `neighbours` does in one way."""
     if isinstance(way, str):

@@ -26,6 +26,7 @@ from jaxprl.worlds.minigrid import observe as minigrid
 from jaxprl.worlds.minigrid.world import MiniGridWorld
 from jaxprl.worlds.seeds import checked_seeds
 from jaxprl.worlds.task import Layout, Task
+from jaxprl.xla import guarded
 
 OBSERVATIONS = ("grid", "view")
 
@@ -67,6 +68,7 @@ class Environment:
     actions: tuple[str, ...]
     """The names of the actions, in the order of their numbers."""
 
+    @guarded
     def reset(self, key: jax.Array) -> State:
         """Start an episode on a layout drawn uniformly from the pool.
 
@@ -78,6 +80,7 @@ class Environment:
         """
         return self.start(jax.random.randint(key, (), 0, self.layouts.units.shape[0]))
 
+    @guarded
     def start(self, layout: Int) -> State:
         """Start an episode on one layout of the pool.
 
@@ -90,6 +93,7 @@ class Environment:
         world, progress, units = jax.tree.map(lambda leaf: leaf[layout], self.layouts)
         return State(world, progress, units, jnp.bool_(False))
 
+    @guarded
     def step(self, state: State, action: Int) -> tuple[State, jax.Array, jax.Array]:
         """Take one action.
 
@@ -111,11 +115,13 @@ class Environment:
         reward = jnp.where(state.terminated, 0.0, jnp.float32(units) / jnp.float32(state.units))
         return new, reward, new.terminated
 
+    @guarded
     def observe(self, state: State) -> jax.Array:
         """Return the observation of a state, of the environment's kind (see `observe` in this module)."""
         return jnp.asarray(observe(self.task, state.world, self.observation))
 
 
+@guarded
 def make_env(task: str | Task, *, layout_seeds: Iterable[int] = range(256), observation: str = "grid") -> Environment:
     """Create the environment of a task.
 

@@ -26,6 +26,7 @@ from jaxprl.types import JSON
 from jaxprl.worlds.minigrid.observe import mission
 from jaxprl.worlds.seeds import checked_seed, checked_seeds
 from jaxprl.worlds.task import Layout
+from jaxprl.xla import guarded
 
 POOL = range(256)
 """Seeds of the layouts on which new episodes start, unless `layout_seeds` are named."""
@@ -107,6 +108,7 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
         """The environment of one copy, with the pool of layouts."""
         return functional.make_env(self.task, layout_seeds=self.layout_seeds, observation=self.observation)
 
+    @guarded
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: JSON | None = None
     ) -> tuple[Array, JSON]:
@@ -142,6 +144,7 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
         self.lanes, observations = _begin(self.environment, layouts, keys, mask, before)
         return self._out(observations), self._info(mask)
 
+    @guarded
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, JSON]:
         """Take one action in every copy.
 
@@ -164,6 +167,7 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
         observations, rewards, terminated, truncated = map(self._out, results)
         return observations, rewards, terminated, truncated, self._info(np.ones(self.num_envs, bool))
 
+    @guarded
     def render(self) -> tuple[np.ndarray, ...] | None:
         """Return a picture of every copy, uint8 [H * cell, W * cell, 3] each, or None without a render mode."""
         if self.render_mode is None:

@@ -25,8 +25,10 @@ from jaxprl.search.driver import drive
 from jaxprl.search.protocol import Search, State, search_keys
 from jaxprl.types import JSON
 from jaxprl.worlds.task import PythonTask
+from jaxprl.xla import guarded
 
 
+@guarded
 def run(
     config: Config | Job,
     out: str | Path,

@@ -35,6 +35,7 @@ from jaxprl.worlds import ops
 from jaxprl.worlds.karel.world import WALL, KarelState, KarelWorld
 from jaxprl.worlds.seeds import checked_seed
 from jaxprl.worlds.task import Layout, Task
+from jaxprl.xla import guarded, jit
 
 EXECUTIONS = 10
 """Runs of each program."""
@@ -58,6 +59,7 @@ class Executions(NamedTuple):
     exercised: jax.Array  # bool [P]: whether every action of the text was taken in one of the runs
 
 
+@guarded
 def random_states(world: KarelWorld, key: jax.Array, count: int) -> KarelState:
     """Draw random Karel states (LEAPS, appendix on the dataset).
 
@@ -105,6 +107,7 @@ RANDOM_STATES = Task("RandomStates", KarelWorld(8, 8), _no_layout, _nothing)
 """Karel's world without a goal."""
 
 
+@guarded
 def execute(task: Task, programs: jax.Array, states: PyTree, which: jax.Array, *, runs: int, steps: int) -> Executions:
     """Run programs and record their actions and perceptions.
 
@@ -221,6 +224,7 @@ class Draw(NamedTuple):
     wanted: jax.Array  # bool [D]: whether a program is exercised, the first of its kind, and held out or not as asked
 
 
+@guarded
 def draw(task: Task, key: jax.Array, count: int, *, held_out: bool = False, runs: int, steps: int) -> Draw:
     """Draw programs from the grammar and run them on random states.
 
@@ -250,6 +254,7 @@ def draw(task: Task, key: jax.Array, count: int, *, held_out: bool = False, runs
     return Draw(programs, executions, wanted & executions.exercised)
 
 
+@guarded
 def held_out_programs(task: Task, seed: int, count: int) -> np.ndarray:
     """Return distinct held-out programs.
 
@@ -277,6 +282,6 @@ def held_out_programs(task: Task, seed: int, count: int) -> np.ndarray:
     return np.stack(list(distinct.values())[:count])
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jit(per="task", static_argnames="task")
 def _draw_held_out(task: Task, key: jax.Array) -> Draw:
     return draw(task, key, 2**13, held_out=True, runs=1, steps=1)

@@ -32,8 +32,8 @@ def init(key: jax.Array, inputs: int, hidden: int) -> Params:
     return {
         "w_i": orthogonal(input_key, (3 * hidden, inputs), jnp.float32),
         "w_h": orthogonal(hidden_key, (3 * hidden, hidden), jnp.float32),
-        "b_i": jnp.zeros(3 * hidden),
-        "b_h": jnp.zeros(3 * hidden),
+        "b_i": jnp.zeros(3 * hidden, jnp.float32),
+        "b_h": jnp.zeros(3 * hidden, jnp.float32),
     }
 
 

@@ -19,6 +19,7 @@ from jaxprl.types import JSON
 from jaxprl.vm.evaluate import evaluate
 from jaxprl.worlds.make import make
 from jaxprl.worlds.task import Task
+from jaxprl.xla import guarded, jit
 
 SIGMAS = (0.1, 0.25, 0.5, 1.0)
 """Standard deviations of the noise that smoothness is measured with."""
@@ -37,7 +38,7 @@ class Reconstruction(TypedDict):
     """Share of programs that the decoder gives back from the mean of their latent."""
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jit(per="grammar", static_argnames="grammar")
 def _reconstruct(grammar: Grammar, params: vae.Params, programs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Encode programs int32 [P, N] and decode the means of their latents.
 
@@ -69,6 +70,7 @@ def reconstruction(grammar: Grammar, params: vae.Params, programs: np.ndarray) -
     return {"tokens": float(right[counted].mean()), "programs": float(whole.mean())}
 
 
+@guarded
 def full_report(grammar: Grammar, task: Task, params: vae.Params, *, programs: int) -> JSON:
     """Measure everything that is reported of a model.
 
@@ -112,6 +114,7 @@ def _by_length(grammar: Grammar, params: vae.Params, programs: np.ndarray) -> di
     return {name: float(part.mean()) for name, part in parts.items() if len(part)}
 
 
+@guarded
 def behaviour_accuracy(grammar: Grammar, task: Task, params: vae.Params, draws: int = 2**15) -> float:
     """Measure how well the behaviour network predicts the actions of held-out programs.
 
@@ -136,12 +139,13 @@ def behaviour_accuracy(grammar: Grammar, task: Task, params: vae.Params, draws: 
     return float(right[counted].mean())
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@jit(per="task", static_argnames=("task", "draws"))
 def _held_out_behaviour(task: Task, draws: int) -> data.Draw:
     """Draw programs, and run those that are held out."""
     return data.draw(task, jax.random.key(1), draws, held_out=True, runs=2, steps=20)
 
 
+@guarded
 def smoothness(space: LatentSpace, task_name: str, points: int = 256) -> dict[str, dict[str, float]]:
     """Measure how similarly the programs of z and z + sigma e behave on a task, for z and e drawn from N(0, I).
 

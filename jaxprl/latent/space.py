@@ -29,6 +29,7 @@ from jaxprl.latent import sequences, vae
 from jaxprl.latent.grammar import Grammar
 from jaxprl.types import JSON
 from jaxprl.worlds.karel.world import LANGUAGE as KAREL
+from jaxprl.xla import guarded, jit
 
 FORMAT = 1
 """Version of the format of model files."""
@@ -84,6 +85,7 @@ class LatentSpace:
         """Checksum of the parameters, as in a model file: hexadecimal digits."""
         return _checksum(_halves(self.params))
 
+    @guarded
     def decode(self, latents: np.ndarray | jax.Array) -> tuple[jax.Array, jax.Array]:
         """Decode latents to programs.
 
@@ -119,6 +121,7 @@ class LatentSpace:
         in_stages = jax.default_backend() == "cpu"
         return [np.asarray(leaf)[: len(rows)] for leaf in _decode(self.grammar, self.params, padded, in_stages)]
 
+    @guarded
     def encode(self, programs: np.ndarray | jax.Array) -> jax.Array:
         """Encode programs to the means of their latents.
 
@@ -139,6 +142,7 @@ class LatentSpace:
             raise UserError(f"not in the learned program space: {self.outside(row)}: {text}")
         return latents.reshape(*programs.shape[:-1], -1)
 
+    @guarded
     def outside(self, program: np.ndarray) -> str | None:
         """Return why a program is not in the space.
 
@@ -175,6 +179,7 @@ class LatentSpace:
             np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 
     @classmethod
+    @guarded
     def load(cls, file: Path = SHIPPED, language: Language = KAREL) -> LatentSpace:
         """Read a model file.
 
@@ -254,7 +259,7 @@ def _chunk_sizes(count: int) -> list[int]:
     return [CHUNK] * whole + ([CHUNK] if rest > CHUNK // 2 else [vae.FEWEST] * -(-rest // vae.FEWEST))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
+@jit(per="grammar", static_argnames=("grammar", "in_stages"))
 def _decode(grammar: Grammar, params: vae.Params, latents: jax.Array, in_stages: bool) -> tuple[jax.Array, jax.Array]:
     """Return the nodes of latents [B, latent], and which of them are valid."""
     with jax.default_matmul_precision("float32"):  # by default, accelerators round the factors of products
@@ -263,7 +268,7 @@ def _decode(grammar: Grammar, params: vae.Params, latents: jax.Array, in_stages:
     return programs, ended & room
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jit(per="grammar", static_argnames="grammar")
 def _encode(grammar: Grammar, params: vae.Params, programs: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return the mean latents of programs [P, N], and which of the programs are in the space."""
     tokens, length, fine = jax.vmap(functools.partial(sequences.from_nodes, grammar))(programs)

@@ -41,6 +41,7 @@ from jaxprl.latent.gru import Params
 from jaxprl.latent.space import LatentSpace, Origin
 from jaxprl.latent.vocabularies import KNOWN, Vocabulary
 from jaxprl.worlds.karel.world import LANGUAGE as KAREL
+from jaxprl.xla import guarded
 
 PROGRAMS = 256
 """Programs that an order of tokens is tried on."""
@@ -135,6 +136,7 @@ def weights_of(file: Path) -> dict[str, np.ndarray]:
     return {name: leaf.float().numpy() for name, leaf in tensors.items()}
 
 
+@guarded
 def tried(weights: Mapping[str, np.ndarray], vocabulary: Vocabulary | None = None) -> list[Trial]:
     """Read a state dict in each of the orders of tokens, and try how many programs it gives back.
 
@@ -182,6 +184,7 @@ def _brought_back(space: LatentSpace) -> int:
     return int(np.sum(np.asarray(valid) & np.all(np.asarray(decoded) == programs, axis=1)))
 
 
+@guarded
 def from_state_dict(weights: Mapping[str, np.ndarray], tokens: Sequence[str]) -> LatentSpace:
     """Convert a state dict, without a look at what the model does.
 

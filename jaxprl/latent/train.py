@@ -19,6 +19,7 @@ from jaxprl.latent.grammar import Grammar, masks
 from jaxprl.types import PyTree
 from jaxprl.worlds.seeds import checked_seed
 from jaxprl.worlds.task import Task
+from jaxprl.xla import guarded, jit
 
 PACKING = ((5, 256), (2, 240), (2, 208), (3, 168), (4, 136), (4, 104), (4, 72), (5, 36), (5, 12))
 """The packing of a batch of 256 programs. It has enough rows for the usual lengths of training programs; a program that
@@ -84,12 +85,14 @@ def optimizer(recipe: Recipe) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
 
 
+@guarded
 def start(recipe: Recipe, grammar: Grammar) -> State:
     """Return the state of a training before the first step."""
     params = vae.init(grammar, jax.random.fold_in(jax.random.key(recipe.seed), 2**31 - 1), recipe.sizes)
     return State(jnp.int32(0), params, jax.tree.map(jnp.copy, params), optimizer(recipe).init(params))
 
 
+@guarded
 def batch_of(recipe: Recipe, grammar: Grammar, task: Task, key: jax.Array) -> vae.Batch:
     """Draw a batch.
 
@@ -118,7 +121,7 @@ def batch_of(recipe: Recipe, grammar: Grammar, task: Task, key: jax.Array) -> va
     return vae.Batch(tokens, length, masks(grammar, tokens), weight, runs.action, runs.seen, runs.length)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 4), donate_argnums=3)
+@jit(per=("recipe", "grammar", "task"), static_argnames=("recipe", "grammar", "task", "steps"), donate_argnames="state")
 def advance(recipe: Recipe, grammar: Grammar, task: Task, state: State, steps: int) -> tuple[State, dict]:
     """Take training steps.
 

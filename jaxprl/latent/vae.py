@@ -36,6 +36,7 @@ import jax.numpy as jnp
 from jaxprl.latent import gru
 from jaxprl.latent.grammar import Automaton, Grammar
 from jaxprl.types import PyTree
+from jaxprl.xla import guarded
 
 Params = dict[str, PyTree]
 """Nested dictionaries of arrays."""
@@ -76,6 +77,7 @@ class Batch(NamedTuple):
     run_length: jax.Array  # int32 [B, R]: the actions that count, with the end of the program
 
 
+@guarded
 def init(grammar: Grammar, key: jax.Array, sizes: Sizes = SIZES) -> Params:
     """Return random initial parameters.
 
@@ -111,6 +113,7 @@ def init(grammar: Grammar, key: jax.Array, sizes: Sizes = SIZES) -> Params:
     return {"encoder": encoder | embedding(), "decoder": decoder | embedding(), "behaviour": behaviour}
 
 
+@guarded
 def encode(
     params: Params, tokens: jax.Array, length: jax.Array, packing: Packing | None = None
 ) -> tuple[jax.Array, jax.Array]:
@@ -135,6 +138,7 @@ def encode(
     return _linear(encoder["mean"], last), _linear(encoder["log_sigma"], last)
 
 
+@guarded
 def logits(params: Params, latent: jax.Array, batch_inputs: jax.Array, packing: Packing | None = None) -> jax.Array:
     """Compute the decoder's logits of the next token under teacher forcing, without the mask of the grammar.
 
@@ -170,6 +174,7 @@ def logits(params: Params, latent: jax.Array, batch_inputs: jax.Array, packing: 
     return jnp.concatenate(parts)
 
 
+@guarded
 def behaviour_logits(params: Params, latent: jax.Array, action: jax.Array, seen: jax.Array) -> jax.Array:
     """Compute the behaviour network's logits of the next action under teacher forcing.
 
@@ -198,6 +203,7 @@ def behaviour_logits(params: Params, latent: jax.Array, action: jax.Array, seen:
     return _linear(behaviour["out"], states).reshape(steps, rows, runs, actions)
 
 
+@guarded
 def loss(
     params: Params, batch: Batch, key: jax.Array, grammar: Grammar, packing: Packing | None = None
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -243,6 +249,7 @@ def inputs_of(grammar: Grammar, tokens: jax.Array) -> jax.Array:
     return jnp.concatenate([jnp.full_like(tokens[:, :1], grammar.first), tokens[:, :-1]], axis=1)
 
 
+@guarded
 def free_run(
     grammar: Grammar, params: Params, latent: jax.Array, *, in_stages: bool = True
 ) -> tuple[jax.Array, jax.Array]:

@@ -25,6 +25,7 @@ from jaxprl.search.names import ACCEPTANCE
 from jaxprl.search.program_space import mutations, random_starts
 from jaxprl.search.protocol import Search
 from jaxprl.search.schedule import Constant
+from jaxprl.xla import jit
 
 AHEAD = 16
 """Neighbours drawn at a time. It is small, since a hot search moves often and a move discards what was drawn ahead."""
@@ -86,7 +87,7 @@ def metropolis(cooling: Cooling, goal: int, state: State, keys: jax.Array) -> np
     return np.clip(np.ceil(slack), 1, 2**31 - 1).astype(np.int32)
 
 
-@jax.jit
+@jit()
 def _bits(keys: jax.Array) -> jax.Array:
     """Return a random uint32 for every key, typed [S, B]."""
 

@@ -29,6 +29,7 @@ from jaxprl.search.hill_climbing import Start
 from jaxprl.search.latent import Decode, perturbed
 from jaxprl.search.protocol import UNKNOWN, Asked, Bests, Candidates, Point, Search, nothing_yet, select, started
 from jaxprl.types import PyTree
+from jaxprl.xla import jit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +130,7 @@ def cross_entropy(
     return Search(init, ask, tell, template)
 
 
-@functools.partial(jax.jit, static_argnames="e")
+@jit(static_argnames="e")
 def _begin(state: State, first: Point, starts: jax.Array, *, e: int) -> State:
     """Start a run from the points `first`, [S], where `starts`, bool [S], holds."""
     return state._replace(
@@ -140,7 +141,7 @@ def _begin(state: State, first: Point, starts: jax.Array, *, e: int) -> State:
     )
 
 
-@functools.partial(jax.jit, static_argnames=("centres", "k", "budget"))
+@jit(static_argnames=("centres", "k", "budget"))
 def _next(state: State, *, centres: Centres, k: int, budget: int):
     """Return the keys [S, k] of the next generation, its centres and stand-ins (`Centres`), and which programs are to
     be evaluated, bool [S, 1 + k]: column 0 is the start of the run, the others are the candidates."""
@@ -151,14 +152,14 @@ def _next(state: State, *, centres: Centres, k: int, budget: int):
     return keys, *centres(state.elite, k), wanted
 
 
-@jax.jit
+@jit()
 def _behind(elite: Point, candidates: Point) -> Point:
     """Put the first of the elite, which is the start of a run that has just begun, before the candidates: [S, 1 +
     k]."""
     return jax.tree.map(lambda old, new: jnp.concatenate([old[:, :1], new], axis=1), elite, candidates)
 
 
-@functools.partial(jax.jit, static_argnames=("e", "budget", "goal"))
+@jit(static_argnames=("e", "budget", "goal"))
 def _tell(state: State, asked: Asked, scores: jax.Array, *, e: int, budget: int, goal: int):
     """Return the next state, the new bests, and which searches start a run, bool [S]."""
     wanted, points = asked.question.wanted, asked.points

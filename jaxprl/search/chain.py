@@ -26,6 +26,7 @@ from jaxprl.search.names import REDRAWN
 from jaxprl.search.program_space import mutations, random_starts
 from jaxprl.search.protocol import Search
 from jaxprl.search.schedule import Constant
+from jaxprl.xla import jit
 
 AHEAD = 16
 """Neighbours drawn at a time. It is small, since a chain moves often and a move discards what was drawn ahead."""
@@ -97,7 +98,7 @@ def _drawn_small(draw: Callable[[jax.Array], Drawn], max_nodes: int, keys: jax.A
     return found
 
 
-@jax.jit
+@jit()
 def _again(keys: jax.Array, tries: jax.Array) -> jax.Array:
     """Return keys, typed [...], for drawing again for the time number `tries`."""
 
@@ -107,7 +108,7 @@ def _again(keys: jax.Array, tries: jax.Array) -> jax.Array:
     return jax.vmap(fold)(keys.reshape(-1)).reshape(keys.shape)
 
 
-@jax.jit
+@jit()
 def _chosen(condition: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
     """Return `new` where the condition holds, else `old`; the condition has their leading axes."""
     return jnp.where(condition[..., None], new, old)

@@ -41,6 +41,7 @@ from jaxprl.search.protocol import (
 )
 from jaxprl.search.schedule import Schedule, steps
 from jaxprl.types import PyTree
+from jaxprl.xla import jit
 
 
 class State(NamedTuple):
@@ -176,7 +177,7 @@ def stalled(state: State, climbs: int) -> jax.Array:
     return about_to_start & (state.climb - 1 - state.best_at >= climbs)
 
 
-@jax.jit
+@jit()
 def _begin(state: State, first: Points, starts: jax.Array, *, table: tuple[jax.Array, jax.Array]) -> State:
     """Start a climb from the points `first`, [S], where `starts`, bool [S], holds."""
     from_evaluated, ks = table
@@ -190,7 +191,7 @@ def _begin(state: State, first: Points, starts: jax.Array, *, table: tuple[jax.A
     )
 
 
-@functools.partial(jax.jit, static_argnames=("width", "budget"))
+@jit(static_argnames=("width", "budget"))
 def _next(state: State, width: int, *, budget: int) -> tuple[jax.Array, jax.Array]:
     """Return the keys [S, width] of the next neighbours, and how many of them are looked at, int32 [S]."""
     left = budget - state.evaluated - _one(state.score == UNKNOWN)  # the start of a climb counts before its neighbours
@@ -201,7 +202,7 @@ def _next(state: State, width: int, *, budget: int) -> tuple[jax.Array, jax.Arra
     return keys, jnp.where(state.done, -1, counts)
 
 
-@functools.partial(jax.jit, static_argnames=("budget", "goal", "renew"))
+@jit(static_argnames=("budget", "goal", "renew"))
 def _tell(
     state: State, asked: Asked, answer: Improvements, *, budget: int, goal: int, renew: bool
 ) -> tuple[State, Bests, jax.Array]:

@@ -9,7 +9,6 @@ decoded beside it, provided that `decode` does not either.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -18,6 +17,7 @@ import numpy as np
 
 from jaxprl.search.names import STARTS
 from jaxprl.search.protocol import Point, select
+from jaxprl.xla import guarded, jit
 
 Latents = np.ndarray | jax.Array
 Decode = Callable[[Latents], tuple[jax.Array, jax.Array]]
@@ -30,6 +30,7 @@ SMALLEST = 32
 """Least number of points to draw together, so that few sizes are compiled."""
 
 
+@guarded
 def random_starts(decode: Decode, size: int, keys: jax.Array, run: jax.Array) -> Point:
     """Draw the random points [S] that runs start from.
 
@@ -52,6 +53,7 @@ def random_starts(decode: Decode, size: int, keys: jax.Array, run: jax.Array) ->
     return point
 
 
+@guarded
 def neighbours(
     decode: Decode, sigma: float, points: Point, keys: jax.Array, counts: jax.Array
 ) -> tuple[Point, jax.Array]:
@@ -74,6 +76,7 @@ def neighbours(
     return near, jnp.broadcast_to(whole, (*keys.shape, 2))
 
 
+@guarded
 def perturbed(
     decode: Decode, sigma: float, centres: jax.Array, instead: Point, *, keys: jax.Array, wanted: np.ndarray
 ) -> Point:
@@ -105,14 +108,14 @@ def perturbed(
     return jax.tree.map(lambda leaf: jnp.asarray(leaf.reshape(*keys.shape, -1)), found)
 
 
-@functools.partial(jax.jit, static_argnames="size")
+@jit(static_argnames="size")
 def _random(keys: jax.Array, run: jax.Array, tries: jax.Array, *, size: int) -> jax.Array:
     """Return draw number `tries` of the start of each search's run, float32 [S, size]."""
     fold = jax.random.fold_in
     return jax.vmap(lambda key, run: _noise(fold(fold(key, STARTS), run), tries, size))(keys, run)
 
 
-@jax.jit
+@jit()
 def _around(keys: jax.Array, centres: jax.Array, rows: jax.Array, tries: jax.Array, sigma: float) -> jax.Array:
     """Return draw number `tries` around the centres `rows`, int32 [M], of float32 [P, D]; after the last draw, the
     centre itself."""

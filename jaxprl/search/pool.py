@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprl.search.protocol import UNKNOWN, Points
+from jaxprl.xla import guarded
 
 
 class Starts(NamedTuple):
@@ -34,7 +35,7 @@ class Pool(NamedTuple):
     @classmethod
     def of(cls, starts: Starts) -> Pool:
         """Return the pool of programs that were evaluated before the first climb."""
-        counts = jnp.asarray(np.maximum(starts.counts, 1))  # a search without a program never climbs
+        counts = jnp.asarray(np.maximum(starts.counts, 1), jnp.int32)  # a search without a program never climbs
         return cls(jax.tree.map(jnp.asarray, starts.programs), counts, jnp.zeros_like(counts))
 
 
@@ -82,6 +83,7 @@ def best_first(programs: Points, counts: np.ndarray, scores: np.ndarray, budget:
     return Starts(ordered, counts, evaluated, best)
 
 
+@guarded
 def pooled_starts(pool: Pool, keys: jax.Array, climb: jax.Array) -> Points:
     """Return each search's start program for its climb, int32 [S]: the first, the second, ..., then the first again."""
     del keys
@@ -89,6 +91,7 @@ def pooled_starts(pool: Pool, keys: jax.Array, climb: jax.Array) -> Points:
     return jax.tree.map(lambda leaf: jnp.take_along_axis(leaf, turn[:, None, None], axis=1)[:, 0], pool.programs)
 
 
+@guarded
 def joined(pool: Pool, climb: np.ndarray, fresh: Starts) -> Pool:
     """Insert programs into a pool so that the next climbs start from them.
 

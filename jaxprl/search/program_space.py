@@ -10,6 +10,7 @@ import jax
 from jaxprl.dsl import sample
 from jaxprl.dsl.language import Language
 from jaxprl.search.names import STARTS
+from jaxprl.xla import jit
 
 
 def random_starts(language: Language, keys: jax.Array, climb: jax.Array) -> jax.Array:
@@ -17,7 +18,7 @@ def random_starts(language: Language, keys: jax.Array, climb: jax.Array) -> jax.
     return sample.random_programs(language, _named(keys, climb))
 
 
-@jax.jit
+@jit()
 def _named(keys: jax.Array, climb: jax.Array) -> jax.Array:
     return jax.vmap(lambda key, number: jax.random.fold_in(jax.random.fold_in(key, STARTS), number))(keys, climb)
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from jaxprl.types import Array, PyTree
 from jaxprl.worlds.seeds import checked_seed
+from jaxprl.xla import jit
 
 UNKNOWN = -(2**31)
 """Score of a program that has not been evaluated; it is below every other score."""
@@ -40,7 +41,7 @@ def search_keys(seeds: Sequence[int]) -> jax.Array:
     return _keys(np.array([checked_seed(seed) for seed in seeds], np.uint32))
 
 
-@jax.jit
+@jit()
 def _keys(seeds: jax.Array) -> jax.Array:
     return jax.vmap(functools.partial(jax.random.key, impl="threefry2x32"))(seeds)
 

@@ -8,7 +8,6 @@ Axis letters: S searches, R rounds.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -19,6 +18,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jaxprl.search.protocol import Asked, Bests, Improvements, Neighbourhoods, Search, State, select
 from jaxprl.types import Array, PyTree
+from jaxprl.xla import jit
 
 
 class Answer(Protocol):
@@ -91,8 +91,10 @@ def _packed(round: Round) -> jax.Array:
     return jnp.concatenate(rows, axis=1)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("ask", "tell", "answer", "width", "count", "mesh"), donate_argnames=("carry",)
+@jit(
+    per=("ask", "tell", "answer"),
+    static_argnames=("ask", "tell", "answer", "width", "count", "mesh"),
+    donate_argnames="carry",
 )
 def several(
     state: State,

@@ -22,7 +22,6 @@ more than halves the steps of a run.
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -62,6 +61,7 @@ from jaxprl.vm.instruction import (
     pack,
     prepended,
 )
+from jaxprl.xla import jit
 
 COUNT_BITS = 5
 """Bits of a REPEAT counter that hold the counts which sampling makes (0 to 19)."""
@@ -72,7 +72,7 @@ TRACED = 64
 bits."""
 _NODE_KIND = (1 << encode.KIND_BITS) - 1
 
-_tree = jax.jit(encode.tree)
+_tree = jit()(encode.tree)
 
 
 def counter_bits(nodes: np.ndarray) -> int:
@@ -101,7 +101,7 @@ def counter_words(nodes: np.ndarray, bits: int) -> int:
     return -(-deepest // per_word)
 
 
-@functools.partial(jax.jit, static_argnames="bits")
+@jit(static_argnames="bits")
 def instructions(nodes: jax.Array, *, bits: int = COUNT_BITS) -> jax.Array:
     """Return the instructions of programs, every action an instruction of its own.
 

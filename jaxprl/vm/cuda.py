@@ -37,6 +37,7 @@ from jaxprl.vm.kernel.gpu import Answers, Kernel, Memory
 from jaxprl.vm.machine import GROWTH, Machine
 from jaxprl.vm.outcomes import COLUMNS, RUNNING, unpack
 from jaxprl.vm.sharing import Work
+from jaxprl.xla import jit
 
 MOST_PROGRAMS = 2**15
 """Programs of one launch."""
@@ -208,7 +209,7 @@ def _devices(kernel: Kernel) -> tuple[jax.Device, ...]:
     return tuple(jax.local_devices()[: kernel.launcher.devices])
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=5)
+@jit(per="kernel", static_argnames=("kernel", "devices"), donate_argnames="memory")
 def _run_programs(
     kernel: Kernel,
     devices: tuple[jax.Device, ...],
@@ -224,7 +225,7 @@ def _run_programs(
     return _over(devices, share, "rsss", "ss")(leaves, programs, counts, memory)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 4), donate_argnums=6)
+@jit(per="kernel", static_argnames=("kernel", "devices", "most"), donate_argnames="memory")
 def _first_better(
     kernel: Kernel,
     devices: tuple[jax.Device, ...],

@@ -34,7 +34,7 @@ from jaxprl.vm.layouts import check_stacked, layouts_of, part_of
 from jaxprl.vm.outcomes import Outcomes, Scale, unpack
 from jaxprl.vm.sharing import widened
 from jaxprl.worlds.task import Layout, PythonTask, Task, require_task
-from jaxprl.xla import has_whole_loops
+from jaxprl.xla import guarded, has_whole_loops
 
 BLOCK = 512
 """Programs of one batch, at most."""
@@ -130,11 +130,29 @@ def evaluate(
     if isinstance(task, PythonTask):
         return plain.evaluate(task, programs, layouts)
     nodes = programs if isinstance(programs, np.ndarray) else encode.encode_all(programs, task.language)
+    return _evaluated(task, nodes, layouts, engine, block, slots, workers)
+
+
+@guarded
+def _evaluated(
+    task: Task,
+    nodes: np.ndarray,
+    layouts: Layout,
+    engine: str | None,
+    block: int,
+    slots: int | None,
+    workers: int | None,
+) -> Outcomes:
+    """Do what `evaluate` does with nodes int32 [P, N]."""
     episodes = len(layouts.units)
     if episodes > MOST_LANES:
-        again = functools.partial(evaluate, task, nodes, engine=engine, block=block, slots=slots, workers=workers)
-        parts = [again(part_of(layouts, first, MOST_LANES)) for first in range(0, episodes, MOST_LANES)]
-        return _side_by_side(parts)
+        firsts = range(0, episodes, MOST_LANES)
+        return _side_by_side(
+            [
+                _evaluated(task, nodes, part_of(layouts, first, MOST_LANES), engine, block, slots, workers)
+                for first in firsts
+            ]
+        )
     nothing = Scale(np.zeros(episodes, np.int64), 1)  # no return is compared, so their units need not go together
     batches = _engine(task, nodes, layouts, nothing, engine, slots)
     found = batches.run_programs(nodes, workers or _workers(), min(block, max(1, MOST_LANES // episodes)))
@@ -173,7 +191,14 @@ def first_better(
     check_engine(task, engine)
     if isinstance(task, PythonTask):
         return plain.first_better(task, question, layouts)
-    workers = workers or _workers()
+    return _first_better(task, question, layouts, engine, slots, workers or _workers())
+
+
+@guarded
+def _first_better(
+    task: Task, question: Neighbourhoods, layouts: Layout, engine: str | None, slots: int | None, workers: int
+) -> Improvements:
+    """Do what `first_better` does for a task in array code."""
     if not (question.counts >= 0).any():
         return Improvements(*np.zeros((3, len(question.counts)), np.int32))
     question = widened(question, max(1, question.programs.shape[1]))

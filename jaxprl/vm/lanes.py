@@ -28,6 +28,7 @@ from jaxprl.vm.interpreter import Run
 from jaxprl.vm.memory import Lockstep
 from jaxprl.vm.outcomes import COLUMNS, DROPPED, FINISHED, RUNNING, Outcomes, pack, score_to_beat, unpack
 from jaxprl.worlds.task import Layout, Task
+from jaxprl.xla import jit
 
 MOST_LANES = 2**15
 """Runs that start together, at most."""
@@ -185,7 +186,7 @@ def _batch_size(lanes: int) -> int:
     return size if size >= 1024 or size.bit_length() % 2 else 2 * size
 
 
-@functools.partial(jax.jit, static_argnames=("size", "words", "slots"))
+@jit(static_argnames=("size", "words", "slots"))
 def _start(layouts: Layout, code: jax.Array, count: jax.Array, *, size: int, words: int, slots: int) -> Lanes:
     """Return the lanes of `count` programs on all layouts, filled up to `size` with runs that have ended."""
     episodes = len(layouts.units)
@@ -198,7 +199,7 @@ def _start(layouts: Layout, code: jax.Array, count: jax.Array, *, size: int, wor
     return Lanes(run, program, jnp.where(used, index, -1))
 
 
-@functools.partial(jax.jit, static_argnames=("task", "bits", "steps"), donate_argnames=("lanes", "results"))
+@jit(per="task", static_argnames=("task", "bits", "steps"), donate_argnames=("lanes", "results"))
 def _advance(
     task: Task, code: jax.Array, wanted: _Wanted, lanes: Lanes, results: jax.Array, *, bits: int, steps: int
 ) -> tuple[Lanes, jax.Array, jax.Array]:
@@ -255,7 +256,7 @@ def _settled(wanted: _Wanted, results: jax.Array) -> jax.Array:
     return (highest <= wanted.beat) | (index > first[wanted.group])
 
 
-@functools.partial(jax.jit, static_argnames=("size", "slots"))
+@jit(static_argnames=("size", "slots"))
 def _compact(lanes: Lanes, *, size: int, slots: int) -> Lanes:
     """Return the lanes that go on, in a batch of `size` with memories of `slots`."""
     alive = lanes.run.end == RUNNING

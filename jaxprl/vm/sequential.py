@@ -27,6 +27,7 @@ from jaxprl.vm.memory import Direct
 from jaxprl.vm.outcomes import COLUMNS, RUNNING, pack, score_to_beat, unpack
 from jaxprl.vm.pruning import Scoring, Traces
 from jaxprl.worlds.task import Layout
+from jaxprl.xla import jit
 
 SMALLEST = 32
 """Programs of the smallest batch. So few sizes are compiled, and rows that are not used cost next to nothing."""
@@ -74,7 +75,7 @@ class Batches(sharing.Work):
         return dataclasses.replace(self, slots=GROWTH * self.slots)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jit(per="machine", static_argnames="machine")
 def _run_programs(machine: Machine, nodes: jax.Array, count: jax.Array, layouts: Layout) -> jax.Array:
     """Return packed outcomes, int32 [P, E, COLUMNS], of the first `count` programs; zeros for the others."""
     episodes = layouts.units.shape[0]
@@ -133,7 +134,7 @@ class _Attempt(NamedTuple):
     memory: Direct
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jit(per="machine", static_argnames="machine")
 def _first_better(
     machine: Machine, question: Neighbourhoods, layouts: Layout, weights: jax.Array, most: jax.Array
 ) -> tuple[jax.Array, ...]:

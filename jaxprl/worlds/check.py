@@ -22,6 +22,7 @@ from jaxprl.errors import UserError
 from jaxprl.types import PyTree
 from jaxprl.worlds.plain import plain_layout
 from jaxprl.worlds.task import Layout, PythonTask, Task
+from jaxprl.xla import guarded
 
 SEEDS = (0, 1, 2, 3, 1_000_000)
 """The seeds of the layouts that are tried. Searches use the first ones, final tests those from the last one on."""
@@ -158,6 +159,7 @@ class _Uses:
 class _ArrayTrial:
     """The trial of a task whose world is array code. Creating it checks the layouts and traces the rules."""
 
+    @guarded
     def __init__(self, task: Task):
         self.task, self.world, self.uses = task, task.world, _Uses()
         _expect(not task.quiet or hasattr(task.world, "glide"), "the task is quiet, but its world has no glide(..)")
@@ -243,6 +245,7 @@ class _ArrayTrial:
         sensed = jax.lax.map(lambda code: self.world.perceive(state, code), codes)
         return state, progress, units, terminated, sensed, quiet, self.world.key(state)[0]
 
+    @guarded
     def notes(self) -> list[str]:
         """Do all runs and return the notes on them."""
         for seed in SEEDS:

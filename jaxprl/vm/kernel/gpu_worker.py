@@ -32,6 +32,7 @@ from jaxprl.vm.machine import Machine, fetch_from, goes_on
 from jaxprl.vm.memory import SLOT_WORDS, Direct
 from jaxprl.vm.outcomes import COLUMNS, RUNNING
 from jaxprl.worlds.task import Layout
+from jaxprl.xla import guarded
 
 HARNESS = Path(__file__).with_name("gpu_worker.cu")
 THREADS = 128
@@ -72,6 +73,7 @@ class Written(NamedTuple):
     scratch: int  # bytes that it takes to make the instructions of a program
 
 
+@guarded
 def write(machine: Machine, layouts: Leaves, nodes: int) -> Written:
     """Return the text of the engine in CUDA.
 

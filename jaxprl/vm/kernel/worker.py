@@ -19,6 +19,7 @@ from jaxprl.vm.machine import Machine, fetch_from
 from jaxprl.vm.memory import Direct
 from jaxprl.vm.outcomes import COLUMNS, RUNNING
 from jaxprl.worlds.task import Layout
+from jaxprl.xla import guarded
 
 IN_GLIDING = ("tree-pre", "schedule-insns2")
 """Optimizations that cost more than they bring where a run only walks and turns (`interpreter.glide`): they compute
@@ -37,6 +38,7 @@ QUESTION = (
 """Pointers and numbers of `struct question` behind the layouts (`worker.c`)."""
 
 
+@guarded
 def write(machine: Machine, layouts: Leaves, nodes: int) -> str:
     """Return the text of the engine in C.
 

@@ -26,6 +26,7 @@ from jaxprl.worlds.minigrid.world import (
     ends_episode,
     item,
 )
+from jaxprl.xla import guarded
 
 FaramaEnv: TypeAlias = Any
 """An environment of `minigrid`. Each class has attributes of its own."""
@@ -72,6 +73,7 @@ class Exported(NamedTuple):
     """Whether the last action ended the episode by the base rules."""
 
 
+@guarded
 def from_farama(env: FaramaEnv) -> State:
     """Convert the current state of a `minigrid` environment.
 
@@ -157,6 +159,7 @@ def object_code(thing: FaramaObject, place: object, depth: int = 1) -> int:
     return item(thing.type, thing.color, state, contents)
 
 
+@guarded
 def act(state: State, action: ops.Int) -> State:
     """Do one of Farama's actions.
 
