@@ -36,7 +36,7 @@ KEPT = 16
 _REGIONS = Path("/proc/self/maps")
 _LIMIT = Path("/proc/sys/vm/max_map_count")
 _LOOK_SECONDS = 1.0
-"""How often the regions are counted at most: it takes some milliseconds."""
+"""How long regions are not counted again."""
 _NARROW = {"int64": "int32", "uint64": "uint32", "float64": "float32"}
 
 _OPTION = "xla_cpu_small_while_loop_byte_threshold"
@@ -114,7 +114,7 @@ def guarded(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         require_working_jax()
-        _let_go_in_time()
+        let_go()
         if not jax.enable_x64.value:  # in this thread
             return function(*args, **kwargs)
         args, kwargs = jax.tree.map(_narrowed, (args, kwargs))
@@ -191,27 +191,20 @@ def _narrowed(leaf: Any) -> Any:
 def let_go() -> None:
     """Drop everything that JAX has compiled if the process has a quarter of the regions of memory that it may have.
 
-    What is needed again is compiled again. Where other things than compiled code have many regions, what is compiled
-    after this may have half as many more.
+    What is needed again is compiled again. Where other things have that many regions, so that dropping does not help,
+    it is done again when an eighth has come on top of them. This looks at most once a second, since counting takes some
+    milliseconds.
     """
-    global _most
-    if not _REGIONS.exists():
+    global _next_look, _left
+    now = time.monotonic()
+    if now < _next_look or not _REGIONS.exists():
         return
-    if _most is None:
-        _most = _limit() // 4
-    if _regions() > _most:
+    _next_look = now + _LOOK_SECONDS
+    limit = _limit()
+    if _regions() > max(limit // 4, _left + limit // 8):
         jax.clear_caches()
         gc.collect()
-        _most = max(_limit() // 4, _regions() + _limit() // 8)
-
-
-def _let_go_in_time() -> None:
-    """Do `let_go` if that was not done just now."""
-    global _next_look
-    now = time.monotonic()
-    if now >= _next_look:
-        _next_look = now + _LOOK_SECONDS
-        let_go()
+        _left = _regions()
 
 
 def _regions() -> int:
@@ -225,7 +218,8 @@ def _limit() -> int:
         return 65_530
 
 
-_most: int | None = None
+_left = 0
+"""Regions that were left when everything was dropped for the last time."""
 _next_look = 0.0
 
 

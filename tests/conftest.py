@@ -1,4 +1,3 @@
-import gc
 import os
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 from compiled import MISSING
 
 from jaxprl.cli import run as run_command
-from jaxprl.xla import prefer_whole_loops
+from jaxprl.xla import let_go, prefer_whole_loops
 
 ROOT = Path(__file__).parents[1]
 CACHE = Path(os.environ.get("JAXPRL_CACHE", ROOT / ".cache"))
@@ -43,7 +42,6 @@ FEW_OPTIMIZATIONS = "jax_disable_most_optimizations"
 
 def pytest_configure(config):
     jax.config.update(FEW_OPTIMIZATIONS, config.option.markexpr == "not full")
-    jax.monitoring.register_event_duration_secs_listener(count_compiled)
     for unfinished in UNFINISHED:
         config.addinivalue_line("filterwarnings", unfinished)
 
@@ -65,27 +63,8 @@ def pytest_xdist_make_scheduler(config, log):
     return LoadFileScheduling(config, log) if config.option.markexpr == "not full" else None
 
 
-# Compiled code is mapped into memory in many pieces, and Linux allows a process 65,530 (`vm.max_map_count`); at the
-# limit XLA ends the process with a segmentation fault. Thus compiled code is dropped when there are many. Counting them
-# takes some milliseconds, so it is done where something was compiled.
-MOST_MAPPINGS = 20_000
-MAPPINGS = Path("/proc/self/maps")
-compiled = 0
-
-
-def count_compiled(event: str, duration: float, **_: object) -> None:
-    global compiled
-    compiled += event == "/jax/core/compile/backend_compile_duration"
-
-
 def pytest_runtest_teardown():
-    global compiled
-    if compiled < 10 or not MAPPINGS.exists():
-        return
-    compiled = 0
-    if MAPPINGS.read_bytes().count(b"\n") > MOST_MAPPINGS:
-        jax.clear_caches()
-        gc.collect()
+    let_go()  # as what runs programs does, which not every test comes to
 
 
 @pytest.fixture

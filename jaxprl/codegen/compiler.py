@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import weakref
 from pathlib import Path
 
 from jaxprl.codegen import kept
@@ -21,6 +22,8 @@ COMPILERS = ("cc", "gcc", "clang")
 # Sums wrap around. Branches stay branches: those of programs are easy to foresee, and computing both sides takes more
 # time.
 FLAGS = ("-O2", "-fwrapv", "-fno-if-conversion", "-w", "-shared", "-fPIC")
+KEPT = 32
+"""Texts whose functions stay loaded; those used last are kept."""
 SECONDS = 120
 """How long the compiler may take."""
 _CHECK = "\nint works(int x) { return 3 * x + 1; }\n"
@@ -87,13 +90,13 @@ def load(text: str, compiler: tuple[str, ...], flags: tuple[str, ...] = FLAGS) -
         raise Unavailable(f"the C compiler cannot be used: {error}") from error
 
 
-@functools.lru_cache(64)
+@functools.lru_cache(KEPT)
 def _load(text: str, compiler: tuple[str, ...], flags: tuple[str, ...]) -> ctypes.CDLL:
     text += _CHECK_CPP if "c++" in flags else _CHECK
     name = kept.name_of([*_identity(compiler), *flags, text]) + ".so"
     if kept.read(name) is not None:
         try:
-            return _checked(ctypes.CDLL(str(kept.folder() / name)), compiler)
+            return _checked(_opened(kept.folder() / name), compiler)
         except OSError:
             pass  # on a disk from which nothing may be run, say
     data = _compiled(text, compiler, flags)
@@ -114,9 +117,20 @@ def _loaded(data: bytes) -> ctypes.CDLL:
         file = Path(folder, "kernel.so")
         file.write_bytes(data)
         try:
-            return ctypes.CDLL(str(file))  # which may be removed as soon as it is loaded
+            return _opened(file)  # which may be removed as soon as it is loaded
         except OSError as error:
             raise Unavailable(f"the C compiler makes what cannot be loaded: {error}") from error
+
+
+def _opened(file: Path) -> ctypes.CDLL:
+    """Return the functions of a shared object, which leaves the process when nobody has them any more."""
+    functions = ctypes.CDLL(str(file))
+    weakref.finalize(functions, _close, functions._handle).atexit = False  # threads may still be in them
+    return functions
+
+
+def _close(handle: int) -> None:
+    ctypes.CDLL(None).dlclose(ctypes.c_void_p(handle))
 
 
 def _checked(functions: ctypes.CDLL, compiler: tuple[str, ...]) -> ctypes.CDLL:

@@ -22,11 +22,11 @@ from jaxprl.environments.functional import Environment, State
 from jaxprl.environments.gym import METADATA, check_actions, drawn_seed, episode_length, known_mode, spaces
 from jaxprl.errors import UserError
 from jaxprl.render.world import draw
-from jaxprl.types import JSON
+from jaxprl.types import JSON, PyTree
 from jaxprl.worlds.minigrid.observe import mission
 from jaxprl.worlds.seeds import checked_seed, checked_seeds
-from jaxprl.worlds.task import Layout
-from jaxprl.xla import guarded
+from jaxprl.worlds.task import Layout, Task
+from jaxprl.xla import guarded, jit
 
 POOL = range(256)
 """Seeds of the layouts on which new episodes start, unless `layout_seeds` are named."""
@@ -141,7 +141,7 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
         row = np.where(mask, np.cumsum(mask) - 1, 0)
         layouts = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[row]), self.task.layouts(seeds))
         keys = jax.random.split(jax.random.key(drawn_seed(self.np_random, None)), self.num_envs)
-        self.lanes, observations = _begin(self.environment, layouts, keys, mask, before)
+        self.lanes, observations = _begin(self.task, self.environment, layouts, keys, mask, before)
         return self._out(observations), self._info(mask)
 
     @guarded
@@ -163,7 +163,7 @@ class WorldVectorEnv(gymnasium.vector.VectorEnv):
         if not self.jax_arrays:
             check_actions(np.asarray(actions), (self.num_envs,), len(self.task.language.actions))
         actions = jnp.asarray(actions).astype(jnp.int32)
-        self.lanes, results = _advance(self.environment, jnp.int32(self.max_steps), lanes, actions)
+        self.lanes, results = _advance(self.task, self.environment, jnp.int32(self.max_steps), lanes, actions)
         observations, rewards, terminated, truncated = map(self._out, results)
         return observations, rewards, terminated, truncated, self._info(np.ones(self.num_envs, bool))
 
@@ -226,14 +226,15 @@ def _per_copy(seed: int | Sequence[int | None] | None, copies: int) -> list[int 
     return list(seed)
 
 
-@jax.jit
+@jit(per="task", static_argnames="task")
 def _begin(
-    env: Environment, layouts: Layout, keys: jax.Array, mask: jax.Array, before: Lane | None
+    task: Task, env: Environment, layouts: Layout, keys: jax.Array, mask: np.ndarray, before: Lane | None
 ) -> tuple[Lane, jax.Array]:
-    """Return copies at the start of layouts [E], and their observations.
+    """Return copies at the start of layouts [E], and their observations; `task` is that of `env`.
 
     Those that the mask, bool [E], leaves out stay as they are in `before`; None starts all.
     """
+    del task
 
     def begin(layout: Layout, key: jax.Array) -> Lane:
         state = State(layout.state, layout.progress, layout.units, jnp.bool_(False))
@@ -250,9 +251,12 @@ _Results = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 """Observations, rewards, terminated, truncated."""
 
 
-@jax.jit
-def _advance(env: Environment, max_steps: jax.Array, lanes: Lane, actions: jax.Array) -> tuple[Lane, _Results]:
-    """Return the copies after one action each, and what they give back."""
+@jit(per="task", static_argnames="task")
+def _advance(
+    task: Task, env: Environment, max_steps: jax.Array, lanes: Lane, actions: jax.Array
+) -> tuple[Lane, _Results]:
+    """Return the copies after one action each, and what they give back; `task` is that of `env`."""
+    del task
 
     def advance(lane: Lane, action: jax.Array) -> tuple[Lane, _Results]:
         key, draw_key = jax.random.split(lane.key)
@@ -268,4 +272,7 @@ def _advance(env: Environment, max_steps: jax.Array, lanes: Lane, actions: jax.A
     return jax.vmap(advance)(lanes, actions)
 
 
-_missions = jax.jit(jax.vmap(mission))
+@jit()
+def _missions(world: PyTree) -> jax.Array:
+    """Return the missions in some states."""
+    return jnp.asarray(jax.vmap(mission)(world))

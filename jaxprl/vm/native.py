@@ -215,7 +215,7 @@ def kernel_of(
         return _kernel_of(machine, leaves, nodes, command)
 
 
-@functools.lru_cache(256)
+@functools.lru_cache(compiler.KEPT)
 def _kernel_of(
     machine: Machine, leaves: pieces.Leaves, nodes: int, command: tuple[str, ...]
 ) -> Kernel | Unavailable | Unsupported:
