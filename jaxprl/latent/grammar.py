@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprl.dsl.language import COUNTS, Language
+from jaxprl.xla import guarded
 
 STATEMENT, CONDITION, COUNT = "<statement>", "<condition>", "<count>"
 PADDING = "<pad>"
@@ -122,12 +123,14 @@ class Grammar:
         self._start = [_BOTTOM, *(number[each] for each in rest[::-1] if every_token or each in rules)]
         self._least = 1 + sum(least.get(each, 1) for each in rest)
 
+    @guarded
     def start(self) -> Automaton:
         """Return the automaton before the first step of a sequence."""
         stack = np.zeros(self.depth, np.int32)
         stack[: len(self._start)] = self._start
         return Automaton(jnp.asarray(stack), jnp.int32(len(self._start)), jnp.int32(self._least))
 
+    @guarded
     def mask(self, automaton: Automaton) -> jax.Array:
         """Return which tokens can come next in a sequence.
 
@@ -145,6 +148,7 @@ class Grammar:
         fits = automaton.least + jnp.asarray(self.longer)[top] <= self.language.max_tokens
         return jnp.asarray(self.allowed)[top] & fits
 
+    @guarded
     def advance(self, automaton: Automaton, token: jax.Array) -> Automaton:
         """Return the automaton after a token.
 
@@ -165,6 +169,7 @@ class Grammar:
         )
 
 
+@guarded
 def masks(grammar: Grammar, tokens: jax.Array) -> jax.Array:
     """Return the tokens that were allowed at each step of complete sequences.
 

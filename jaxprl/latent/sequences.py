@@ -19,6 +19,7 @@ from jaxprl.dsl import encode
 from jaxprl.dsl.encode import ACTION, CONCAT, COUNT, IF, IFELSE, KIND_BITS, NOT, PERCEPTION, PROGRAM, REPEAT, WHILE
 from jaxprl.dsl.language import COUNTS
 from jaxprl.latent.grammar import Automaton, Grammar
+from jaxprl.xla import guarded
 
 _STRUCTURES = {"WHILE": WHILE, "IF": IF, "IFELSE": IFELSE, "REPEAT": REPEAT}
 _LARGEST = 64 << KIND_BITS
@@ -69,6 +70,7 @@ class Tables(NamedTuple):
         )
 
 
+@guarded
 def to_nodes(grammar: Grammar, sequence: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Convert a complete sequence to nodes.
 
@@ -112,6 +114,7 @@ def to_nodes(grammar: Grammar, sequence: jax.Array) -> tuple[jax.Array, jax.Arra
     return nodes, place[-1] < encode.WIDTH
 
 
+@guarded
 def from_nodes(grammar: Grammar, nodes: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Convert a program to a sequence.
 

@@ -357,7 +357,7 @@ def _next_engine() -> str:
 
 @functools.cache
 def _say_once(message: str) -> None:
-    warnings.warn(message, stacklevel=5)
+    warnings.warn(message, stacklevel=7)
 
 
 def _side_by_side(parts: Sequence[Outcomes]) -> Outcomes:
