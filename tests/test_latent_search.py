@@ -498,7 +498,7 @@ def test_published_parameters():
     [
         (lambda: resolve(Config("Maze", "cebs", options={"k": 10, "elite": 4})), "k is a multiple of it"),
         (lambda: resolve(Config("Maze", "cem", options={"k": 3, "elite": 4})), "elite goes from 1 to k"),
-        (lambda: resolve(Config("Maze", "cem", options={"k": 4, "sigma": 0.0})), "above 0"),
+        (lambda: resolve(Config("Maze", "cem", options={"k": 4, "sigma": 0.0})), "sigma 0: it goes from 1e-06 to"),
         (lambda: resolve(Config("Maze", "latent-hc", options={"k": 0})), "k 0: it goes from 1"),
         (lambda: searching("cem", Toy(limit=-99.0), 9), "none of 64 random latents decodes"),
     ],
