@@ -320,6 +320,12 @@ def test_not_forgiven(text, reason):
 LEFT = "```python\ndef run():\n    turnLeft()\n```\n"
 MOVE = "```python\ndef run():\n    move()\n```\n"
 DOUBLING = "def f0(): move()\n" + "\n".join(f"def f{n + 1}(): f{n}(); f{n}()" for n in range(40))
+
+
+def code(source):
+    return f"```python\n{source}\n```\n"
+
+
 TURN = "```python\ndef turn():\n    turnLeft()\n```\n"
 MARKS = [
     ("<think>", "</think>"),
@@ -335,8 +341,12 @@ MARKS = [
     ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<thought_process>", "</thought_process>"),
+    ("<|im_start|>think\n", "<|im_start|>answer\n"),
+    ('<details type="reasoning" done="true">', "</details>"),
     ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
     ("analysisWe need ", "assistantfinal"),
+    ("Here is my thought process:\n", "Here is my response:\n"),
 ]
 
 
@@ -347,7 +357,9 @@ def test_thoughts_are_no_answer(opening, closing):
     assert extract(thoughts + MOVE, KAREL).programs == (python_program("move"),)
     assert dsl(thoughts + "DEF run m( move m)") == move
     assert extract(thoughts, KAREL).reason == "no block"
-    assert extract(f"{opening}{LEFT}DEF run m( putMarker m)", KAREL).reason == "no block"
+    unclosed = f"{opening}{LEFT}DEF run m( putMarker m)"
+    assert extract(unclosed, KAREL, "length").reason == "cut off"
+    assert extract(unclosed, KAREL).reason == "no block" or opening.startswith("Here")
     if opening.startswith("<"):
         assert python(MOVE + thoughts) == python(f"{MOVE}{opening} Perhaps {LEFT}") == move
     assert python(f"{MOVE}{opening}{closing}") == python(f"{MOVE}{closing}\nIt moves.") == move
@@ -363,6 +375,10 @@ def test_thoughts_are_no_answer(opening, closing):
         f"[Analysis]\nThe wall is ahead.\n[Code]\n{MOVE}",
         f"<think>a</think>{MOVE}</think>",
         f"<answer>\n{MOVE}</answer>",
+        f"<think>Go.\n<answer>{MOVE}</answer>",
+        f"<think> tags are not needed here.\n{MOVE}",
+        f"{MOVE}</think>\nRun it with:\n```python\nrun()\n```",
+        f"{MOVE}</think>\nThe DSL would begin with `DEF run m(`.",
     ],
 )
 def test_a_mark_can_be_mentioned(text):
@@ -413,6 +429,20 @@ def test_the_last_dsl_text_counts():
     assert dsl("DEF run m( turnLeft m)\nThat is wrong, corrected version:\nDEF run m( move m)") == program("move")
     assert dsl("```\nDEF run m( turnLeft m)\n```\nBetter:\n```\nDEF run m( jump m)\n```") == "unknown name"
     assert dsl("DEF run m( turnLeft\nDEF run m( move m)") == program("move")
+    before = "```\nDEF run m( turnLeft m)\n```\nBetter:\n"
+    assert dsl(before + "```\nDEF run m( move turnLeft\n```") == program("move turnLeft")
+    assert dsl(before + "DEF RUN m( move m)") == program("move")
+    for better in ("DEF main m( move m)", "DEF run m( for 3 r( move r) m)", "DEF run m( First move then turnLeft m)"):
+        assert dsl(before + better) == "unknown name"
+    assert dsl("DEF run m( move m) ) turnLeft m)") == "misplaced token"
+    assert dsl("(DEF run m( move m))") == program("move")
+
+
+def test_a_number_is_no_argument():
+    loop = "    while not front_object_type(door):\n        left()"
+    expected = program("WHILE c( not c( front_object_type h( door h) c) c) w( left w)")
+    assert python(code(f"def run():\n{loop}"), MINIGRID) == expected
+    assert python(code(f"def run():\n    door = 3\n{loop}"), MINIGRID) == "bad argument"
 
 
 def test_a_translation_of_a_withdrawn_program_is_withdrawn():
@@ -420,6 +450,78 @@ def test_a_translation_of_a_withdrawn_program_is_withdrawn():
     assert [shown(found) for found in extract(both + MOVE, KAREL)] == [program("move"), "withdrawn"]
     assert [shown(found) for found in extract(both + "DEF run m( move m)", KAREL)] == ["withdrawn", program("move")]
     assert [shown(found) for found in extract(both, KAREL)] == [program("turnLeft")] * 2
+    for correction, reasons in (
+        (code("def run():\n    walk()"), ["unknown name", "withdrawn"]),
+        ("```\nDEF run m( walk m)\n```", ["withdrawn", "unknown name"]),
+    ):
+        assert [shown(found) for found in extract(both + correction, KAREL)] == reasons
+    for cut, reasons in (
+        ("```python\ndef run():\n    mo", ["cut off", "withdrawn"]),
+        ("```\nDEF run m( mo", ["withdrawn", "cut off"]),
+    ):
+        assert [shown(found) for found in extract(both + cut, KAREL, "length")] == reasons
+    unread = code("def run():\n    while frontIsClear():\n        break") + "DEF run m( turnLeft m)\nNo:\n"
+    assert [shown(found) for found in extract(unread + MOVE, KAREL)] == [program("move"), "withdrawn"]
+
+
+CLEAR = "def clear():\n    return frontIsClear()\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # a name means what it means where the function is defined
+        (code("n = 5\ndef go():\n for i in range(n): move()\ndef run():\n n = 2\n go()"), "REPEAT R=5 r( move r)"),
+        (code("def go():\n    for i in range(n): move()\ndef run():\n    n = 2\n    go()"), "bad count"),
+        (code("def a(): move()\ndef b(): a()\ndef run():\n    def a(): turnLeft()\n    b()"), "move"),
+        (code("def run():\n    n = 2\n    def a():\n        for i in range(n): move()\n    a()"), "bad count"),
+        # parameters that change
+        (code("def go(n):\n    for n in range(n): move()\ndef run():\n    go(3)"), "bad count"),
+        (code("def go(n):\n n = 1\n for i in range(n): move()\ndef run():\n go(3)"), "unsupported python"),
+        # the program's own definitions count first, stubs last, and two definitions are a reason to ask
+        (code("N = 5\ndef run():\n for i in range(N): move()") + "Larger:\n" + code("N = 8"), "REPEAT R=5 r( move r)"),
+        (code("N = 5\ndef run(): move()") + code("N = f()\ndef run(): move()"), "unsupported python"),
+        (code("def go():\n    move()") + code("def go():\n    pass  # as above\n\ndef run():\n    go()"), "move"),
+        (code("def go():\n    move()\ndef run():\n    go()") + "Template:\n" + code("def go():\n    pass"), "move"),
+        (code(CLEAR + "def run():\n while clear(): move()") + "Mock:\n" + code("def clear(): return 1"), AHEAD_WALL),
+        (code("def go():\n move()\ndef run():\n go()") + "Or:\n" + code("def go():\n turnLeft()"), "redefinition"),
+        (
+            code("def go(): move()") + code("def go(): turnLeft()\ndef run(): go()") + code("def run(): go()"),
+            "turnLeft",
+        ),
+        # other names than run
+        (code("def solve():\n    go()\n    turnLeft()") + "where\n" + code("def go():\n    move()"), "move turnLeft"),
+        (code("def run():\n    move()\n\ndef main():\n    run()\n\nif __name__ == '__main__':\n    main()"), "move"),
+        # corrections that are no program
+        (LEFT + "Corrected:\n" + code("def run():\nmove()"), "python syntax"),
+        (LEFT + "Corrected:\n" + code(">>> def run():\n...     move()"), "python syntax"),
+        (LEFT + "Corrected:\n" + code("class A:\n    def run(self):\n        move()"), "no function"),
+        (LEFT + "Corrected:\n" + code("async def run():\n    move()"), "no function"),
+        (MOVE + "Then:\n" + code("    pickMarker()"), "unsupported python"),
+        (MOVE + "Here\n" + code("move()") + "goes ahead. Call it:\n" + code("run()"), "move"),
+        # what stands around a function that is not fenced
+        ("move = turnLeft\n\ndef run():\n    move()", "redefinition"),
+        ("from robot import turnLeft as move\ndef run():\n    move()", "redefinition"),
+        ("move()\ndef run():\n    move()", "unsupported python"),
+        ("So:\nN = 4\n\ndef run():\n    for i in range(N): move()", "REPEAT R=4 r( move r)"),
+        ("def run():\n    move()\nfor example:", "move"),
+        ("def run():\n    move()\nmove() goes ahead (one cell)", "move"),
+        ("def run():\n    move()\nif frontIsClear():\n    move()", "unsupported python"),
+        # tags, quotes and fences
+        ("<answer>def run():\n    move()</answer>", "move"),
+        ("def run():\n    move()<|im_end|>", "move"),
+        ("> ```python\n> def run():\n>     move()\n> ```", "move"),
+        (f"Here is the ```python block:\n{MOVE}", "move"),
+        (f"````markdown\n{MOVE}````", "move"),
+        ("`def run(): move()`", "move"),
+        (f"{MOVE}- `def run():` starts:\n  - `move()` moves.", "move"),
+        (f"{MOVE}* **def run():** starts\n    * it moves", "move"),
+        (MOVE + code("def run():\n    # your program"), "move"),
+        (MOVE + code("def run():\n    S"), "move"),
+    ],
+)  # fmt: skip
+def test_what_stands_around_the_program(text, expected):
+    assert python(text) == (expected if expected in REASONS else program(expected))
 
 
 @pytest.mark.parametrize(
@@ -435,6 +537,7 @@ def test_a_translation_of_a_withdrawn_program_is_withdrawn():
         "def run():\n    for move in range(3):\n        turnLeft()",
         "def run():\n    move = 3\n    turnLeft()",
         "def run():\n    def move():\n        turnLeft()\n    move()",
+        "def range(n):\n    return [1]",
     ],
 )
 def test_words_keep_their_meaning(definition):
@@ -506,6 +609,13 @@ def test_counts(loop, expected):
         ("```python\ndef run():\n    turn()\n```\nwith\n```python\ndef turn():\n    turnLe", "cut off"),
         (f"{LEFT} No, </think>The", "cut off"),
         (f"<think>{LEFT}", "cut off"),
+        (f"{TURN}Main:\n```python\ndef run():\n    ", "cut off"),
+        (f"{TURN}Main:", "cut off"),
+        (f"{LEFT}Better:\n```python\ndef ru", "cut off"),
+        (f"{LEFT}Better:\n```", "cut off"),
+        ("DEF run m( turnLeft m)\nBetter:\nDEF run m(", "cut off"),
+        ("DEF run m( turnLeft m)\nBetter:\nDEF ru", "cut off"),
+        ("DEF run m( turnLeft m)\nBetter:\nDEF run m( mov", "cut off"),
         ("The", "cut off"),
         ("", "cut off"),
         (MOVE.replace("move", "walk"), "unknown name"),
@@ -529,6 +639,11 @@ def test_an_answer_that_was_cut_off(text, found):
         "The form is DEF run m( <statements> m), so:\n```\nDEF run m( move m)\n```",
         "The form is `DEF run m( body m)`.\nDEF run m( move m)",
         "```\nDEF run m( ... m)\n```\nDEF run m( move m)",
+        "DEF run m( move m)\nDEF run m( denotes the start.",
+        "DEF run m( move m)\nDEF run m( and m) wrap the program.",
+        "DEF run m( move m)\nDEF run m( m) wraps it.",
+        "DEF run m( move m)\nThe keyword DEF run defines the program.",
+        "DEF run m( move m)\nThe form is DEF run m( S1 S2 m) or DEF run m( [instructions] m).",
     ],
 )
 def test_a_program_can_be_mentioned(text):
@@ -684,6 +799,22 @@ PYTHON_WORDS = (
     "def run(): move() forward() while if elif else: for i in range(3): not and or True frontIsClear() : pass "
     "markersPresent() front_object_type('lava') ( ) run() break ``` # \\ f'{"
 )
+
+
+LOOP = code("def run():\n    while frontIsClear():\n        move()")
+WHOLE = f"So.\n{LOOP}It.\n{program(AHEAD_WALL)}."
+
+
+def test_no_cut_gives_another_program():
+    """Wherever an answer is cut off, it gives its program or none; behind its program it gives it."""
+    whole = extract(WHOLE, KAREL)
+    for end in range(len(WHOLE)):
+        extraction = extract(WHOLE[:end], KAREL, "length")
+        assert set(extraction.programs) <= set(whole.programs)
+        assert bool(extraction.programs) == (end >= WHOLE.index("```\nIt.") + 3), WHOLE[:end]
+        assert extraction.programs or extraction.reason == "cut off"
+    for text in ("DEF run m( WHILE " + "not " * 500 + "frontIsClear w( move w) m)\nDEF run m( move m)\n", MOVE):
+        assert extract(text + LEFT + "DEF run m( move m)", KAREL).programs
 
 
 @given(st.lists(st.sampled_from([*WORDS.split(), "\n"])), st.sampled_from(list(LANGUAGES.values())))

@@ -20,6 +20,7 @@ from jaxprl.dsl import ast
 from jaxprl.dsl.language import Language
 from jaxprl.dsl.python_names import (
     MOST,
+    Function,
     Names,
     PythonError,
     assignment,
@@ -140,7 +141,7 @@ def _passed_over(node: python_ast.stmt, name: str, names: Names, *, last: bool) 
         case python_ast.Expr(value=python_ast.Constant(value=str())):
             return True
         case python_ast.Expr(value=python_ast.Call(func=python_ast.Name(id=called))):
-            return last and called == name
+            return last and (called == name or names.only_calls(called, name))
         case python_ast.If(test=python_ast.Compare(left=python_ast.Name(id="__name__")), body=[call], orelse=[]):
             return last and isinstance(call, python_ast.Expr) and _passed_over(call, name, names, last=True)
     assigned = assignment(node)
@@ -150,7 +151,7 @@ def _passed_over(node: python_ast.stmt, name: str, names: Names, *, last: bool) 
 def _without_return(body: list[python_ast.stmt]) -> list[python_ast.stmt]:
     """Return the statements of a function without a bare `return` at their end."""
     match body[-1]:
-        case python_ast.Return(value=None):
+        case python_ast.Return(value=None | python_ast.Constant(value=None)):
             return body[:-1]
     return body
 
@@ -169,8 +170,8 @@ class _Reader:
 
     def __init__(self, language: Language):
         self.language = language
-        self.names = Names({}, {}, frozenset())
-        """What names mean in the block that is read."""
+        self.names = self.outermost = Names({}, {}, frozenset())
+        """What names mean in the block that is read, and outside of functions."""
         self.bound: collections.Counter[str] = collections.Counter()
         """How often each name is bound in the function that is read."""
         self.calls: tuple[str, ...] = ()
@@ -180,21 +181,26 @@ class _Reader:
 
     def program(self, function: python_ast.FunctionDef, names: Names) -> ast.Body:
         """Return the statements of the program's function."""
-        self.names = names
-        with self.inside(function, {}):
+        self.names = self.outermost = names
+        with self.inside(Function(function, None), {}):
             return self.body(_without_return(function.body), function)
 
     @contextlib.contextmanager
-    def inside(self, function: python_ast.FunctionDef, arguments: Mapping[str, int]) -> Iterator[None]:
+    def inside(self, called: Function, arguments: Mapping[str, int]) -> Iterator[None]:
         """Read the body of a function, whose parameters have these values, in the block of a `with` statement."""
+        function = called.node
         if function.name in self.calls:
             raise PythonError("recursion", f"{function.name} calls itself", function.lineno)
         outside = self.names, self.bound, self.calls
-        self.names = self.names.inside(function, arguments)
-        self.bound = collections.Counter(name for name, _ in bindings(function.body))
+        self.names = (called.scope or self.outermost).inside(function, arguments)
+        self.bound = collections.Counter(name for name, _ in bindings([function.args, *function.body]))
         self.calls = (*self.calls, function.name)
         yield
         self.names, self.bound, self.calls = outside
+
+    def binds(self, name: str) -> bool:
+        """Return whether a name stands for something of the text."""
+        return name in self.bound or self.names.binds(name)
 
     def count_inlined(self, node: python_ast.stmt | python_ast.expr) -> None:
         """Count a statement or condition, if it is in a function other than the program's."""
@@ -202,17 +208,21 @@ class _Reader:
         if self.inlined > _MOST_INLINED:
             raise PythonError("too long", f"more than {_MOST_INLINED} statements in called functions", node.lineno)
 
-    def called(self, node: python_ast.expr) -> tuple[python_ast.FunctionDef, dict[str, int]] | None:
+    def called(self, node: python_ast.expr) -> tuple[Function, dict[str, int]] | None:
         """Return the function of the text that a node calls, and its arguments, or None if it calls no such function.
 
         Raises:
-          PythonError: an argument is not a whole number, or the function has more or other parameters.
+          PythonError: an argument is not a whole number, the function has more or other parameters, or it is not clear
+            which function is meant.
         """
         match node:
             case python_ast.Call(func=python_ast.Name(id=name)) if name in self.names.functions:
-                function = self.names.functions[name]
+                called = self.names.functions[name]
+                function = called.node
             case _:
                 return None
+        if called.scope is None and name in self.names.disputed:
+            raise PythonError("redefinition", f"a later block defines {name} differently", node.lineno)
         if _has_extras(function) or function.args.vararg or function.args.kwarg:
             raise PythonError("unsupported python", f"{name} has decorators or default arguments", function.lineno)
         parameters = [each.arg for each in (*function.args.posonlyargs, *function.args.args)]
@@ -223,7 +233,7 @@ class _Reader:
         if sorted(numbers) != sorted(parameters) or len(node.args) + len(node.keywords) != len(parameters):
             expected = ", ".join(parameters) or "no argument"
             raise PythonError("bad argument", f"{name} takes {expected}, as whole numbers", node.lineno)
-        return function, numbers
+        return called, numbers
 
     def body(self, nodes: list[python_ast.stmt], owner: python_ast.stmt) -> ast.Body:
         """Return the statements of a block, which must not be empty; `owner` is the statement that the block is in."""
@@ -247,7 +257,7 @@ class _Reader:
         match node:
             case python_ast.Pass():
                 return ()
-            case python_ast.FunctionDef(name=name) if self.names.functions.get(name, node) is node:
+            case python_ast.FunctionDef() if self.names.is_known(node):
                 return ()  # read where it is called; a stub of a word is not called
             case python_ast.Expr(value=python_ast.Constant(value=str())):
                 return ()
@@ -255,7 +265,7 @@ class _Reader:
                 if called := self.called(call):
                     function, arguments = called
                     with self.inside(function, arguments):
-                        return self.optional_body(_without_return(function.body))
+                        return self.optional_body(_without_return(function.node.body))
                 return (ast.Action(self.word(call, self.language.action_names, "action")),)
             case python_ast.While(test=test, body=body, orelse=[]):
                 return (ast.While(self.condition(test), self.body(body, node)),)
@@ -291,7 +301,7 @@ class _Reader:
         if called := self.called(node):
             function, arguments = called
             with self.inside(function, arguments):
-                return self.returned(function)
+                return self.returned(function.node)
         match node:
             case python_ast.Constant(value=bool(value)):
                 return ast.Constant(value)
@@ -340,7 +350,7 @@ class _Reader:
         match values:
             case [python_ast.Constant(value=str(argument))] if argument in allowed:
                 return f"{name} h( {argument} h)"
-            case [python_ast.Name(id=argument)] if argument in allowed:
+            case [python_ast.Name(id=argument)] if argument in allowed and not self.binds(argument):
                 return f"{name} h( {argument} h)"
         raise PythonError("bad argument", f"{name} takes one of {', '.join(allowed)}", node.lineno)
 

@@ -7,6 +7,7 @@ import collections
 import dataclasses
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from typing import NamedTuple
 
 from jaxprl.dsl.language import Language
 from jaxprl.errors import UserError
@@ -60,6 +61,8 @@ def is_stub(function: python_ast.FunctionDef, *, constants: bool = False) -> boo
         match node:
             case python_ast.Pass() | python_ast.Expr(value=python_ast.Constant()) | python_ast.Return(value=None):
                 return True
+            case python_ast.Expr(value=python_ast.Name(id="S")):  # the S of prompts, which stands for statements
+                return True
             case python_ast.Raise(exc=python_ast.Name(id=name) | python_ast.Call(func=python_ast.Name(id=name))):
                 return name == "NotImplementedError"
             case python_ast.Return(value=python_ast.Constant()):
@@ -100,25 +103,38 @@ def _check_words(nodes: Iterable[python_ast.AST], words: Set[str], *, lent: bool
                 continue
             case python_ast.alias(name=imported, asname=other) if other in (None, imported):
                 continue
-        if name in words:
+        if name in words or name == "range":
             line = getattr(node, "lineno", None)
-            raise PythonError("redefinition", f"{name} is a word of the language and gets another meaning", line)
+            raise PythonError("redefinition", f"{name} has a meaning and is given another meaning", line)
+
+
+class Function(NamedTuple):
+    """A function that a program may call."""
+
+    node: python_ast.FunctionDef
+    scope: Names | None
+    """The names around its definition; None for those of the modules."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-    """The functions and the whole numbers that a program's text can refer to."""
+    """The functions and the whole numbers that a part of a program's text can refer to."""
 
-    functions: Mapping[str, python_ast.FunctionDef]
-    """The last function of each name. Words of the language are left out: these functions are stubs."""
+    functions: Mapping[str, Function]
+    """Functions by name. Words of the language are left out: functions of these names are stubs."""
     constants: Mapping[str, int]
-    """The names that are assigned once, outside of functions, to a whole number."""
+    """The names that are assigned once, to a whole number."""
     words: Set[str]
     """The words of the language."""
+    disputed: Set[str] = frozenset()
+    """Functions of the program's own module that a later module defines differently."""
 
     @classmethod
     def of(cls, modules: Sequence[python_ast.Module], main: int, language: Language) -> Names:
-        """Collect the names of several modules. A later module's definitions replace those of earlier ones.
+        """Collect the names of several modules.
+
+        What the program's own module defines counts first, and otherwise what a later module defines. A stub counts
+        only if nothing else does.
 
         Args:
           modules: the modules.
@@ -130,37 +146,79 @@ class Names:
           PythonError: a module gives a word another meaning ("redefinition").
         """
         words = language_words(language)
-        functions: dict[str, python_ast.FunctionDef] = {}
-        constants: dict[str, int] = {}
+        found: dict[str, python_ast.FunctionDef] = {}
         for index, module in enumerate(modules):
             own = {function.name: function for function in functions_of(module.body)}
             if index == main or "run" not in own:
                 _check_words(module.body, words, lent=index != main)
-            functions |= {name: own[name] for name in own.keys() - words if name != "run" or index == main}
-            constants |= _constants(module, constants)
-        return cls(functions, constants, words)
+            for name in own.keys() - words - ({"run"} if index != main else set()):
+                if name not in found or not is_stub(own[name], constants=index > main):
+                    found[name] = own[name]
+        program = {f.name: f for f in functions_of(modules[main].body) if f.name not in words and not is_stub(f)}
+        disputed = {name for name, f in program.items() if _differ(found[name], f)}
+        bound = {name for name, _ in bindings(modules[main].body)}
+        constants: dict[str, int] = {}
+        for index, module in enumerate(modules):
+            lent = _constants(module, constants)
+            constants |= {name: value for name, value in lent.items() if index == main or name not in bound}
+        functions = {name: Function(node, None) for name, node in {**found, **program}.items()}
+        return cls(functions, constants, words, disputed)
 
     def inside(self, function: python_ast.FunctionDef, arguments: Mapping[str, int]) -> Names:
         """Return the names as the body of a function sees them, where its own names hide those outside.
 
         Args:
-          function: the function.
-          arguments: the values of its parameters.
+          function: the function, which is defined where these names are known.
+          arguments: the values of its parameters. A parameter that is bound again has no fixed value.
 
         Raises:
           PythonError: the function gives a word of the language another meaning ("redefinition").
         """
         scope = [function.args, *function.body]
         _check_words(scope, self.words)
-        local = {name for name, _ in bindings(scope)}
-        functions = {name: each for name, each in self.functions.items() if name not in local}
-        constants = {name: value for name, value in self.constants.items() if name not in local}
-        inner = {each.name: each for each in functions_of(function.body) if each.name not in self.words}
-        return Names({**functions, **inner}, {**constants, **arguments}, self.words)
+        local = collections.Counter(name for name, _ in bindings(scope))
+        inner = [each for each in functions_of(function.body) if each.name not in self.words]
+        fixed = {name: value for name, value in arguments.items() if local[name] == 1}
+        constants = {name: value for name, value in self.constants.items() if name not in local} | fixed
+        functions = self.functions
+        if not functions.keys().isdisjoint(local):
+            functions = {name: each for name, each in functions.items() if name not in local}
+        if not inner:
+            return dataclasses.replace(self, functions=functions, constants=constants)
+        known = dict(functions)
+        names = dataclasses.replace(self, functions=known, constants=constants)
+        known |= {each.name: Function(each, names) for each in inner}
+        return names
+
+    def is_known(self, function: python_ast.FunctionDef) -> bool:
+        """Return whether a function inside of another one is a stub of a word, or the one that its name stands for."""
+        known = self.functions.get(function.name)
+        return function.name in self.words or (known is not None and known.node is function)
+
+    def binds(self, name: str) -> bool:
+        """Return whether a name stands for a function or a number."""
+        return name in self.functions or name in self.constants
+
+    def only_calls(self, name: str, other: str) -> bool:
+        """Return whether the function of a name does nothing but call the function of another one."""
+        match self.functions[name].node.body if name in self.functions else []:
+            case [python_ast.Expr(value=python_ast.Call(func=python_ast.Name(id=called), args=[], keywords=[]))]:
+                return called == other
+        return False
 
     def assigned(self, name: str, value: int) -> Names:
         """Return the names after an assignment."""
         return dataclasses.replace(self, constants={**self.constants, name: value})
+
+
+def _differ(a: python_ast.FunctionDef, b: python_ast.FunctionDef) -> bool:
+    """Return whether two functions have different texts, comments and blanks aside."""
+    if a is b:
+        return False
+    try:
+        return python_ast.dump(a) != python_ast.dump(b)
+    except (ValueError, RecursionError):  # very long integers have no text
+        return True
 
 
 def language_words(language: Language) -> frozenset[str]:

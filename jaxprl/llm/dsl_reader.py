@@ -151,6 +151,7 @@ class _Reader:
         self.skip_call()
         self.skip(":")
         program = ast.Program(self.block("m", ("m(", "(")))
+        self.skip(")")  # the program may stand in brackets
         if self.token in (*_CLOSE_BLOCK, "c)", "h)", "WHILE", "IF", "IFELSE", "ELSE", "REPEAT", *self.language.actions):
             raise self.fail("misplaced token", "the end of the program")
         return program

@@ -7,6 +7,8 @@ that forgives slips as long as only one program can be meant. No code is evaluat
 from __future__ import annotations
 
 import dataclasses
+import functools
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,9 +17,9 @@ from jaxprl.dsl.language import COUNTS, PROGRAM_TOKENS, Language
 from jaxprl.dsl.python_names import PythonError
 from jaxprl.dsl.text import token_count
 from jaxprl.llm.completion import CUT_OFF
-from jaxprl.llm.dsl_blocks import dsl_texts, read_dsl, withdrawn_dsl
+from jaxprl.llm.dsl_blocks import dsl_texts, holds_dsl, read_dsl
 from jaxprl.llm.dsl_reader import Unreadable
-from jaxprl.llm.python_blocks import python_blocks, read_python, withdrawn_python
+from jaxprl.llm.python_blocks import attempts, holds_python, read_python
 from jaxprl.llm.thoughts import without_thoughts
 
 MOST_CHARACTERS = 50_000
@@ -28,7 +30,7 @@ REASONS = {
     "no function": "a Python block without one function to read",
     "python syntax": "not Python",
     "unsupported python": "Python that has no counterpart in the DSL",
-    "redefinition": "a word of the language that the answer gives another meaning",
+    "redefinition": "a word of the language, or a function of the program, that the answer gives another meaning",
     "recursion": "a function that calls itself",
     "no dsl block": "no text that begins with DEF run m(",
     "unknown name": "a name that the language does not have",
@@ -48,6 +50,13 @@ REASONS = {
 
 _FOREVER = COUNTS[-1]
 """The count of the REPEAT that replaces `while True`."""
+# Tags and special tokens around code, and the marks of quoted lines.
+_MARKUP = re.compile(
+    r"</?(?:(?:final_?)?answer|code|pre|solution|output|response|final|program|python|dsl|result|s|p|br|div)"
+    r"(?:\s[^<>\n]{0,80})?/?>|<\|\w{1,20}\|>",
+    re.IGNORECASE,
+)
+_QUOTE = re.compile(r"^[ \t]*>[ \t]?", re.MULTILINE)
 _LOOKALIKES = str.maketrans(
     {"\u00a0": " ", "\u200b": None, "\ufeff": None, "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"'}
 )
@@ -121,19 +130,15 @@ def extract(text: str, language: Language, finish: str | None = None) -> Extract
       Rejection(block='dsl', reason='bad count', message="token 4: expected a count like R=3, found 'R=n'")
     """
     cut = finish is not None and finish.lower() in CUT
-    text = without_thoughts(text, _holds_program, cut=cut)
+    text = without_thoughts(text, functools.partial(_holds_program, language=language), cut=cut)
     if len(text) > MOST_CHARACTERS:
         message = f"an answer of {len(text):,} characters, at most {MOST_CHARACTERS:,} are read"
         return Extraction(Rejection("python", "too long", message), Rejection("dsl", "too long", message))
     text = text.translate(_LOOKALIKES).replace("\r\n", "\n").replace("\r", "\n")
+    text = _QUOTE.sub("", _MARKUP.sub("\n", text))
     python = _outcome("python", read_python, text, language, cut)
     dsl = _outcome("dsl", read_dsl, text, language, cut)
-    if isinstance(python, ast.Program) and isinstance(dsl, ast.Program) and python != dsl:
-        if python in _normalised(withdrawn_dsl(text, language), language):
-            python = Rejection("python", "withdrawn", "a later DSL program of the answer replaces it")
-        elif dsl in _normalised(withdrawn_python(text, language), language):
-            dsl = Rejection("dsl", "withdrawn", "a later Python program of the answer replaces it")
-    extraction = Extraction(python, dsl)
+    extraction = _without_withdrawn(Extraction(python, dsl), text, language, cut)
     if cut and not extraction.programs and not extraction.slips:
         message = f"the answer was cut off before a program ({finish})"
         return Extraction(Rejection("python", "cut off", message), Rejection("dsl", "cut off", message))
@@ -178,13 +183,30 @@ def normalise(program: ast.Program, language: Language) -> ast.Program:
     return ast.Program(_normal_body(program.body, language))
 
 
-def _holds_program(text: str) -> bool:
+def _holds_program(text: str, language: Language) -> bool:
     """Return whether a text contains what looks like a program, or is too long for it to matter."""
-    return len(text) > MOST_CHARACTERS or bool(python_blocks(text) or dsl_texts(text))
+    return len(text) > MOST_CHARACTERS or holds_python(text) or holds_dsl(text, language)
 
 
-def _normalised(programs: list[ast.Program], language: Language) -> list[ast.Program]:
-    return [normalise(program, language) for program in programs]
+def _without_withdrawn(extraction: Extraction, text: str, language: Language, cut: bool) -> Extraction:
+    """Reject the translation of a program that the answer replaces.
+
+    The other notation has more attempts, and the last of them follows it: it translates an earlier one.
+    """
+    if not extraction.programs:
+        return extraction
+    dsl = [each.begin for each in dsl_texts(text, language, cut=cut)]
+    places = {"python": attempts(text, cut=cut), "dsl": dsl}
+
+    def checked(block: str, other: str) -> ast.Program | Rejection:
+        outcome = getattr(extraction, block)
+        own, others = places[block], places[other]
+        is_replaced = 0 < len(own) < len(others) and own[-1] < others[-1]
+        if isinstance(outcome, Rejection) or not is_replaced or outcome == getattr(extraction, other):
+            return outcome
+        return Rejection(block, "withdrawn", f"it translates a {other} program that a later one replaces")
+
+    return Extraction(checked("python", "dsl"), checked("dsl", "python"))
 
 
 def _outcome(

@@ -16,9 +16,10 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-_NAME = r"""(?:\w{1,20}:)? (?:inner[_-]?|internal[_-]?)?
+_NAME = r"""(?:\w{1,20}:)? (?:inner[_-]|internal[_-])?
     (?: think(?:ing)? | thoughts? | reason(?:ing)? | reflect(?:ion|ing)? | scratch[_-]?pad | monologue | analysis
-      | plan(?:ning)? | chain[_-]of[_-]thoughts? | cot | deliberation | brainstorm(?:ing)? | draft )"""
+      | plan(?:ning)? | chain[_-]of[_-]thoughts? | cot | deliberation | brainstorm(?:ing)? | draft
+    ) (?:[_-]process)?"""
 _TOKEN = r"(?: thoughts? | think(?:ing)? | reason(?:ing)? | inner_prefix )"
 _MARK = re.compile(
     rf"""[<&\[◁] (?:  # every mark begins with one of these
@@ -35,13 +36,19 @@ _MARK = re.compile(
           | (?<=◁) think▷
           | (?<=<) (?: \| (?:begin_of_|begin_|start_of_|start_){_TOKEN}\|> | \|inner_prefix\|> | unused94> )
           | (?<=<) \|channel\|?> \s* (?:analysis|{_TOKEN}) \b \s* (?:<\|message\|>)?
+          | (?<=<) (?: \|im_start\|>think\b | details\s[^<>]{{0,80}}reasoning[^<>]{{0,80}}> )
         )
-      | (?P<end> (?<=<) \|(?:end|return|call)\|> )
+      | (?P<end> (?<=<) (?: \|(?:end|return|call)\|> | \|im_start\|>answer | /details> | (?:final_?)?answer> ) )
     )""",
     re.VERBOSE | re.IGNORECASE,
 )
 _ANALYSIS, _FINAL = re.compile(r"\s*analysis(?=[A-Z])"), "assistantfinal"
 """What is left of the marks of channels if a server removes special tokens."""
+_PROSE = re.compile(
+    r"\W*here is my thought process:(?:[\s\S]*?\b(?P<response>here is my response:)|[\s\S]*)", re.IGNORECASE
+)
+"""Matches thoughts that sentences mark, as those of Granite do."""
+_NAMED = re.compile(r"[ \t]+(?:tags?|marks?|blocks?|sections?|mode)\b")
 _PAIRS = ("``", "''", '""', "\u2018\u2019", "\u201c\u201d")
 
 
@@ -83,6 +90,8 @@ def without_thoughts(text: str, holds_program: Callable[[str], bool], *, cut: bo
       >>> without_thoughts("<think>DEF run m( turnLeft m)?</think>DEF run m( move m)", lambda text: "DEF" in text)
       'DEF run m( move m)'
     """
+    if prose := _PROSE.match(text):
+        text = text[prose.end() :] if prose["response"] or cut else text
     final = text.rpartition(_FINAL)
     if _ANALYSIS.match(text) or (final[1] and holds_program(final[2])):
         text = final[2] if final[1] else ""
@@ -102,7 +111,8 @@ def _marks(text: str) -> list[_Mark]:
     for match in _MARK.finditer(text):
         begin, end = match.span()
         ends_message = match["end"] and not inside
-        if ends_message or text[max(begin - 1, 0) : begin] + text[end : end + 1] in _PAIRS:
+        around = text[max(begin - 1, 0) : begin] + text[end : end + 1]
+        if ends_message or around in _PAIRS or _NAMED.match(text, end):
             continue
         inside = match["open"] is not None
         marks.append(_Mark(begin, end, inside, match["weak"] is not None))
