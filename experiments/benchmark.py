@@ -36,6 +36,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from benchmark_output import Row, plot, table
 
 import jaxprl
 from jaxprl.cli.common import path, run_process, whole
@@ -76,8 +77,6 @@ NUMBERS = {
 }
 """Options that are numbers: the default, the largest value, what it is."""
 NUMBA_TASKS = ("DoorKey", "CleanHouse")
-
-Row = dict[str, Any]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -397,40 +396,6 @@ def ratios(rows: list[Row]) -> dict[str, float]:
     if "ours" in rate:
         found["steps/s over minigrid"] = rate["ours"] / rate["minigrid itself"]
     return found
-
-
-def table(report: Row) -> str:
-    where = report["environment"]
-    lines = [
-        f"{report['task']}, {report['layouts']} layouts, {where['backend']} ({where['processor']}), "
-        f"jax {where['packages']['jax']}",
-        f"{'':48}{'per second':>14}{'quartiles':>24}{'ns/call':>10}{'compile':>10}",
-    ]
-    for each in report["rows"]:
-        low, high = each["quartiles"]
-        digits = 0 if each["per second"] > 10 else 2
-        nanoseconds = f"{each['ns/call']:.1f}" if "ns/call" in each else ""
-        if "evaluating" in each:
-            nanoseconds = f"({each['evaluating']:.0%})"
-        quartiles = f"{low:,.{digits}f}-{high:,.{digits}f}"
-        lines.append(
-            f"{each['name']:48}{each['per second']:14,.{digits}f}{quartiles:>24}{nanoseconds:>10}"
-            f"{each['first run - median, s']:9.1f}s"
-        )
-    quotients = [key for key, value in report.items() if isinstance(value, float)]
-    return "\n".join([*lines, *(f"{key}: {report[key]:.2f}" for key in quotients)])
-
-
-def plot(rows: list[Row], file: Path) -> None:
-    """Draw the time per program against the number of runs."""
-    from matplotlib.figure import Figure
-
-    points = [each for each in rows if "runs" in each]
-    figure = Figure(figsize=(5, 3.2), layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot([each["runs"] for each in points], [1e6 / each["per second"] for each in points], "o-")
-    axes.set(xscale="log", ylim=(0, None), xlabel="runs in a call", ylabel="microseconds a program")
-    figure.savefig(file, dpi=150)
 
 
 if __name__ == "__main__":
