@@ -15,7 +15,7 @@ def cache_folder() -> Path:
     """Return the folder of the user's caches: answers of language models and compiled code. It is created.
 
     It is in XDG_CACHE_HOME, if that is an absolute path, otherwise in `.cache` of the home directory. Where there is
-    neither, or nothing can be created, it is among the temporary files, and that is said once.
+    neither, or nothing can be created, it is among the temporary files, and a note is printed once.
     """
     configured = os.environ.get("XDG_CACHE_HOME", "")
     try:

@@ -28,13 +28,21 @@ class MissingPackage(UserError):
 
 
 @contextlib.contextmanager
-def needed_by(what: str) -> Iterator[None]:
-    """Turn a failure to import a package, in a `with` block, into a MissingPackage error; `what` needs the package."""
+def needed_by(what: str, *, extra: str = "") -> Iterator[None]:
+    """Turn a failure to import a package, in a `with` block, into a MissingPackage error.
+
+    Args:
+      what: what needs the package.
+      extra: the extra of jaxprl that installs it, if there is one.
+    """
     try:
         yield
     except ImportError as error:
         package = (error.name or "").partition(".")[0]
-        how = f"the package {package}: pip install {package}" if package else f"what cannot be imported: {error}"
+        if package == "jaxprl":  # our own fault
+            raise
+        source = f"'jaxprl[{extra}]'" if extra else package
+        how = f"the package {package}: pip install {source}" if package else f"what cannot be imported: {error}"
         raise MissingPackage(f"{what} needs {how}") from None
 
 

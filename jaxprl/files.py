@@ -6,7 +6,10 @@ import codecs
 import json
 import os
 import sys
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from jaxprl.errors import UserError
 
@@ -17,6 +20,7 @@ _OTHER_TEXT = {
     codecs.BOM_UTF16_BE: "UTF-16",
 }
 _SHOWN = 80
+R = TypeVar("R")
 
 
 def expanded(name: str | os.PathLike[str]) -> Path:
@@ -37,8 +41,7 @@ def expanded(name: str | os.PathLike[str]) -> Path:
     if not is_word(text):
         if "\0" in text or not is_word(text, "utf-8"):
             raise UserError(f"no file can have the name {text[:_SHOWN]!r}")
-        encoding = sys.getfilesystemencoding()
-        raise UserError(f"{text[:_SHOWN]!r} is no name in {encoding}: PYTHONUTF8=1 takes names in UTF-8")
+        raise UserError(unencodable(text, sys.getfilesystemencoding()))
     path = os.path.expanduser(text)
     if path[0] == "~":
         user = text.partition("/")[0][1:]
@@ -46,6 +49,11 @@ def expanded(name: str | os.PathLike[str]) -> Path:
             raise UserError(f"{text}: no home folder is known; set HOME, or name the folder in full")
         raise UserError(f"{text}: there is no user {user!r} with a home folder; a file of that name is ./{text}")
     return Path(path)
+
+
+def unencodable(text: str, encoding: str) -> str:
+    """Return the message that a name has characters which an encoding lacks."""
+    return f"{text[:_SHOWN]!r} is no name in {encoding}: PYTHONUTF8=1 takes names in UTF-8"
 
 
 def is_word(text: str, encoding: str | None = None) -> bool:
@@ -108,13 +116,22 @@ def check_encoding(content: bytes, what: str) -> None:
 
 def read_json(path: Path, what: str) -> object:
     """Return the value in a JSON file. Raises UserError if it cannot be read or is not JSON."""
+    return _parsed(path, what, "JSON", json.loads)
+
+
+def read_toml(path: Path, what: str) -> dict[str, object]:
+    """Return the table in a TOML file. Raises UserError if it cannot be read or is not TOML."""
+    return _parsed(path, what, "TOML", tomllib.loads)
+
+
+def _parsed(path: Path, what: str, kind: str, parse: Callable[[str], R]) -> R:
     text = read_text(path, what)
     try:
-        return json.loads(text)
+        return parse(text)
     except RecursionError:
-        raise UserError(f"{what} {path} is not JSON that can be read: nested too deeply") from None
+        raise UserError(f"{what} {path} is not {kind} that can be read: nested too deeply") from None
     except ValueError as error:
-        raise UserError(f"{what} {path} is not JSON: {error}") from None
+        raise UserError(f"{what} {path} is not {kind}: {error}") from None
 
 
 def check_output(path: Path, what: str) -> None:
@@ -126,10 +143,11 @@ def check_output(path: Path, what: str) -> None:
         raise UserError(f"{what} {path}: a folder, not a file")
     if not path.parent.is_dir():
         raise UserError(f"{what} {path}: there is no folder {path.parent}")
-    is_new = not path.exists()
+    place = path.resolve()  # a link stays, even one to a file that is not there yet
+    is_new = not place.exists()
     try:
-        path.open("ab").close()
+        place.open("ab").close()
         if is_new:
-            path.unlink()
+            place.unlink()
     except OSError as error:
         raise UserError(f"{what} {path}: it cannot be written: {error.strerror or error}") from None

@@ -20,7 +20,7 @@ NO_READER = os.strerror(errno.EPIPE)
 PATIENCE = 2.0
 """How long, in seconds, a program that has something to save waits for a reader that is too slow."""
 _PIECE = select.PIPE_BUF if hasattr(select, "PIPE_BUF") else 512
-"""So many bytes can be written at once, without waiting, to a pipe that has room."""
+"""The number of bytes that a pipe with room accepts without blocking."""
 
 
 def say(text: str, *, end: str = "\n", stream: TextIO | None = None) -> None:
@@ -46,9 +46,9 @@ def say(text: str, *, end: str = "\n", stream: TextIO | None = None) -> None:
         stream.write((text + end).encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()
     except OSError as error:
-        _lose(ERROR if stream is sys.stderr else OUTPUT, error)
+        _lose(_name(stream), error)
     except ValueError:  # it is closed by now
-        LOST.setdefault(ERROR if stream is sys.stderr else OUTPUT, os.strerror(errno.EBADF))
+        _lose(_name(stream), OSError(errno.EBADF, os.strerror(errno.EBADF)))
 
 
 def say_at_once(text: str) -> None:
@@ -147,5 +147,11 @@ class _Text(io.TextIOWrapper):
         )
 
 
-def _lose(name: str, error: OSError) -> None:
-    LOST.setdefault(name, error.strerror or str(error))
+def _lose(name: str | None, error: OSError) -> None:
+    """Note that something could not be written to a standard stream, unless it is another stream (None)."""
+    if name is not None:
+        LOST.setdefault(name, error.strerror or str(error))
+
+
+def _name(stream: TextIO) -> str | None:
+    return ERROR if stream is sys.stderr else OUTPUT if stream is sys.stdout else None

@@ -197,9 +197,10 @@ def let_go() -> None:
     """
     global _next_look, _left
     now = time.monotonic()
-    if now < _next_look or not _REGIONS.exists():
-        return
-    _next_look = now + _LOOK_SECONDS
+    with _look:
+        if now < _next_look or not _REGIONS.exists():
+            return
+        _next_look = now + _LOOK_SECONDS
     limit = _limit()
     if _regions() > max(limit // 4, _left + limit // 8):
         jax.clear_caches()
@@ -221,6 +222,8 @@ def _limit() -> int:
 _left = 0
 """Regions that were left when everything was dropped for the last time."""
 _next_look = 0.0
+_look = threading.Lock()
+"""Held while a thread decides whether it is time to look."""
 
 
 @functools.cache

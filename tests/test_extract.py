@@ -622,10 +622,17 @@ def test_counts(loop, expected):
     ],
 )
 def test_an_answer_that_was_cut_off(text, found):
-    for finish in ("length", "max_tokens", "MAX_TOKENS", "content_filter"):
+    for finish in (
+        "length",
+        "MAX_TOKENS",
+        "content_filter: SAFETY",
+        "abort",
+        "insufficient_system_resource",
+        "refusal",
+    ):
         extraction = extract(text, KAREL, finish)
         assert (extraction.reason or str(choose(extraction, 0))) == (found if found in REASONS else program(found))
-    for finish in ("stop", "eos", None):
+    for finish in ("stop", "STOP", "eos_token", "end_turn", "complete", "tool_calls", "", None):
         assert extract(text, KAREL, finish).reason != "cut off"
 
 

@@ -279,8 +279,8 @@ for name in ("farama:LavaGap", "farama:MiniGrid-Empty-5x5-v0", "LavaGap", "PutNe
         (["run", "--task", "t.py:X", "--checkpoint-every", "0"], "checkpoint interval"),
         (["run", "--task", "t.py:X", "--hosts", ""], "hosts '': neither auto nor"),
         (["report", "runs", "--out", "folder.html"], "a folder, not a file"),
-        (["sweep", "sweep.toml", "--cell", "-1"], "from 0 to 99,999"),
-        (["sweep", "sweep.toml", "--cell", "nan"], "from 0 to 99,999"),
+        (["sweep", "sweep.toml", "--cell", "-1"], "a whole number from 0 to"),
+        (["sweep", "sweep.toml", "--cell", "nan"], "a whole number from 0 to"),
     ],
 )
 def test_options_are_checked_before_a_task_is_made(words, message, home, capsys):
@@ -321,6 +321,10 @@ def test_places_for_output(tmp_path):
     for path, message in ((tmp_path, "a folder"), (tmp_path / "no" / "new", "there is no folder")):
         with pytest.raises(UserError, match=message):
             check_output(path, "--out")
+    (tmp_path / "link").symlink_to(tmp_path / "later")
+    check_output(tmp_path / "link", "--out")
+    assert not (tmp_path / "later").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link"]
 
 
 @pytest.mark.parametrize(

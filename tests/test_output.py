@@ -218,6 +218,10 @@ def test_say_never_raises(monkeypatch):
     closed = io.StringIO()
     closed.close()
     output.say("lost", stream=closed)
+    assert output.LOST == {}  # it is no standard stream
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", closed)
+        output.say("lost", stream=closed)
     assert output.LOST == {"standard output": "Bad file descriptor"}
     ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     output.say("é \udcff", stream=ascii_only)

@@ -297,7 +297,7 @@ def test_without_the_extra_the_message_names_it(missing, monkeypatch):
     page._pillow.cache_clear()
     page.font.cache_clear()
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(UserError, match=rf"{missing} is missing; pip install 'jaxprl\[plots\]'"):
+    with pytest.raises(UserError, match=rf"needs the package {missing}: pip install 'jaxprl\[plots\]'"):
         render.frames(DOOR_KEY, 0, parse(WALK))
     assert render.draw(DOOR_KEY, DOOR_KEY.layout(0).state, cell=8).shape == (64, 64, 3)
 

@@ -399,7 +399,10 @@ def test_without_pillow_a_warning_names_the_extra(copied, script, monkeypatch, c
     render.page.font.cache_clear()
     assert script.main([str(copied / "hc")]) == 0
     assert re.search(r"warning: no pictures .* pip install 'jaxprl\[plots\]'", capsys.readouterr().err)
-    assert "No rollout: PIL is missing" in (copied / "hc" / "report.html").read_text()
+    assert (
+        "No rollout: drawing text needs the package PIL: pip install &#x27;jaxprl[plots]&#x27;"
+        in (copied / "hc" / "report.html").read_text()
+    )
 
 
 def test_the_command_writes_beside_the_run(copied):

@@ -14,10 +14,10 @@ from jaxprl.worlds.make import make
 from jaxprl.worlds.seeds import MOST
 
 WRONG = [
-    ("--seed -1", f"seed -1: seeds go from 0 to {MOST}"),
-    (f"--seed {MOST + 1}", f"seed {MOST + 1}: seeds go from 0 to {MOST}"),
-    ("--steps -1", "--steps -1: it goes from 0 to"),
-    (f"--steps {2**31}", f"--steps {2**31}: it goes from 0 to {2**31 - 1}"),
+    ("--seed -1", f"--seed: '-1': expected a whole number from 0 to {MOST:,}"),
+    (f"--seed {MOST + 1}", f"--seed: '{MOST + 1}': expected a whole number from 0 to {MOST:,}"),
+    ("--steps -1", "--steps: '-1': expected a whole number from 0 to"),
+    (f"--steps {2**31}", f"--steps: '{2**31}': expected a whole number from 0 to {2**31 - 1:,}"),
     ("--steps 0", "nothing is trained with --steps 0"),
     ("--seconds 0", "nothing is trained with --steps 0 or --seconds 0"),
     ("--steps 0 --resume", "nothing is trained with --steps 0"),
@@ -26,9 +26,9 @@ WRONG = [
     ("--checkpoint-every 0s", "checkpoint interval '0s'"),
     ("--checkpoint-every 500", "--checkpoint-every 500: a training saves by time"),
     ("--checkpoint-every 60s,500", "--checkpoint-every 60s,500: a training saves by time"),
-    ("--report-programs 0", f"--report-programs 0: it goes from 1 to {quality.MOST_PROGRAMS}"),
-    ("--report-programs -5", "--report-programs -5: it goes from 1 to"),
-    (f"--report-programs {10**9}", f"--report-programs {10**9}: it goes from 1 to"),
+    ("--report-programs 0", f"--report-programs: '0': expected a whole number from 1 to {quality.MOST_PROGRAMS:,}"),
+    ("--report-programs -5", "--report-programs: '-5': expected a whole number from 1 to"),
+    (f"--report-programs {10**9}", f"--report-programs: '{10**9}': expected a whole number from 1 to"),
     ("--report-programs 64 --no-report", "--report-programs is for the report, which --no-report leaves out"),
     ("--export none/model.npz", "--export none/model.npz: there is no folder none"),
     ("--export file/model.npz", "--export file/model.npz: there is no folder file"),

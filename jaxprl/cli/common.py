@@ -63,7 +63,7 @@ def path(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def whole(least: int, most: int) -> Callable[[str], int]:
+def whole(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
     """Return the type of an option that is a whole number from `least` to `most`."""
 
     def number(text: str) -> int:
@@ -96,7 +96,7 @@ def run_main(main: Callable[[Sequence[str]], int | None], arguments: Sequence[st
     except UnicodeEncodeError as error:
         if error.encoding == "utf-8":
             raise
-        say(f"error: {error.object!r} is no name in {error.encoding}: PYTHONUTF8=1 takes names in UTF-8")
+        say(f"error: {files.unencodable(error.object, error.encoding)}")
         return 2
     except OSError as error:
         say(f"error: {error.filename or 'input or output'}: {error.strerror or error}")
@@ -124,7 +124,7 @@ def _printed(code: int, *, saves: bool) -> int:
     """Return a command's exit code, or another one if what it was asked for could not be printed."""
     sys.stdout.flush()
     reason = output.LOST.get(output.OUTPUT)
-    gone = reason == output.NO_READER  # the reader had enough, which is nothing to be told of
+    gone = reason == output.NO_READER  # the reader has closed the pipe, as head does: no error
     if reason is None or (saves and gone):
         return code
     if saves:

@@ -34,7 +34,7 @@ MOST_RUNS = 2**26
 """Runs of one `jaxprl evaluate`, whose outcomes are in memory together."""
 STANDARD_INPUT = Path("-")
 MOST_MOMENTS = 20_000
-"""Moments of a run that can be shown: no run has more calls."""
+"""The most moments of a run that a picture shows."""
 
 
 def list_tasks(arguments: Sequence[str]) -> int:

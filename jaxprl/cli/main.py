@@ -60,7 +60,7 @@ def dispatch(arguments: Sequence[str]) -> int:
         raise unknown("command", name, COMMANDS)
     module, function = COMMANDS[name][0].split(":")
     try:
-        importlib.import_module("jax")  # which reads its environment variables
+        importlib.import_module("jax")  # JAX checks its environment variables when it is imported
     except (ImportError, ValueError) as error:
         raise UserError(f"JAX cannot be imported: {error}") from None
     return getattr(importlib.import_module(f"jaxprl.cli.{module}"), function)(rest) or 0

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxprl.cli.common import check_devices, command_parser, path, prepare_jax
+from jaxprl.cli.common import check_devices, command_parser, path, prepare_jax, whole
 from jaxprl.errors import Stopped, UserError
 from jaxprl.files import check_output
 from jaxprl.latent import data, quality, train
@@ -91,7 +91,8 @@ class Training:
         """
         started = saved = time.monotonic()
         before, step = self.seconds, int(self.state.step)
-        print("compiling the training step", flush=True)
+        if step < steps and limit > 0:
+            print("compiling the training step", flush=True)
         while step < steps and time.monotonic() - started < limit:
             ahead = min(STEPS - step % STEPS, steps - step)  # so that later calls end at the same steps again
             self.state, parts = train.advance(self.recipe, self.grammar, self.task, self.state, ahead)
@@ -155,8 +156,6 @@ def checked(options: argparse.Namespace) -> Every:
     Raises:
       UserError: an option is out of range, does not go with another one, or names a file that cannot be written.
     """
-    if not 0 <= options.steps <= MOST_STEPS:
-        raise UserError(f"--steps {options.steps}: it goes from 0 to {MOST_STEPS}")
     if not options.seconds >= 0:  # not a number either
         raise UserError(f"--seconds {options.seconds:g}: it goes from 0 on")
     goes_on = options.resume and (options.out / "config.json").exists()
@@ -165,11 +164,8 @@ def checked(options: argparse.Namespace) -> Every:
     every = Every.parse(options.checkpoint_every)
     if every.seconds == float("inf") or every.programs < float("inf"):
         raise UserError(f"--checkpoint-every {options.checkpoint_every}: a training saves by time, like 300s")
-    if options.report_programs is not None:
-        if options.no_report:
-            raise UserError("--report-programs is for the report, which --no-report leaves out")
-        if not 1 <= options.report_programs <= quality.MOST_PROGRAMS:
-            raise UserError(f"--report-programs {options.report_programs}: it goes from 1 to {quality.MOST_PROGRAMS}")
+    if options.no_report and options.report_programs is not None:
+        raise UserError("--report-programs is for the report, which --no-report leaves out")
     if options.export:
         _check_export(options.export, options.out)
     return every
@@ -190,13 +186,15 @@ def parser() -> argparse.ArgumentParser:
     parser = command_parser("train", __doc__)
     parser.add_argument("--out", type=path, default=Path("runs/vae"), help="run directory")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the run directory")
-    parser.add_argument("--seed", type=int, default=0, help=f"0 (the default) to {seeds.MOST}")
-    parser.add_argument("--steps", type=int, default=40_000, help="steps at which the training ends")
+    parser.add_argument("--seed", type=whole(0, seeds.MOST), default=0, help=f"0 (the default) to {seeds.MOST}")
+    parser.add_argument("--steps", type=whole(0, MOST_STEPS), default=40_000, help="steps at which the training ends")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="or the seconds that it may go on now")
     parser.add_argument("--checkpoint-every", default="300s", help="how often to save, like 300s")
     parser.add_argument("--export", type=path, help="write the model to this file")
     parser.add_argument("--no-report", action="store_true", help="leave the report out")
     parser.add_argument(
-        "--report-programs", type=int, help=f"held-out programs and draws of the report (default: {PROGRAMS})"
+        "--report-programs",
+        type=whole(1, quality.MOST_PROGRAMS),
+        help=f"held-out programs and draws of the report (default: {PROGRAMS})",
     )
     return parser

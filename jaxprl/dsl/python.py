@@ -25,6 +25,7 @@ from jaxprl.dsl.python_names import (
     PythonError,
     assignment,
     bindings,
+    called_names,
     functions_of,
     is_stub,
     language_words,
@@ -53,7 +54,7 @@ def from_python(source: str, language: Language) -> ast.Program:
     """Parse the Python text of a program.
 
     Understood are `elif`, `and`, `or`, True, False, `while`, and `for ... in range(...)` with whole numbers: literals,
-    sums and the like of them, and names that are assigned once to such a number. A call of a function of the text
+    arithmetic on them, and names that are assigned once to such a number. A call of a function of the text
     stands for that function's body. Comments, docstrings, imports, `pass`, functions that are stubs and a final call
     of the program are ignored.
 
@@ -82,9 +83,12 @@ def from_modules(modules: Sequence[python_ast.Module], main: int, language: Lang
     """Read the program of a module that may use what other modules define.
 
     Args:
-      modules: the modules. The definitions of a later one replace those of earlier ones.
+      modules: the modules. What the program's own module defines counts first, and then what later modules define.
       main: index of the module with the program.
       language: the language of the program.
+
+    Returns:
+      The program.
 
     Raises:
       PythonError: see `from_python`.
@@ -114,12 +118,7 @@ def program_function(module: python_ast.Module, language: Language) -> python_as
     words = language_words(language)
     candidates = named or [each for each in functions if each.name not in words and not is_stub(each)] or functions
     if len(candidates) > 1 and not named:
-        called = {
-            node.func.id
-            for function in candidates
-            for node in python_ast.walk(function)
-            if isinstance(node, python_ast.Call) and isinstance(node.func, python_ast.Name)
-        }
+        called = called_names(candidates)
         candidates = [each for each in candidates if each.name not in called] or candidates
     if len(candidates) != 1:
         raise PythonError("no function", f"expected one function run(), found {len(functions)} functions")
@@ -231,8 +230,8 @@ class _Reader:
         values = {str(key): whole_number(value, self.names.constants) for key, value in given.items()}
         numbers = {key: value for key, value in values.items() if value is not None}
         if sorted(numbers) != sorted(parameters) or len(node.args) + len(node.keywords) != len(parameters):
-            expected = ", ".join(parameters) or "no argument"
-            raise PythonError("bad argument", f"{name} takes {expected}, as whole numbers", node.lineno)
+            expected = f"{', '.join(parameters)}, each a whole number" if parameters else "no argument"
+            raise PythonError("bad argument", f"{name} takes {expected}", node.lineno)
         return called, numbers
 
     def body(self, nodes: list[python_ast.stmt], owner: python_ast.stmt) -> ast.Body:

@@ -49,6 +49,12 @@ def functions_of(nodes: Iterable[python_ast.stmt]) -> list[python_ast.FunctionDe
     return [node for node in nodes if isinstance(node, python_ast.FunctionDef)]
 
 
+def called_names(functions: Iterable[python_ast.FunctionDef]) -> set[str]:
+    """Return the names that functions call."""
+    calls = (node for function in functions for node in python_ast.walk(function) if isinstance(node, python_ast.Call))
+    return {call.func.id for call in calls if isinstance(call.func, python_ast.Name)}
+
+
 def is_stub(function: python_ast.FunctionDef, *, constants: bool = False) -> bool:
     """Return whether a function only says that it exists: its body is `pass`, `...` or `raise NotImplementedError`.
 

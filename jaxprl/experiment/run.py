@@ -82,7 +82,8 @@ def run(
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(directory)))
         if mirror:
             directory.mirror = stack.enter_context(contextlib.closing(mirror(out)))
-        ledger, model = Ledger(job, directory, evaluator), None
+        ledger = Ledger(job, directory, evaluator)
+        model = None
         if job.settings:
             model = LanguageModel(
                 job.settings,

@@ -214,24 +214,24 @@ _ABOUT = {"format": int, "language": str, "words": list, "every_token": bool, "c
 
 def _content(file: Path) -> tuple[dict[str, np.ndarray], JSON]:
     """Return the arrays of a model file and its `about`. Raises UserError if there are none, or not all of them."""
+    begin = b""
     try:
         with open(file, "rb") as stream:
             begin = stream.read(2)
-            if begin != b"PK":  # of an archive
-                kind = "other content" if begin else "an empty file"
-                raise UserError(
-                    f"model {file} cannot be read: {kind}, where a NumPy archive (.npz) was expected"
-                    "; `jaxprl convert` makes one of PyTorch weights"
-                )
             stream.seek(0)
-            with np.load(stream) as archive:
-                arrays = {name: archive[name] for name in archive.files}
+            if begin == b"PK":  # of an archive
+                with np.load(stream) as archive:
+                    arrays = {name: archive[name] for name in archive.files}
     except OSError as error:
         raise UserError(f"model {file} cannot be read: {error.strerror or error}") from None
-    except UserError:
-        raise
     except (ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"model {file} cannot be read, it is damaged: {error}") from None
+    if begin != b"PK":
+        content = "other content" if begin else "an empty file"
+        raise UserError(
+            f"model {file} cannot be read: {content}, where a NumPy archive (.npz) was expected; `jaxprl convert` "
+            "makes one of PyTorch weights"
+        )
     try:
         about = json.loads(arrays.pop("about").tobytes())
         complete = all(isinstance(about[name], kind) for name, kind in _ABOUT.items())

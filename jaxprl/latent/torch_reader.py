@@ -35,7 +35,7 @@ import numpy as np
 from jaxprl.dsl import encode
 from jaxprl.dsl.sample import random_programs
 from jaxprl.dsl.text import token_count
-from jaxprl.errors import UserError
+from jaxprl.errors import UserError, needed_by
 from jaxprl.latent.grammar import Grammar
 from jaxprl.latent.gru import Params
 from jaxprl.latent.space import LatentSpace, Origin
@@ -119,21 +119,20 @@ def weights_of(file: Path) -> dict[str, np.ndarray]:
     Raises:
       UserError: if PyTorch is not installed, or if the file cannot be read or holds something else.
     """
-    try:
+    with needed_by("reading PyTorch files", extra="torch"):
         import torch
-    except ImportError:
-        raise UserError("reading PyTorch files needs PyTorch: pip install 'jaxprl[torch]'") from None
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"{file}: {error.strerror or error}") from None
     except (RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError) as error:
-        raise UserError(f"{file} is no file of PyTorch weights: {str(error).splitlines()[0]}") from None
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(f"{file} is no file of PyTorch weights: {reason}") from None
     weights = content[0] if isinstance(content, list | tuple) and content else content
     if not isinstance(weights, Mapping):
         raise UserError(f"{file} holds no state dict, but a {type(weights).__name__}")
     tensors = {str(name): leaf for name, leaf in weights.items() if isinstance(leaf, torch.Tensor)}
-    return {name: leaf.float().numpy() for name, leaf in tensors.items()}
+    return {name: leaf.detach().float().numpy() for name, leaf in tensors.items()}
 
 
 @guarded

@@ -23,8 +23,6 @@ _PLACEHOLDER = re.compile(
     r"s\d*|stmts?|(?:statement|action|command|instruction|step)s?|body|program|code|and|or|not", re.IGNORECASE
 )
 """Matches words that stand for the statements of a program in a sketch of it, or that begin none."""
-_UNFINISHED = re.compile(r"\bDEF(?:\s+\w*)?(?:\s+m)?\s*\Z")
-"""Matches the beginning of a program at the end of an answer that was cut off."""
 # A closing `m)` at the end of a line, with the next line that is not empty as group 1.
 _LAST_LINE = re.compile(r"\bm\s*\)[^\S\n]*\n\s*(?=(.*))")
 
@@ -90,11 +88,17 @@ def dsl_texts(text: str, language: Language, *, cut: bool = False) -> list[Text]
             source = text[begin.start() : end.start() if end else len(text)]
             is_fenced = bisect.bisect(edges, begin.start()) % 2 == 1
             texts.append(Text(begin.start(), source, end.group() if end else "", is_fenced))
-    if cut and (unfinished := _UNFINISHED.search(text)):
-        texts = [each for each in texts if each.begin < unfinished.start()]
-        texts.append(Text(unfinished.start(), unfinished.group(), "", False))
+    last = text.rfind("DEF")
+    if cut and last >= 0 and not text[last - 1 : last].isalnum() and _is_opening(text[last:].split()):
+        texts = [each for each in texts if each.begin < last]
+        texts.append(Text(last, text[last:], "", False))
     meant = [each for each in texts if _is_meant(each, language, cut=cut)] or texts
     return [each for each in meant if each.followed not in ("`", "DEF") or _CLOSED.search(each.source)] or meant
+
+
+def _is_opening(words: list[str]) -> bool:
+    """Return whether words are the beginning of the line that opens a program: `DEF`, `DEF ru` or `DEF run m`."""
+    return words[0] == "DEF" and (len(words) == 1 or (words[1].isidentifier() and words[2:] in ([], ["m"])))
 
 
 def holds_dsl(text: str, language: Language) -> bool:

@@ -16,7 +16,6 @@ from jaxprl.dsl import ast
 from jaxprl.dsl.language import COUNTS, PROGRAM_TOKENS, Language
 from jaxprl.dsl.python_names import PythonError
 from jaxprl.dsl.text import token_count
-from jaxprl.llm.completion import CUT_OFF
 from jaxprl.llm.dsl_blocks import dsl_texts, holds_dsl, read_dsl
 from jaxprl.llm.dsl_reader import Unreadable
 from jaxprl.llm.python_blocks import attempts, holds_python, read_python
@@ -60,8 +59,8 @@ _QUOTE = re.compile(r"^[ \t]*>[ \t]?", re.MULTILINE)
 _LOOKALIKES = str.maketrans(
     {"\u00a0": " ", "\u200b": None, "\ufeff": None, "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"'}
 )
-CUT = (*CUT_OFF, "content_filter")
-"""The reasons for which a model stopped before its answer was complete, in the words of servers."""
+_ENDED = re.compile(r"stop|eos|end|complete|finish|done|tool|function|normal|unknown|none|null|$", re.IGNORECASE)
+"""Matches the beginning of what servers call the end of a complete answer. Whatever else they say, it was cut off."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,8 +114,9 @@ def extract(text: str, language: Language, finish: str | None = None) -> Extract
     Args:
       text: the raw answer.
       language: the language of the programs.
-      finish: why the model stopped, in the server's words. If it is one of `CUT`, a program counts only if its end is
-        marked: by a fence, or by other text behind a Python function, or by the last bracket of a DSL text.
+      finish: why the model stopped, in the server's words. If that is not the end of the answer, like "length" or
+        "content_filter", a program counts only if its end is marked: by a fence, or by other text behind a Python
+        function, or by the last bracket of a DSL text.
 
     Returns:
       For each block its normalised program, or the rejection.
@@ -129,7 +129,7 @@ def extract(text: str, language: Language, finish: str | None = None) -> Extract
       >>> extract("DEF run m( REPEAT R=n r( move r) m)", language).dsl
       Rejection(block='dsl', reason='bad count', message="token 4: expected a count like R=3, found 'R=n'")
     """
-    cut = finish is not None and finish.lower() in CUT
+    cut = finish is not None and not _ENDED.match(finish)
     text = without_thoughts(text, functools.partial(_holds_program, language=language), cut=cut)
     if len(text) > MOST_CHARACTERS:
         message = f"an answer of {len(text):,} characters, at most {MOST_CHARACTERS:,} are read"
@@ -185,6 +185,8 @@ def normalise(program: ast.Program, language: Language) -> ast.Program:
 
 def _holds_program(text: str, language: Language) -> bool:
     """Return whether a text contains what looks like a program, or is too long for it to matter."""
+    if "def" not in text.lower():
+        return False
     return len(text) > MOST_CHARACTERS or holds_python(text) or holds_dsl(text, language)
 
 

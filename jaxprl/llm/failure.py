@@ -9,7 +9,7 @@ from jaxprl.llm.server_errors import ServerError
 from jaxprl.llm.settings import OTHERWISE, refused
 from jaxprl.types import JSON
 
-_DETAIL = 300
+MOST_DETAIL = 300
 """The most characters of a server's message that are passed on."""
 _LONGEST_PAUSE = 30.0
 """Upper bound of the wait before another attempt, in seconds."""
@@ -122,7 +122,7 @@ def _detail(error: ServerError, status: int) -> str:
     if status < 400:
         codes = error.status or ", ".join(error.codes)
         place += f" with error {codes}" if codes else " with an error"
-    return f"{place}: {' '.join(error.message.split()) or 'no message'}"[:_DETAIL]
+    return f"{place}: {' '.join(error.message.split()) or 'no message'}"[:MOST_DETAIL]
 
 
 def pause(failure: Failure, attempts: int, backoff: float, left: float) -> float:

@@ -13,7 +13,8 @@ _MENTIONED = re.compile(r"[ \t]*[\w.+-]*[ \t,.]+(?![^\n]*(?:[={]|\b(?:def|DEF)\b
 def fences(text: str) -> Iterator[re.Match[str]]:
     """Yield the fences of an answer that open and close blocks, in turns.
 
-    A fence that prose mentions opens nothing: "the ```python block: ...". Longer fences around others are left out.
+    A fence that prose mentions opens nothing: "the ```python block: ...". Where there are fences of three
+    characters, longer ones are ignored: they enclose the others.
 
     Example:
       >>> [fence.start() for fence in fences("```\\nDEF run m( move m)\\n```")]

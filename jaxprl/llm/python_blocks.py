@@ -16,13 +16,14 @@ from typing import NamedTuple
 from jaxprl.dsl import ast
 from jaxprl.dsl.language import Language
 from jaxprl.dsl.python import from_modules, program_function
-from jaxprl.dsl.python_names import PythonError, functions_of, is_stub, language_words, parsed
+from jaxprl.dsl.python_names import PythonError, called_names, functions_of, is_stub, language_words, parsed
 from jaxprl.llm.dsl_reader import Unreadable
 from jaxprl.llm.fences import fences
 
 _PYTHON_TAG = re.compile(r"[ \t]*(?:python|py)[\d.]*(?!\w)", re.IGNORECASE)
 _FUNCTION = re.compile(r"\bdef[ \t]+\w+[ \t]*\(")
 _RUN = re.compile(r"\bdef[ \t]+run[ \t]*\(")
+_BELOW = re.compile(r"(?:[ \t]*\n)*([ \t]*)\S")
 _CALL = r"\w+\([^()\n]*(?:\([^()\n]*\)[^()\n]*)*\)"
 # A line outside a fence that may belong to the function before it: calls, the head of a block, or a comment.
 _CODE_LINE = re.compile(
@@ -139,14 +140,8 @@ def _main(blocks: Sequence[Block], language: Language) -> int:
         except PythonError:
             function = None
         names.append(function.name if function and not is_stub(function) else "")
-    called = {
-        node.func.id
-        for block in blocks
-        if isinstance(block.module, python_ast.Module)
-        for function in functions_of(block.module.body)
-        for node in python_ast.walk(function)
-        if isinstance(node, python_ast.Call) and isinstance(node.func, python_ast.Name)
-    }
+    modules = [block.module for block in blocks if isinstance(block.module, python_ast.Module)]
+    called = called_names(function for module in modules for function in functions_of(module.body))
     programs = [index for index, name in enumerate(names) if name and name not in called]
     return programs[-1] if programs else len(blocks) - 1
 
@@ -240,9 +235,6 @@ def _has_body(text: str, begin: int, line_end: int) -> bool:
     except PythonError:
         return False
     return True
-
-
-_BELOW = re.compile(r"(?:[ \t]*\n)*([ \t]*)\S")
 
 
 def _first_line(text: str, begin: int, least: int) -> int:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from jaxprl.errors import UserError
 from jaxprl.llm import address, network, server_errors
-from jaxprl.llm.failure import Failure, judged
+from jaxprl.llm.failure import MOST_DETAIL, Failure, judged
 from jaxprl.llm.network import Proxy
 from jaxprl.llm.settings import Settings
 from jaxprl.types import JSON
@@ -30,8 +30,6 @@ _CONNECT = 10.0
 """The most seconds to wait for a connection."""
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
 """OpenSSL's names for the answer of a server that does not encrypt."""
-_DETAIL = 300
-"""The most characters of a message that are passed on."""
 
 
 class Transport:
@@ -57,7 +55,7 @@ class Transport:
     @property
     def address(self) -> str:
         """The address that is asked, in words, with the proxy if there is one."""
-        return self.settings.base_url + self._way()
+        return self.settings.base_url + self._way
 
     def prepare(self) -> None:
         """Import the `openai` package. This takes a second, which shall not count for the first request."""
@@ -160,10 +158,9 @@ class Transport:
         said = server_errors.from_body(self._hidden_bytes(error.response.content))
         failure = judged(said, error.status_code, sent, wait=_retry_after(error.response.headers))
         if error.status_code == 407 and self.proxy:
-            return Failure(
-                "misconfigured", f"the {self.proxy} asks for http://USER:PASSWORD@HOST: {failure.detail}", lasting=True
-            )
-        failure.detail += self._way(error.response.headers.get("content-type", "").startswith("text/html"))
+            return _proxy_refusal(f"the {self.proxy}: {failure.detail}")
+        if error.response.headers.get("content-type", "").startswith("text/html"):  # it can be the proxy's
+            failure.detail += self._way
         return failure
 
     def _connection_failure(self, error: BaseException) -> Failure:
@@ -176,7 +173,7 @@ class Transport:
         while following := causes[-1].__cause__ or causes[-1].__context__:
             causes.append(following)
         names = " ".join(type(cause).__name__ for cause in causes)
-        detail = self._hidden(next((str(cause) for cause in reversed(causes) if str(cause)), names)) + self._way()
+        detail = self._hidden(next((str(cause) for cause in reversed(causes) if str(cause)), names)) + self._way
         if "InvalidURL" in names:
             return Failure("unknown host", detail, lasting=True)
         for cause in causes:
@@ -188,24 +185,29 @@ class Transport:
             if isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS:
                 return Failure("connection", detail, lasting=True)
         if "ProxyError" in names and detail.startswith("407"):
-            return Failure("misconfigured", f"{detail} asks for http://USER:PASSWORD@HOST", lasting=True)
+            return _proxy_refusal(detail)
         if "Timeout" in names and "ConnectTimeout" not in names:
             return Failure("timeout", detail, free=False)
         free = any(name in names for name in ("ConnectError", "ConnectTimeout", "ProxyError"))
         return Failure("connection", detail, free=free)
 
-    def _way(self, indeed: bool = True) -> str:
-        """Return in words which proxy a request went through, if `indeed` it can be the cause of a failure."""
+    @property
+    def _way(self) -> str:
+        """In words, which proxy a request goes through."""
         with contextlib.suppress(UserError):
-            return f" (through the {self.proxy})" if indeed and self.proxy else ""
+            return f" (through the {self.proxy})" if self.proxy else ""
         return ""
 
     def _hidden(self, text: str) -> str:
         """Return the beginning of a message, with the API key replaced if it occurs."""
-        return (text.replace(self._key, "[key]") if self._key else text)[:_DETAIL]
+        return (text.replace(self._key, "[key]") if self._key else text)[:MOST_DETAIL]
 
     def _hidden_bytes(self, body: bytes) -> bytes:
         return body.replace(self._key.encode(), b"[key]") if len(self._key) >= 4 else body
+
+
+def _proxy_refusal(detail: str) -> Failure:
+    return Failure("misconfigured", f"{detail}: name the proxy as http://USER:PASSWORD@HOST", lasting=True)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

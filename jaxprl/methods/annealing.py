@@ -10,7 +10,7 @@ from jaxprl.search.annealing import Cooling, annealing
 from jaxprl.search.protocol import Search
 
 TEMPERATURES = (1e-6, 1e6)
-"""The least and the largest temperature at the start; beyond, float32 makes 0 or infinity of it."""
+"""The least and the largest temperature at the start. Colder searches take no worse program, hotter ones take any."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -51,7 +51,7 @@ PUBLISHED = {
 MOST = 2**15
 """Most candidates of a generation."""
 SIGMAS = (1e-6, 1e6)
-"""The least and the largest sigma; beyond, float32 makes 0 or infinity of candidates."""
+"""The least and the largest sigma. float32 loses smaller steps when they are added to a latent."""
 DRAWS = 64
 """Draws from N(0, I) of which at least one must decode to a program, or a space is refused."""
 SPACE_HELP = "model file of the program space (default: the one that ships)"

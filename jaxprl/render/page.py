@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxprl.dsl.ast import call_text
-from jaxprl.errors import UserError
+from jaxprl.errors import needed_by
 from jaxprl.render.rollout import Rollout
 from jaxprl.render.world import draw
 from jaxprl.vm.trace import Moment
@@ -40,11 +40,9 @@ _KEYWORDS = {"def", "while", "if", "else", "for", "in", "not", "and", "or"}
 @functools.cache
 def _pillow() -> tuple[ModuleType, ModuleType, ModuleType, Path]:
     """Return Pillow's modules Image, ImageDraw and ImageFont, and the file of the font."""
-    try:
+    with needed_by("drawing text", extra="plots"):
         from PIL import Image, ImageDraw, ImageFont  # isort: skip  # before matplotlib, whose import fails without it
         import matplotlib as mpl
-    except ImportError as error:
-        raise UserError(f"{error.name} is missing; pip install 'jaxprl[plots]'") from None
     return Image, ImageDraw, ImageFont, Path(mpl.get_data_path()) / "fonts/ttf/DejaVuSansMono.ttf"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxprl.errors import UserError
+from jaxprl.errors import UserError, needed_by
 from jaxprl.report.charts import COLOURS, Chart, Line, learning_curves, tick_label
 from jaxprl.report.groups import group
 from jaxprl.report.reading import read_all
@@ -55,10 +55,8 @@ def check(formats: Sequence[str]) -> None:
         if each not in FORMATS:
             raise UserError(f"unknown format {each!r} of figures; known: {', '.join(FORMATS)}")
     if formats:
-        try:
+        with needed_by("--figures", extra="plots"):
             import matplotlib as mpl  # noqa: F401
-        except ImportError:
-            raise UserError("figures need matplotlib: pip install 'jaxprl[plots]'") from None
 
 
 def _figure(charts: Sequence[Chart]) -> Figure:

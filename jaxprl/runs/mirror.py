@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 
-from jaxprl.errors import UserError, unknown
+from jaxprl.errors import UserError, needed_by, unknown
 from jaxprl.output import say
 from jaxprl.types import JSON
 
@@ -67,11 +67,8 @@ def opener(kind: str) -> Callable[[Path], Mirror]:
     """
     if kind not in PACKAGES:
         raise unknown("log", kind, PACKAGES)
-    package = PACKAGES[kind]
-    try:
-        importlib.import_module(package)
-    except ImportError:
-        raise UserError(f"--log-to {kind} needs {package}: pip install 'jaxprl[{kind}]'") from None
+    with needed_by(f"--log-to {kind}", extra=kind):
+        importlib.import_module(PACKAGES[kind])
     return _tensorboard if kind == "tensorboard" else _wandb
 
 

@@ -83,6 +83,7 @@ class Progress:
             self._best, self._evaluated, self._note = best, evaluated, note
             if final:
                 self.activity = ""
+                self._over.set()  # the thread writes nothing behind the last line
             if final or time.monotonic() - self._shown_at >= self._patience():
                 self._write(final=final)
 
@@ -90,6 +91,8 @@ class Progress:
         """Show the progress whenever it is due, until the context is left."""
         while not self._over.wait(_TICK):
             with self._lock:
+                if self._over.is_set():
+                    return
                 changed = self._shown is None or self.activity != self._shown[1]
                 if time.monotonic() - self._shown_at >= (_TICK if changed else self._patience()):
                     self._write()

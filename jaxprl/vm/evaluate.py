@@ -334,7 +334,7 @@ def _engine(
     if engine is not None:
         raise UserError(f"engine {engine!r} cannot run {task.name}: {missing}")
     if not isinstance(missing, Unavailable) or not missing.expected:
-        _say_once(f"the engine {fastest!r} cannot run {task.name}, so a slower one does: {missing}")
+        _say_once(f"the engine {fastest!r} cannot run {task.name}, so a slower one does: {missing}", 6)
     return ENGINES[_next_engine()](task, layouts, scale, **options)
 
 
@@ -350,14 +350,16 @@ def _next_engine() -> str:
     if jax.default_backend() == "cpu":
         _say_once(
             "programs run slower than they could on this CPU, because XLA compiles loops in pieces: call "
-            "jaxprl.prefer_whole_loops() before JAX compiles anything"
+            "jaxprl.prefer_whole_loops() before JAX compiles anything",
+            7,
         )
     return "lanes"
 
 
 @functools.cache
-def _say_once(message: str) -> None:
-    warnings.warn(message, stacklevel=7)
+def _say_once(message: str, level: int) -> None:
+    """Warn of something once, in the name of the line that called `evaluate` or `first_better`, `level` calls above."""
+    warnings.warn(message, stacklevel=level)
 
 
 def _side_by_side(parts: Sequence[Outcomes]) -> Outcomes:
