@@ -23,6 +23,8 @@ from jaxprl.llm.thoughts import without_thoughts
 
 MOST_CHARACTERS = 50_000
 """The most characters of an answer. Any text of this length is read within a fifth of a second."""
+MOST_WITH_THOUGHTS = 1_000_000
+"""The most characters of an answer with what a model thought before it. Thoughts are not looked for in longer ones."""
 REASONS = {
     "no block": "neither a Python function nor DSL text",
     "no python block": "neither a Python block nor a line that begins a function",
@@ -130,7 +132,8 @@ def extract(text: str, language: Language, finish: str | None = None) -> Extract
       Rejection(block='dsl', reason='bad count', message="token 4: expected a count like R=3, found 'R=n'")
     """
     cut = finish is not None and not _ENDED.match(finish)
-    text = without_thoughts(text, functools.partial(_holds_program, language=language), cut=cut)
+    if len(text) <= MOST_WITH_THOUGHTS:
+        text = without_thoughts(text, functools.partial(_holds_program, language=language), cut=cut)
     if len(text) > MOST_CHARACTERS:
         message = f"an answer of {len(text):,} characters, at most {MOST_CHARACTERS:,} are read"
         return Extraction(Rejection("python", "too long", message), Rejection("dsl", "too long", message))
