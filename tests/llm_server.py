@@ -63,6 +63,7 @@ class Server:
 
     def __init__(self, script, *, encrypted=False):
         self.script, self.requests, self.headers, self.times, self.paths = script, [], [], [], []
+        self.connect_status = 407
         self.at_once = self.most_at_once = 0
         self.lock, self.closing = threading.Lock(), threading.Event()
         outer = self
@@ -74,7 +75,7 @@ class Server:
                 outer.serve(self)
 
             def do_CONNECT(self):  # to an encrypted server, through this one as a proxy
-                self.send_error(407)
+                self.send_error(outer.connect_status)
 
             def log_message(self, *arguments):
                 pass

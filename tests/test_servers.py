@@ -1,5 +1,6 @@
 """What servers say instead of an answer, and the way to them: addresses, proxies, certificates, headers."""
 
+import itertools
 import json
 import socket
 import time
@@ -112,7 +113,9 @@ def test_errors_that_pass_are_tried_again_and_said_in_the_servers_words(client, 
         [row] = [row for row in one.rows if "outcome" in row]
         assert (row["attempts"], sum(row["retried"].values())) == (2, 1)
     with serving(lambda request, number: reply(status, body)) as server:
-        one = client(server.url, retries=0)
+        one = client(
+            server.url, retries=0, deadline=0.3 if words == "Slow down" else 20.0
+        )  # a rate limit is waited out
         assert asked(one, name="b") == []
         assert words in one.trouble
         assert set(one.failures) <= set(FAILURES) - {"empty answer"}
@@ -205,17 +208,32 @@ LOADING = [
     Reply({"error": {"code": 503, "message": "Loading model"}}),
     Reply(b"<title>Service Unavailable</title>", 503, headers={"Retry-After": "0"}),
     Reply({"message": "Loading model"}, 503, headers={"Retry-After": "3600"}),
-]
+    Reply({"status": "loading"}, 202),
+    Reply({"status": "loading model"}),
+    Reply(error("litellm.ServiceUnavailableError: ServiceUnavailableError: OpenAIException - Loading model"), 503),
+    Reply(error("Error code: 503 - {'error': {'code': 503, 'message': 'Loading model'}}"), 500),
+    Reply({"error": "Error: Model is still loading"}, 500),
+    Reply({"detail": "Cannot serve requests yet: model is loading"}, 503),
+    *(
+        Reply({"error": words}, 503)
+        for words in (
+            "Model is being downloaded", "pulling model weights", "Model is waking up", "Deployment is provisioning",
+            "Model is not available yet", "Server initialization in progress", "Model warmup", "Model is warming",
+            "Server is in startup", "waiting for server to start up", "Waiting for the model to be loaded",
+            "Service not healthy yet", "Preparing model",
+        )
+    ),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("reply", LOADING)
 def test_a_server_that_loads_its_model_is_waited_for(client, capsys, reply):
-    with serving(lambda request, number: reply if number < 7 else answer(request)) as server:
+    with serving(lambda request, number: reply if number < 4 else answer(request)) as server:
         one = client(server.url, retries=1)
         assert asked(one) == ["answer 0"]
-        assert len(server.requests) == 8
+        assert len(server.requests) == 5
     said = capsys.readouterr().err
-    assert said.count("the server is not ready") == 1
+    assert said.count("the server is not ready") + said.count("the server is busy") == 1
     assert "--deadline" in said
 
 
@@ -232,11 +250,71 @@ def test_a_server_that_loads_its_model_is_waited_for_until_the_deadline(client):
         assert "deadline of 0.8 s" in one.trouble
 
 
-@pytest.mark.parametrize("words", ["overloaded", "Error loading model", "failed while loading the model"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "overloaded", "Error loading model", "failed while loading the model", "Error: Could not load the model",
+        "Exception while loading model", "CUDA error while loading: out of memory", "unable to start the engine yet",
+    ],
+)  # fmt: skip
 def test_a_server_that_does_not_load_its_model_is_given_up_earlier(client, words):
     with serving(lambda request, number: Reply(error(words), 503)) as server:
         assert asked(client(server.url, retries=1)) == []
         assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("wait", [{}, {"Retry-After": "0"}, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}])
+def test_a_rate_limit_is_waited_out_with_fewer_requests_at_once(client, capsys, wait):
+    moments, refused = [0.0], []
+
+    def script(request, number):
+        if request.get("n", 1) > 1:
+            return Reply(error("Only one completion choice is allowed"), 400)
+        now = time.monotonic()
+        if now - moments[-1] < 0.03:
+            refused.append(now)
+            return Reply(error("slow down"), 429, headers=wait)
+        moments.append(now)
+        return answer(request)
+
+    with serving(script) as server:
+        one = client(server.url, retries=0, backoff=0.04)
+        assert asked(one, 20) == ["answer 0"] * 20
+        assert not one.failures
+        [*_, last] = [row for row in one.rows if "outcome" in row]
+        assert last["status"] == 200
+        assert len(refused) < 60
+    assert capsys.readouterr().err.count("the server is busy (status 429: slow down)") == 1
+
+
+def test_the_waits_for_a_rate_limit_grow_and_end_at_the_deadline(client):
+    import openai  # noqa: F401  the second that its import takes is not what is measured
+
+    limited = Reply(error("slow down"), 429, headers={"Retry-After": "0"})
+    with serving(lambda request, number: limited) as server:
+        one = client(server.url, retries=0, backoff=0.05, deadline=1.0)
+        assert asked(one) == []
+        waits = [after - before for before, after in itertools.pairwise(server.times)]
+        assert 3 <= len(waits) <= 5
+        assert all(wait > 0.02 * 2**n for n, wait in enumerate(waits))
+        assert one.failures == {"rate limited": 1}
+        assert "waited for it until the deadline of 1 s" in one.trouble
+
+
+@pytest.mark.parametrize("status", [429, 500])
+def test_a_wait_beyond_the_deadline_is_said(client, status):
+    with serving(lambda request, number: Reply(error("oh"), status, headers={"Retry-After": "600"})) as server:
+        one = client(server.url)
+        assert asked(one) == []
+        assert len(server.requests) == 1
+        assert "oh; the server asks to wait 600 s, longer than --deadline" in one.trouble
+
+
+def test_a_server_that_is_overloaded_is_busy(client, capsys):
+    overloaded = Reply(error("The engine is currently overloaded"), 503, headers={"Retry-After": "0"})
+    with serving(lambda request, number: overloaded if number == 0 else answer(request)) as server:
+        assert asked(client(server.url)) == ["answer 0"]
+    assert "the server is busy (status 503: The engine is currently overloaded)" in capsys.readouterr().err
 
 
 def test_addresses_that_no_host_has():
@@ -254,6 +332,9 @@ def test_addresses_that_no_host_has():
         "http://a/v1?token=hidden",
         "http://a/v1?x=sk-hidden",
         "http://a?sig=hidden",
+        "http://me:12/hidden@a/v1",
+        "http://hidden!:12#hidden@a/v1",
+        "http://a:12?hidden@a/v1",
     ):
         with pytest.raises(UserError, match="OPENAI_API_KEY") as caught:
             Settings("m", secret)
@@ -336,6 +417,13 @@ def test_a_proxy_is_used_and_named_when_it_is_down(client, monkeypatch, variable
         ("HTTP_PROXY", "http://", "expected a proxy like"),
         ("HTTP_PROXY", "a b", "expected a proxy like"),
         ("HTTP_PROXY", "http://a..b:9", "empty label"),
+        ("HTTP_PROXY", "socks4://me:hid/hidden@127.0.0.1:1", "proxy socks4://127.0.0.1:1 of HTTP_PROXY"),
+        ("http_proxy", "ftp://me:hidden#hidden@127.0.0.1:1", "proxy ftp://127.0.0.1:1 of http_proxy"),
+        ("HTTP_PROXY", "ftp://me:hidden?hidden@127.0.0.1:1", "proxy ftp://127.0.0.1:1 of HTTP_PROXY"),
+        ("HTTP_PROXY", "http://me:12/hidden@127.0.0.1:1", "written %2F"),
+        ("all_proxy", "http://me:12?hidden@127.0.0.1:1", "written %2F"),
+        ("HTTP_PROXY", "http://hid!den:12#hidden@127.0.0.1:1", "written %2F"),
+        ("HTTP_PROXY", "me:hidden://hidden@127.0.0.1:1", "expected a proxy like"),
     ],
 )
 def test_a_proxy_that_cannot_be_used(client, monkeypatch, variable, proxy, words):
@@ -345,7 +433,7 @@ def test_a_proxy_that_cannot_be_used(client, monkeypatch, variable, proxy, words
         assert "misconfigured: " in said
         assert variable in said
         assert words in said
-        assert "hidden" not in said
+        assert "hid" not in said
         monkeypatch.setenv("NO_PROXY", "localhost, 127.0.0.0/8")
         assert asked(client(server.url)) == ["answer 0"]
 
@@ -370,6 +458,44 @@ def test_what_a_proxy_says(client, monkeypatch):
         assert "407" in said
         assert "of HTTPS_PROXY" in said
         assert "USER:PASSWORD" in said
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+def test_a_proxy_that_does_not_let_a_request_through(client, monkeypatch, status):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-0123456789")
+    page = Reply(b"<title>ERROR: Access Denied</title>", status, headers={"Content-Type": "text/html"})
+    with serving(lambda request, number: page) as server:
+        server.connect_status = status
+        for scheme in ("http", "https"):
+            monkeypatch.setenv(f"{scheme}_proxy", server.url)
+            said = asked(client(f"{scheme}://model.invalid/v1"))
+            assert str(status) in said
+            assert f"of {scheme}_proxy" in said
+            assert "NO_PROXY" in said
+            assert "OPENAI_API_KEY" not in said
+        assert len(server.requests) == 1
+    told = Reply(error("wrong key"), 401)  # by the server
+    with serving(lambda request, number: told) as server:
+        monkeypatch.setenv("http_proxy", server.url)
+        assert "OPENAI_API_KEY" in asked(client("http://model.invalid/v1"))
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed(client, monkeypatch, status):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-0123456789")
+    with serving(lambda request, number: answer(request)) as other:
+        place = other.url.replace("//", "//me:hidden@") + "/chat/completions?code=hidden"
+        with serving(lambda request, number: Reply(b"", status, headers={"Location": place})) as server:
+            said = asked(client(f"{server.url}?api-version=1"))
+            assert f"status {status}: the server points to {other.url};" in said
+            assert "--base-url" in said
+            assert "hidden" not in said
+            assert len(server.requests) == 1
+        assert not other.paths
+    for place, words in (("/login", "/login;"), ("http://[", "no address"), (None, "status 3")):
+        headers = {"Location": place} if place else {}
+        with serving(lambda request, number, headers=headers: Reply(b"", status, headers=headers)) as server:
+            assert words in asked(client(server.url))
 
 
 @pytest.mark.parametrize("name", ["OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"])

@@ -50,9 +50,9 @@ def check(url: str, name: str) -> None:
     address = split(url, ("http", "https"))
     if address is None:
         raise UserError(f"{name}: expected an address like http://localhost:8000/v1")
-    check_host(address.hostname or "", name)
-    if address.username or address.password:
+    if "@" in url:  # behind a "/" too, where it can be the end of a password that has a "/" itself
         raise UserError(f"{name}: expected an address without a user and a password; a key goes into OPENAI_API_KEY")
+    check_host(address.hostname or "", name)
     if address.fragment:
         raise UserError(f"{name}: expected an address without '#'")
     for parameter, value in urllib.parse.parse_qsl(address.query, keep_blank_values=True):
@@ -117,11 +117,33 @@ def is_azure(query: dict[str, str]) -> bool:
 
 
 def without_secrets(url: str) -> str:
-    """Return an address without its user, password and query.
+    """Return scheme, host and port of an address. Nothing before its last "@" is kept, since a password can hold "/".
 
     Example:
       >>> without_secrets("http://me:secret@proxy:3128/?key=1")
       'http://proxy:3128'
     """
     scheme, _, rest = url.partition("://")
-    return f"{scheme}://{re.split('[/?#]', rest)[0].rpartition('@')[2]}"
+    return f"{scheme}://{re.split('[/?#]', rest.rpartition('@')[2])[0]}"
+
+
+def pointed_to(url: str, location: str) -> str:
+    """Return the address that a redirect names, as --base-url takes it: without user, password and query.
+
+    Args:
+      url: the address that was asked.
+      location: the Location header of the response, possibly relative to `url`.
+
+    Example:
+      >>> pointed_to("http://a/v1/chat/completions", "https://a/v2/chat/completions?key=1")
+      'https://a/v2'
+    """
+    try:
+        address = urllib.parse.urlsplit(urllib.parse.urljoin(url, location))
+    except ValueError:
+        location = ""
+    if not location:
+        return "no address"
+    host = address.netloc.rpartition("@")[2]
+    path = address.path.rstrip("/").removesuffix("/chat/completions")
+    return f"{address.scheme}://{host}{path.rpartition('@')[2]}"

@@ -56,8 +56,8 @@ class _Call:
     id: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
     """Name of the call in the log."""
     attempts: int = 0
-    loading: int = 0
-    """Number of the attempts that found the server loading the model."""
+    uncounted: int = 0
+    """Number of the attempts that found the server not ready or busy."""
     sent: JSON = dataclasses.field(default_factory=dict)
     """Body of the latest attempt."""
     reserved: float = 0.0
@@ -66,6 +66,8 @@ class _Call:
     """Dollars that the attempts so far have cost."""
     status: int | None = None
     """HTTP status of the latest attempt."""
+    trouble: str = ""
+    """The latest failed attempt in words."""
     retried: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     """Reasons of the attempts that failed and were followed by another one."""
 
@@ -103,7 +105,9 @@ class Calls:
         self.trouble = ""
         """The last failure in words."""
         self.told = False
-        """Whether the user was told that the server is loading the model."""
+        """Whether the user was told that the server is not ready or busy."""
+        self.at_once = server.settings.at_once
+        """The most attempts under way at present: fewer than the settings allow after a rate limit."""
         prompt = json.dumps(request["messages"], ensure_ascii=False).encode(errors="replace")
         self.most_prompt = len(prompt)
         """Upper bound of the prompt's tokens: a token has at least one byte."""
@@ -137,7 +141,7 @@ class Calls:
         """Return the seconds to wait for an outcome: until the next poll, deadline or attempt."""
         now = time.monotonic()
         moments = [now + _POLL, *map(self.end, self.going)]
-        if len(self.going) < self.settings.at_once:
+        if len(self.going) < self.at_once:
             moments += [call.due for call in self.waiting if call.due > now]
         return max(min(moments) - now, 0.001)
 
@@ -156,8 +160,9 @@ class Calls:
 
         A response that still arrives later is added to the cache.
         """
-        detail = f"deadline of {self.settings.deadline:g} s"
         for call in [call for call in self.going if time.monotonic() >= self.end(call)]:
+            detail = f"deadline of {self.settings.deadline:g} s"
+            detail += f"; the attempt before: {call.trouble}" if call.trouble else ""
             self.going.remove(call)
             self.pay(call, None)
             self.finish(call, "timeout", detail=detail)
@@ -169,13 +174,13 @@ class Calls:
             self.waiting.append(_Call(begin, min(self.parameters.most, first + number - begin)))
 
     def begin(self) -> None:
-        """Start an attempt of the calls that are due, as far as `at_once` and the spending limit allow.
+        """Start an attempt of the calls that are due, as far as the rate limit and the spending limit allow.
 
         If the money that is left pays for a part of a call only, that part is requested and the rest waits: reserved
         money that an attempt does not use comes back.
         """
         now = time.monotonic()
-        for call in [call for call in self.waiting if call.due <= now][: self.settings.at_once - len(self.going)]:
+        for call in [call for call in self.waiting if call.due <= now][: max(self.at_once - len(self.going), 0)]:
             answers = self.budget.most(self.most_prompt, self.settings.max_tokens or 0, call.number)
             if not answers:
                 if not self.going:  # nothing is reserved, so no money will come back
@@ -255,6 +260,7 @@ class Calls:
         self.pay(call, tokens if answer.usage or not bounded else self.worst(number))
         call.status, self.answered_at = 200, time.monotonic()
         self.parameters.guessed = False
+        self.at_once = min(self.at_once + 1, self.settings.at_once)
         if answer.errors:
             call.retried["server error"] += len(answer.errors)
         empty = collections.Counter(choice.why_empty() for choice in answer.choices if not choice.text)
@@ -276,9 +282,10 @@ class Calls:
           `max_completion_tokens` is kept under a spending limit, since without it an answer could cost any sum.
         - Otherwise the next attempt follows after a wait (`failure.pause`).
         - There is no other attempt if the failure is lasting, if the retries are used up, or if the wait would end
-          after the call's deadline. An attempt that finds the server loading the model does not count.
+          after the call's deadline. An attempt that finds the server not ready or busy does not count.
+        - A rate limit holds for all requests: none of them starts earlier, and half as many go at once.
         """
-        call.status = failure.status
+        call.status, call.trouble = failure.status, str(failure)
         refused = failure.parameter
         bounded = self.budget.limit is not None
         if refused and not (refused == "max_completion_tokens" and bounded):
@@ -288,31 +295,42 @@ class Calls:
             return
         if failure.reason == "bad request":
             self.parameters.acquit()
-        if failure.loading:
-            call.loading += 1
-            self.tell_of_loading(failure)
+        if failure.state:
+            call.uncounted += 1
         now = time.monotonic()
-        attempts = call.attempts if failure.loading else call.attempts - call.loading
-        due = now + pause(failure, attempts, self.settings.backoff, self.end(call) - now)
-        if failure.lasting or call.attempts - call.loading > self.settings.retries or due >= self.end(call):
+        attempts = call.attempts if failure.state else call.attempts - call.uncounted
+        left = self.end(call) - now
+        wait = pause(failure, attempts, self.settings.backoff, left)
+        if failure.lasting or call.attempts - call.uncounted > self.settings.retries or wait >= left:
             self.lasting = failure if failure.lasting else self.lasting
-            waited = f"; waited for it until the deadline of {self.settings.deadline:g} s" if failure.loading else ""
-            self.finish(call, failure.reason, detail=failure.detail + waited)
-            self.stop(failure.reason, failure.detail + waited)
+            detail = failure.detail + ("" if failure.lasting else self.waited(failure, wait, left))
+            self.finish(call, failure.reason, detail=detail)
+            self.stop(failure.reason, detail)
             return
+        self.tell_of_wait(failure)
         call.retried[failure.reason] += 1
-        call.due = due
-        if failure.reason == "rate limited":  # the limit holds for all requests, so none of them starts earlier
-            for each in self.waiting:
-                each.due = max(each.due, call.due)
-        self.waiting.append(call)
+        call.due = now + wait
+        if failure.reason != "rate limited":
+            self.waiting.append(call)
+            return
+        self.at_once = max(self.at_once // 2, 1)
+        for each in self.waiting:
+            each.due = max(each.due, call.due)
+        self.waiting.appendleft(call)  # so that its waits grow, whichever call finds that the limit still holds
 
-    def tell_of_loading(self, failure: Failure) -> None:
+    def waited(self, failure: Failure, wait: float, left: float) -> str:
+        """Return in words how the deadline ends the attempts of a call, or nothing if it does not."""
+        deadline = f"{self.settings.deadline:g} s"
+        if failure.wait and wait == failure.wait >= left:
+            return f"; the server asks to wait {max(wait, 1):.0f} s, longer than --deadline ({deadline}) allows"
+        return f"; waited for it until the deadline of {deadline}" if failure.state and wait >= left else ""
+
+    def tell_of_wait(self, failure: Failure) -> None:
         """Say once why nothing seems to happen."""
-        if not self.told:
+        if failure.state and not self.told:
             self.told = True
             deadline = f"{self.settings.deadline:g} s (--deadline)"
-            say(f"the server is not ready ({failure.detail}): waiting for it, at most {deadline}")
+            say(f"the server is {failure.state} ({failure.detail}): waiting for it, at most {deadline}")
 
     def again(self, call: _Call) -> None:
         """Put a call first in line, for at most as many answers as the server allows."""

@@ -151,4 +151,4 @@ class Client:
 
     def _hopeless(self, failure: Failure) -> Hopeless:
         where = f"model {self.settings.model!r} at {self.settings.base_url}"
-        return Hopeless(f"{where}: {failure}; {_HELP[failure.reason]}")
+        return Hopeless(f"{where}: {failure}; {failure.advice or _HELP[failure.reason]}")

@@ -92,7 +92,7 @@ def read(body: bytes) -> Completion:
         raise Unusable("not json", f"not an object; {_beginning(body)}")
     choices = value.get("choices")
     if not isinstance(choices, list) or not choices:
-        if error and (error.message or error.status):
+        if error and (error.message or error.status or server_errors.says_loading(error, unavailable=False)):
             raise _unusable(error)
         raise Unusable("no choices", f"it begins {body[:200]!r}")
     parsed = [_error(choice) or _choice(choice) for choice in choices]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 
+from jaxprl.llm import server_errors
 from jaxprl.llm.server_errors import ServerError
 from jaxprl.llm.settings import OTHERWISE, refused
 from jaxprl.types import JSON
@@ -39,15 +40,6 @@ _WORDS = (
     (r"context[_ ]length|content[_ ](?:filter|policy)|unsupported[_ ]", "bad request", True),
 )
 """(pattern, reason, lasting) by what an error says, where no status does."""
-_LOADING = re.compile(
-    r"\b(?:re|down)?loading\b|\bbeing (?:loaded|initiali[sz]ed|started)\b|\b(?:warm|start|spinn|scal|boot)ing up\b"
-    r"|\b(?:starting|booting|initiali[sz]ing|cold start)\b|\bnot (?:yet )?(?:ready|loaded yet)\b",
-    re.IGNORECASE,
-)
-_NOT_LOADING = re.compile(
-    r"\bfail|\berror\b.{0,30}\bloading|\bunable\b|\bcould(?: not|n't)\b|\bcan(?:not|'t)\b|exception", re.IGNORECASE
-)
-"""Matches messages of a server that has tried to load a model in vain."""
 
 
 class Failure(Exception):
@@ -61,18 +53,24 @@ class Failure(Exception):
     """
 
     def __init__(self, reason: str, detail: str, *, lasting: bool = False, free: bool = True):
-        super().__init__(f"{reason}: {detail}")
+        super().__init__(reason, detail)
         self.reason, self.detail, self.lasting, self.free = reason, detail, lasting, free
+        self.advice = ""
+        """What the user can do, if it is not what the reason suggests."""
         self.status: int | None = None
         """HTTP status of the response, if there was one."""
         self.wait: float | None = None
         """Seconds that the server wants us to wait before the next attempt, if it says so."""
-        self.loading = False
-        """Whether the server says that it will answer soon: it is still loading the model."""
+        self.state = ""
+        """How the server is, if it will answer soon and is therefore asked on until the deadline: "not ready" or
+        "busy"."""
         self.parameter: str | None = None
         """The parameter that the model refuses, if that is the reason."""
         self.guessed = False
         """Whether the refused parameter is only a guess."""
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
 
 
 def judged(error: ServerError, status: int, sent: JSON, *, wait: float | None = None) -> Failure:
@@ -86,9 +84,9 @@ def judged(error: ServerError, status: int, sent: JSON, *, wait: float | None = 
     """
     named = status if status >= 400 else error.status
     reason, lasting = _judged(error, named)
-    loading = not lasting and (_is_loading(error) or (named == 503 and wait is not None))
-    failure = Failure(reason, _detail(error, status), lasting=lasting, free=status >= 400 or loading)
-    failure.status, failure.wait, failure.loading = status, wait, loading
+    state = "" if lasting else _state(error, reason, named, wait)
+    failure = Failure(reason, _detail(error, status), lasting=lasting, free=status >= 400 or bool(state))
+    failure.status, failure.wait, failure.state = status, wait, state
     if named in (400, 422, 500, 501):
         failure.parameter = refused(error.message, error.parameter, sent)
         words = " ".join((error.message, *error.codes))
@@ -110,10 +108,11 @@ def _judged(error: ServerError, status: int | None) -> tuple[str, bool]:
     return "server error", False
 
 
-def _is_loading(error: ServerError) -> bool:
-    """Whether a server says that it is still loading the model."""
-    text = " ".join((error.message, *error.codes)).replace("_", " ")
-    return bool(_LOADING.search(text)) and not _NOT_LOADING.search(text)
+def _state(error: ServerError, reason: str, status: int | None, wait: float | None) -> str:
+    """Return how a server is that will answer soon, or an empty text."""
+    if server_errors.says_loading(error, unavailable=status == 503):
+        return "not ready"
+    return "busy" if reason == "rate limited" or (status == 503 and wait is not None) else ""
 
 
 def _detail(error: ServerError, status: int) -> str:
@@ -128,10 +127,10 @@ def _detail(error: ServerError, status: int) -> str:
 def pause(failure: Failure, attempts: int, backoff: float, left: float) -> float:
     """Return the seconds to wait before another attempt.
 
-    That is what the server asks for, or else grows exponentially with random jitter. With `backoff=0.5` it is drawn
-    from 0.25 .. 0.5 s after the first attempt, from 0.5 .. 1 s after the second, from 1 .. 2 s after the third, up to
-    15 .. 30 s. A server that loads the model is asked every few seconds. When it says a time beyond the deadline, that
-    is no more than an estimate, and it is asked all the same.
+    That grows exponentially with random jitter, and is no shorter than what the server asks for. With `backoff=0.5` it
+    is drawn from 0.25 .. 0.5 s after the first attempt, from 0.5 .. 1 s after the second, from 1 .. 2 s after the
+    third, up to 15 .. 30 s. A server that loads the model is asked every few seconds. When it says a time beyond the
+    deadline, that is no more than an estimate, and it is asked all the same.
 
     Args:
       failure: why the latest attempt failed.
@@ -141,8 +140,8 @@ def pause(failure: Failure, attempts: int, backoff: float, left: float) -> float
     """
     longest = min(backoff * 2.0 ** min(attempts - 1, 30), _LONGEST_PAUSE)
     own = random.uniform(longest / 2, longest)
-    if not failure.loading:
-        return own if failure.wait is None else failure.wait
+    if not failure.state or failure.reason == "rate limited":
+        return max(own, failure.wait or 0.0)
     own = min(own, _LONGEST_WHILE_LOADING)
     wait = max(own, failure.wait or 0.0)
     return wait if wait < left else own

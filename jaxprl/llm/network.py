@@ -21,6 +21,7 @@ from jaxprl.llm import address
 
 _HEADERS = {"OPENAI_API_KEY": "key", "OPENAI_ORG_ID": "organization", "OPENAI_PROJECT_ID": "project"}
 """Environment variables that are sent in headers, and what they hold."""
+WITHOUT_PROXY = "NO_PROXY names hosts that are reached without a proxy"
 _CUSTOM = "OPENAI_CUSTOM_HEADERS"
 """Environment variable of the `openai` package with further headers, one a line."""
 
@@ -60,13 +61,17 @@ def proxy_for(url: str) -> Proxy | None:
 def _check_proxy(proxy: Proxy) -> None:
     """Raise UserError if a proxy cannot be used."""
     scheme = proxy.url.partition("://")[0].lower()
-    advice = "; NO_PROXY names hosts that are reached without a proxy"
+    advice = f"; {WITHOUT_PROXY}"
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):  # it can be a part of a password
+        raise UserError(f"{proxy.variable}: expected a proxy like http://localhost:3128{advice}")
     schemes = ("http", "https", "socks5", "socks5h")
     if scheme not in schemes:
         raise UserError(f"{proxy}: {scheme!r} is no scheme of a proxy; there are {', '.join(schemes)}{advice}")
     parts = address.split(proxy.url, (scheme,))
     if parts is None:
         raise UserError(f"{proxy.variable}: expected a proxy like http://localhost:3128{advice}")
+    if "@" in f"{parts.path}{parts.query}{parts.fragment}":
+        raise UserError(f"{proxy.variable}: '/', '?', '#' and '@' in a password are written %2F, %3F, %23 and %40")
     address.check_host(parts.hostname or "", proxy.variable)
     if scheme.startswith("socks") and not importlib.util.find_spec("socksio"):
         raise UserError(f"{proxy}: a SOCKS proxy needs the package socksio, which is not installed{advice}")

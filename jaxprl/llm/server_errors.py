@@ -19,8 +19,29 @@ _MESSAGES = (
     "description", "reason", "title", "faultstring", "fault",
 )  # fmt: skip
 """Fields that hold a message, the most telling first."""
-_CODES = ("code", "status", "statusCode", "status_code", "error_code", "type", "error_type")
+_CODES = ("code", "status", "state", "statusCode", "status_code", "error_code", "type", "error_type")
 """Fields that hold a code, the most telling first."""
+_LOADING = re.compile(
+    r"\b(?:re|down)?loading\b|\bbeing (?:(?:re|down)?loaded|initiali[sz]ed|started)\b|\binitiali[sz]ation in progress\b"
+    r"|\b(?:warm|start|spinn|scal|boot|wak)ing up\b|\b(?:starting|booting|initiali[sz]ing|cold start)\b"
+    r"|\bnot (?:yet )?(?:ready|loaded yet)\b",
+    re.IGNORECASE,
+)
+"""Matches messages of a server that is loading the model."""
+_UNAVAILABLE = re.compile(
+    r"\b(?:pull|provision|warm|prepar|deploy|start|scal|wak|schedul|resum|compil)ing\b|\bbeing \w+ed\b"
+    r"|\b(?:warm|start)[- ]?up\b|\binitiali[sz]ation\b|\bin progress\b|\bwait(?:ing)? (?:for|until|while)\b"
+    r"|\bnot (?:loaded|healthy|started)\b|\byet\b",
+    re.IGNORECASE,
+)
+"""Matches messages of such a server that could mean something else if they came with another status than 503."""
+_LOAD = r"(?:be )?(?:(?:re|down)?load|start|initiali[sz]|boot|find|open|allocat|pull|creat)"
+_IN_VAIN = re.compile(
+    rf"\bfail|\b(?:error|exception)\b[\w\s]{{0,30}}\b{_LOAD}|\b(?:unable to|could(?: not|n't)|can(?:not|'t)) {_LOAD}"
+    r"|\bout of memory\b|\b(?:crash|abort|corrupt)",
+    re.IGNORECASE,
+)
+"""Matches messages of a server that has tried to load a model in vain. Gateways write "Error: " before any message."""
 
 
 class ServerError(NamedTuple):
@@ -67,6 +88,24 @@ def from_json(value: object) -> ServerError | None:
         return None
     parameters = [part["param"] for part in parts if isinstance(part.get("param"), str)]
     return ServerError(message[:_MOST], tuple(codes), _status(codes), parameters[0] if parameters else "")
+
+
+def says_loading(error: ServerError, *, unavailable: bool) -> bool:
+    """Whether a server says that it is still loading the model.
+
+    Args:
+      error: what it says.
+      unavailable: whether its status is 503, Service Unavailable.
+
+    Example:
+      >>> says_loading(ServerError("Error: model is still loading"), unavailable=False)
+      True
+      >>> says_loading(ServerError("Error loading model"), unavailable=True)
+      False
+    """
+    text = " ".join((error.message, *error.codes)).replace("_", " ")
+    says = _LOADING.search(text) or (unavailable and _UNAVAILABLE.search(text))
+    return bool(says) and not _IN_VAIN.search(text)
 
 
 def from_body(body: bytes) -> ServerError:

@@ -51,7 +51,7 @@ class Settings:
     latest answer to another request if that is later, since a server may answer one request after the other."""
     retries: int = 5
     """The most further attempts of a request that may be answered later. Attempts that find the server loading the
-    model do not count."""
+    model, or limiting the rate of requests, do not count."""
     backoff: float = 0.5
     """Upper bound in seconds of the wait before the second attempt. It doubles for each further attempt, and the wait
     is drawn from the upper half of the range."""

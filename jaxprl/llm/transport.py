@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import functools
+import re
 import socket
 import ssl
 import threading
@@ -30,6 +31,9 @@ _CONNECT = 10.0
 """The most seconds to wait for a connection."""
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
 """OpenSSL's names for the answer of a server that does not encrypt."""
+_PROXY_REFUSALS = (400, 401, 403, 404, 405, 407)
+"""Statuses with which a proxy refuses to pass a request on."""
+_PROXY_LETS = "does the proxy let requests to this server through?"
 
 
 class Transport:
@@ -124,7 +128,10 @@ class Transport:
                     default_headers={"api-key": self._key} if self._key and address.is_azure(query) else None,
                     max_retries=0,
                     http_client=openai.DefaultHttpxClient(
-                        proxy=self.proxy.url if self.proxy else None, verify=network.certificates(), trust_env=False
+                        proxy=self.proxy.url if self.proxy else None,
+                        verify=network.certificates(),
+                        trust_env=False,
+                        follow_redirects=False,  # the key is for this server alone
                     ),
                 )
             return self._client
@@ -155,12 +162,19 @@ class Transport:
 
     def _status_failure(self, error: openai.APIStatusError, sent: JSON) -> Failure:
         """Return the failure for a response with an error status."""
+        headers, status = error.response.headers, error.status_code
+        if status < 400:
+            place = self._hidden(address.pointed_to(str(error.request.url), headers.get("location", "")))
+            return _redirect(f"status {status}: the server points to {place}{self._way}")
         said = server_errors.from_body(self._hidden_bytes(error.response.content))
-        failure = judged(said, error.status_code, sent, wait=_retry_after(error.response.headers))
-        if error.status_code == 407 and self.proxy:
-            return _proxy_refusal(f"the {self.proxy}: {failure.detail}")
-        if error.response.headers.get("content-type", "").startswith("text/html"):  # it can be the proxy's
-            failure.detail += self._way
+        failure = judged(said, status, sent, wait=_retry_after(headers))
+        if status == 407 and self.proxy:
+            return _proxy_refusal(f"the {self.proxy}: {failure.detail}", status)
+        if not self.proxy or "json" in headers.get("content-type", ""):
+            return failure
+        failure.detail += self._way  # it can be the proxy's
+        if status in _PROXY_REFUSALS:
+            failure.advice = f"{_PROXY_LETS}; {network.WITHOUT_PROXY}"
         return failure
 
     def _connection_failure(self, error: BaseException) -> Failure:
@@ -184,8 +198,9 @@ class Transport:
                 return Failure("untrusted", detail, lasting=True)
             if isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS:
                 return Failure("connection", detail, lasting=True)
-        if "ProxyError" in names and detail.startswith("407"):
-            return _proxy_refusal(detail)
+        status = int(detail[:3]) if re.match(r"\d{3}\b", detail) else 0
+        if "ProxyError" in names and status in _PROXY_REFUSALS:
+            return _proxy_refusal(detail, status)
         if "Timeout" in names and "ConnectTimeout" not in names:
             return Failure("timeout", detail, free=False)
         free = any(name in names for name in ("ConnectError", "ConnectTimeout", "ProxyError"))
@@ -206,8 +221,19 @@ class Transport:
         return body.replace(self._key.encode(), b"[key]") if len(self._key) >= 4 else body
 
 
-def _proxy_refusal(detail: str) -> Failure:
-    return Failure("misconfigured", f"{detail}: name the proxy as http://USER:PASSWORD@HOST", lasting=True)
+def _proxy_refusal(detail: str, status: int) -> Failure:
+    """Return the failure for a refusal that is certainly the proxy's."""
+    advice = "name the proxy as http://USER:PASSWORD@HOST" if status == 407 else _PROXY_LETS
+    failure = Failure("misconfigured", detail, lasting=True)
+    failure.advice = f"{advice}; {network.WITHOUT_PROXY}"
+    return failure
+
+
+def _redirect(detail: str) -> Failure:
+    """Return the failure for a response that points elsewhere. It is not followed, since that would send the key."""
+    failure = Failure("not found", detail, lasting=True)
+    failure.advice = "if that is the right server, --base-url should be that address"
+    return failure
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
