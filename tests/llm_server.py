@@ -53,6 +53,33 @@ YkB7jsaxDRG8XBnBz1/Q69Ab
 -----END CERTIFICATE-----
 """
 """A certificate for 127.0.0.1 that nobody has signed, with its key."""
+_KEY = CERTIFICATE.partition("-----BEGIN CERTIFICATE")[0]
+EXPIRED = f"""{_KEY}
+-----BEGIN CERTIFICATE-----
+MIIBVjCB/qADAgECAgEBMAoGCCqGSM49BAMCMBMxETAPBgNVBAMMCGxvb3BiYWNr
+MB4XDTIwMDEwMTAwMDAwMFoXDTIxMDEwMTAwMDAwMFowEzERMA8GA1UEAwwIbG9v
+cGJhY2swWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAATJcbHnItj+r3SAsxc65u/R
+xP89DwccPM6lQu3Kxj2/X8hUW/zhaMew4JknyA6xvlCPLwkXJ+czZwPKIM9UbSw6
+o0MwQTAPBgNVHREECDAGhwR/AAABMA8GA1UdEwEB/wQFMAMBAf8wHQYDVR0OBBYE
+FAmhRJfqY0EmgXNID18oeglD4/lQMAoGCCqGSM49BAMCA0cAMEQCIAu2enuGU5se
+QVWspqU995h7yQLF7JzHARruzXLGmejQAiA3OH7E2Hds1ohndE+p/H+YHMJ0XR7b
++o7bZ++e22IG1Q==
+-----END CERTIFICATE-----
+"""
+"""The same with an end in 2021."""
+NOT_YET_VALID = f"""{_KEY}
+-----BEGIN CERTIFICATE-----
+MIIBXDCCAQKgAwIBAgIBATAKBggqhkjOPQQDAjATMREwDwYDVQQDDAhsb29wYmFj
+azAiGA8yMDk5MDEwMTAwMDAwMFoYDzIxMjUwMTAxMDAwMDAwWjATMREwDwYDVQQD
+DAhsb29wYmFjazBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABMlxseci2P6vdICz
+Fzrm79HE/z0PBxw8zqVC7crGPb9fyFRb/OFox7DgmSfIDrG+UI8vCRcn5zNnA8og
+z1RtLDqjQzBBMA8GA1UdEQQIMAaHBH8AAAEwDwYDVR0TAQH/BAUwAwEB/zAdBgNV
+HQ4EFgQUCaFEl+pjQSaBc0gPXyh6CUPj+VAwCgYIKoZIzj0EAwIDSAAwRQIhAMiD
+DGa5Mkcg13fiKuaFYwFv5Hb42MG7lwNHkq+hCpGsAiA4A3TSh6ws9QPkCpxHV/Hp
+fHz4+k4hyfBtG3JTGwjfQw==
+-----END CERTIFICATE-----
+"""
+"""The same with a beginning in 2099."""
 
 
 class Server:
@@ -61,7 +88,7 @@ class Server:
     A proxy gets whole addresses as paths, so a server can stand for a proxy as well.
     """
 
-    def __init__(self, script, *, encrypted=False):
+    def __init__(self, script, *, encrypted=False, certificate=CERTIFICATE):
         self.script, self.requests, self.headers, self.times, self.paths = script, [], [], [], []
         self.connect_status = 407
         self.at_once = self.most_at_once = 0
@@ -87,7 +114,7 @@ class Server:
         if encrypted:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             with tempfile.NamedTemporaryFile("w") as file:
-                file.write(CERTIFICATE)
+                file.write(certificate)
                 file.flush()
                 context.load_cert_chain(file.name)
             self.http.socket = context.wrap_socket(self.http.socket, server_side=True)
@@ -133,9 +160,9 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(script, *, encrypted=False):
+def serving(script, *, encrypted=False, certificate=CERTIFICATE):
     """Serve until the context is left."""
-    server = Server(script, encrypted=encrypted)
+    server = Server(script, encrypted=encrypted, certificate=certificate)
     thread = threading.Thread(target=server.http.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:

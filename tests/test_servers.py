@@ -6,7 +6,7 @@ import socket
 import time
 
 import pytest
-from llm_server import CERTIFICATE, Reply, answer, completion, error, serving
+from llm_server import CERTIFICATE, EXPIRED, NOT_YET_VALID, Reply, answer, completion, error, serving
 
 from jaxprl.errors import UserError
 from jaxprl.llm.cache import Cache
@@ -98,6 +98,19 @@ LASTING = [
     (422, {"detail": [{"loc": ["body", "a"], "msg": "Field required"}]}, "body.a: Field required", "bad request"),
     (400, {"errors": [{"code": 7, "message": "No such gateway"}], "success": False}, "No such gateway", "bad request"),
     (400, {"error": "Failed to load model"}, "Failed to load model", "bad request"),
+    (400, {"error": {"code": "DeploymentNotFound"}}, "400: DeploymentNotFound", "bad request"),
+    (429, {"error": {"code": "1113", "message": "Insufficient balance, please recharge"}}, "recharge", "out of quota"),
+    (429, {"error": "Your team has used all available credits or reached its monthly spending limit."}, "team",
+     "out of quota"),
+    (400, error("Your credit balance is too low to access the Anthropic API."), "too low", "out of quota"),
+    (400, {"error": {"message": "Max budget: 1", "type": "budget_exceeded"}}, "Max budget", "out of quota"),
+    (400, [{"error": {"code": 400, "message": "API key not valid. Please pass a valid API key.",
+                      "status": "INVALID_ARGUMENT"}}], "API key not valid", "refused"),
+    (403, {"error": {"code": 403, "message": "m requires moderation. Your input was flagged"}}, "flagged",
+     "bad request"),
+    (403, error("Country, region, or territory not supported", code="unsupported_country_region_territory"),
+     "serve the region", "refused"),
+    (429, error("Request too large for m on tokens per min (TPM): Limit 1, Requested 2."), "large", "bad request"),
 ]  # fmt: skip
 
 
@@ -127,6 +140,7 @@ def test_errors_that_stay_are_not_tried_again(client, status, body, words, reaso
         said = asked(client(server.url))
         assert f"{reason}: " in said
         assert words in said
+        assert ("OPENAI_API_KEY" in said) == (reason == "refused" and "region" not in said)
         assert len(server.requests) == 1
 
 
@@ -161,6 +175,77 @@ def test_a_parameter_that_an_error_with_status_200_refuses_is_dropped(client):
     with serving(script) as server:
         assert asked(client(server.url, seed=3), 2) == ["answer 0", "answer 1"]
         assert len(server.requests) == 2
+
+
+OUTSIDE = [
+    (422, {"error": "Input validation error: `top_p` must be > 0.0 and < 1.0", "error_type": "validation"}, "top_p"),
+    (400, error("<400> InternalError.Algo.InvalidParameter: Range of top_p should be (0.0, 1.0)"), "top_p"),
+    (400, error("invalid temperature: only 0.6 is allowed for this model"), "temperature"),
+    (400, error("Invalid value for 'temperature'."), "temperature"),
+    (400, error("Not so.", param="temperature"), "temperature"),
+    (400, error("No.", param="top_p"), "top_p"),
+    (422, {"detail": [{"loc": ["body", "seed"], "msg": "Input should be less than or equal to 9"}]}, "seed"),
+    (400, error("n must be between 1 and 1", param="n"), "n"),
+    (429, error("Request too large for m (TPM): Limit 30000, Requested 49200. Tokens must be reduced"), "n"),
+    (413, error("Request too large for m in organization o on tokens per minute (TPM)", code="tokens"), "n"),
+]
+
+
+@pytest.mark.parametrize(("status", "body", "parameter"), OUTSIDE)
+def test_a_parameter_whose_value_is_refused_is_dropped(client, status, body, parameter):
+    def script(request, number):
+        return reply(status, body) if parameter in request else answer(request)
+
+    with serving(script) as server:
+        one = client(server.url, seed=3, max_tokens=9)
+        assert asked(one, 2) == ["answer 0", "answer 0" if parameter == "n" else "answer 1"]
+        assert list(one.rows[-1]["changed"]) == [parameter]
+        assert len(server.requests) == (3 if parameter == "n" else 2)
+
+
+def test_a_stream_that_was_not_asked_for(client):
+    chunk = b'data: {"choices":[{"delta":{"content":"Hm"}}]}\n\n'
+    headers = {"Content-Type": "text/event-stream"}
+    for begin in (b"", b": hello\n\n", b"event: message\n", b"\n"):
+        with serving(lambda request, number, begin=begin: Reply(begin + chunk * 9, headers=headers)) as server:
+            said = asked(client(server.url))
+            assert "it streams, though it was not asked to" in said
+            assert len(server.requests) == 1
+    for begin in (b"", chunk):
+        body = begin + b'data: {"error":{"message":"overloaded, sorry"}}\n\ndata: [DONE]\n'
+        with serving(lambda request, number, body=body: Reply(body, headers=headers)) as server:
+            one = client(server.url, retries=1)
+            assert asked(one) == []
+            assert "overloaded, sorry" in one.trouble
+            assert len(server.requests) == 2
+
+
+def test_tokens_of_thoughts_that_only_the_total_counts(client):
+    for more, tokens in (({"total_tokens": 530}, 520), ({"total_tokens": 30}, 20), ({"total_tokens": True}, 20)):
+        body = completion("a")
+        body["usage"] |= more
+        with serving(lambda request, number, body=body: body) as server:
+            one = client(server.url)
+            asked(one, name=str(more))
+            assert one.rows[-1]["tokens"] == {"prompt": 10, "completion": tokens, "estimated": False}
+
+
+@pytest.mark.parametrize(
+    ("more", "url", "words"),
+    [
+        (EXPIRED, "127.0.0.1", ("has expired", "clock")),
+        (NOT_YET_VALID, "127.0.0.1", ("not valid yet", "clock")),
+        (None, "localhost", ("another name", "--base-url")),
+    ],
+)
+def test_what_is_wrong_with_a_certificate(client, monkeypatch, tmp_path, more, url, words):
+    with serving(lambda request, number: answer(request), encrypted=True, certificate=more or CERTIFICATE) as server:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "own.pem"))
+        (tmp_path / "own.pem").write_text(more or CERTIFICATE)
+        said = asked(client(server.url.replace("127.0.0.1", url)))
+        assert "untrusted: " in said
+        assert all(word in said for word in words)
+        assert "SSL_CERT_FILE" not in said
 
 
 CALL = [{"type": "function", "function": {"name": "run", "arguments": "{}"}}]
@@ -375,6 +460,7 @@ def test_the_address_of_the_environment(monkeypatch, command):
         ("/openai/?api-version=1", "/openai/deployments/m/chat/completions?api-version=1"),
         ("?api-version=2024-10-21", "/openai/deployments/m/chat/completions?api-version=2024-10-21"),
         ("/v1?region=eu", "/v1/chat/completions?region=eu"),
+        ("/v1?a=1&a=2&b=", "/v1/chat/completions?a=1&a=2&b="),
     ],
 )
 def test_the_query_of_an_address_is_sent_with_each_request(client, monkeypatch, base, path):

@@ -93,7 +93,7 @@ def check_host(host: str, name: str) -> None:
         raise UserError(f"{name}: no host can have the name {host!r}")
 
 
-def endpoint(url: str, model: str) -> tuple[str, dict[str, str]]:
+def endpoint(url: str, model: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     """Return the address to which "/chat/completions" is appended, and the query of each request.
 
     An address that is copied as a whole, with "/chat/completions", is taken as well. With Azure's `api-version`, the
@@ -101,19 +101,19 @@ def endpoint(url: str, model: str) -> tuple[str, dict[str, str]]:
 
     Example:
       >>> endpoint("https://x.openai.azure.com?api-version=2024-10-21", "gpt-4o")
-      ('https://x.openai.azure.com/openai/deployments/gpt-4o', {'api-version': '2024-10-21'})
+      ('https://x.openai.azure.com/openai/deployments/gpt-4o', (('api-version', '2024-10-21'),))
     """
     address = urllib.parse.urlsplit(url)
-    query = dict(urllib.parse.parse_qsl(address.query, keep_blank_values=True))
+    query = tuple(urllib.parse.parse_qsl(address.query, keep_blank_values=True))
     path = address.path.rstrip("/").removesuffix("/chat/completions")
     if is_azure(query) and path in _AZURE_ROOTS:
         path = f"/openai/deployments/{urllib.parse.quote(model, safe='')}"
     return address._replace(path=path, query="").geturl(), query
 
 
-def is_azure(query: dict[str, str]) -> bool:
+def is_azure(query: tuple[tuple[str, str], ...]) -> bool:
     """Whether the query of an address is Azure's, whose servers take the key in a header of its own, `api-key`."""
-    return "api-version" in query
+    return "api-version" in dict(query)
 
 
 def without_secrets(url: str) -> str:

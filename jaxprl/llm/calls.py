@@ -234,7 +234,8 @@ class Calls:
             return
         if isinstance(outcome, Unusable):
             error = outcome.error
-            outcome = judged(error, 200, call.sent) if error else Failure(outcome.reason, str(outcome), free=False)
+            reason, detail, lasting = outcome.reason, str(outcome), outcome.lasting
+            outcome = judged(error, 200, call.sent) if error else Failure(reason, detail, lasting=lasting, free=False)
         match outcome:
             case Completion():
                 self.answered(call, outcome)

@@ -34,6 +34,7 @@ _HELP = {
     "refused": "is OPENAI_API_KEY the key of this server, and good for this model?",
     "not found": "has the server a model of that name, and is --base-url right (mostly it ends in /v1)?",
     "bad request": "the server does not take what it is asked",
+    "not json": "let the server, or what stands before it, answer in one piece",
     "out of quota": "the account needs money",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from typing import NamedTuple
@@ -18,6 +19,8 @@ _ELSEWHERE = (
 """Fields of a message in which servers put text that is no answer."""
 _NO_ANSWER = re.compile("reason|think|thought|refusal|tool", re.IGNORECASE)
 """Matches types of parts of a content that are no answer."""
+_STREAM = re.compile(rb"\s*(?:data|event|id|retry)?:")
+"""Matches the beginning of a stream of server-sent events."""
 
 CUT_OFF = ("length", "max_tokens", "max_output_tokens", "model_length")
 """What servers call the end of an answer at the limit of tokens."""
@@ -30,11 +33,12 @@ class Unusable(Exception):
       reason: one of `source.FAILURES`.
       detail: what the body is instead.
       error: the error, if the body says that there was one.
+      lasting: whether the same request gets no better answer later.
     """
 
-    def __init__(self, reason: str, detail: str, error: ServerError | None = None):
+    def __init__(self, reason: str, detail: str, error: ServerError | None = None, *, lasting: bool = False):
         super().__init__(detail)
-        self.reason, self.error = reason, error
+        self.reason, self.error, self.lasting = reason, error, lasting
 
 
 class Choice(NamedTuple):
@@ -84,6 +88,8 @@ def read(body: bytes) -> Completion:
     try:
         value = json.loads(body.decode("utf-8-sig", "replace"))
     except (ValueError, RecursionError) as mistake:
+        if _STREAM.match(body):
+            raise _stream(body) from None
         raise Unusable("not json", f"{type(mistake).__name__}; {_beginning(body)}") from None
     error = server_errors.from_json(value) if isinstance(value, dict | list) else None
     if isinstance(value, list) and error:
@@ -103,6 +109,17 @@ def read(body: bytes) -> Completion:
     if not answers:
         raise _unusable(errors[0])
     return Completion(answers, _usage(value.get("usage")), errors)
+
+
+def _stream(body: bytes) -> Unusable:
+    """Return what is wrong with a stream of events: the error that it holds, or else that it is one."""
+    for event in re.findall(rb"^data:(.*)$", body, re.MULTILINE):
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(event.decode(errors="replace"))
+            error = server_errors.from_json(value) if isinstance(value, dict) else None
+            if error and error.message and not value.get("choices"):
+                return _unusable(error)
+    return Unusable("not json", f"it streams, though it was not asked to; {_beginning(body)}", lasting=True)
 
 
 def _unusable(error: ServerError) -> Unusable:
@@ -164,7 +181,12 @@ def _is_filled(value: object) -> bool:
 
 
 def _usage(value: object) -> Usage | None:
+    """Return the tokens that a body reports. Some servers count those of thoughts in `total_tokens` alone."""
     usage: JSON = value if isinstance(value, dict) else {}
-    tokens = [usage.get("prompt_tokens", -1), usage.get("completion_tokens", -1)]
-    reported = all(type(number) is int and 0 <= number < 2**53 for number in tokens)
-    return Usage(*tokens) if reported else None
+    prompt, completion, total = (
+        number if type(number) is int and 0 <= number < 2**53 else None
+        for number in map(usage.get, ("prompt_tokens", "completion_tokens", "total_tokens"))
+    )
+    if prompt is None or completion is None:
+        return None
+    return Usage(prompt, max(completion, (total or 0) - prompt))

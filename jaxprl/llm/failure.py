@@ -28,7 +28,28 @@ _STATUS = {
     429: ("rate limited", False),
 }
 """(reason, lasting) by HTTP status. Other statuses from 500 on are "server error", the rest is "bad request"."""
-_QUOTA = re.compile(r"quota|billing|insufficient_(balance|credits|funds)", re.IGNORECASE)
+_QUOTA = re.compile(r"quota|billing|insufficient_(balance|credits|funds)|budget_exceeded|arrear", re.IGNORECASE)
+"""Matches codes of a server that wants money."""
+_NO_MONEY = re.compile(
+    r"\binsufficient (?:\w+ )?(?:balance|credits?|funds)"
+    r"|\b(?:balance|credits?) (?:is|are) (?:too low|insufficient|exhausted)"
+    r"|\b(?:out of|no|not enough|exhausted|used (?:up )?all|spent all)\b.{0,25}\b(?:credits?|funds|balance)\b"
+    r"|\bspending limit\b|\bbudget (?:has been |was )?exceeded|\bexceeded.{0,20}\bbudget\b|\brecharge\b|\barrears\b",
+    re.IGNORECASE,
+)
+"""Matches messages of such a server, whose status can be the one of a wrong request or of a rate limit."""
+_WRONG_KEY = re.compile(
+    r"\b(?:invalid|incorrect|missing|expired|no)[_ ]api[_ ]?key"
+    r"|\bapi[_ ]?key\b.{0,20}\b(?:invalid|not valid|incorrect|expired)",
+    re.IGNORECASE,
+)
+_TOO_LARGE = re.compile(
+    r"\brequest too large\b|\btokens must be reduced\b|\breduce the (?:number of )?tokens", re.IGNORECASE
+)
+"""Matches messages about a request that is larger by itself than what a rate limit allows."""
+_PROMPT = re.compile(r"\bmoderation\b|\bflagged\b|\b(?:content|usage)[_ ](?:polic|filter)|\bsafety\b", re.IGNORECASE)
+"""Matches messages about a prompt that is not allowed."""
+_REGION = re.compile(r"\b(?:country|countries|region|territory|location)\b", re.IGNORECASE)
 _WORDS = (
     (r"rate[_ ]?limit|too[_ ]?many[_ ]?requests|throttl|resource[_ ]?exhausted", "rate limited", False),
     (r"(?:invalid|incorrect|missing)[_ ]api[_ ]?key|authentication|unauthori[sz]ed|forbidden", "refused", True),
@@ -87,9 +108,13 @@ def judged(error: ServerError, status: int, sent: JSON, *, wait: float | None = 
     state = "" if lasting else _state(error, reason, named, wait)
     failure = Failure(reason, _detail(error, status), lasting=lasting, free=status >= 400 or bool(state))
     failure.status, failure.wait, failure.state = status, wait, state
-    if named in (400, 422, 500, 501):
+    words = " ".join((error.message, *error.codes)).replace("_", " ")
+    if reason == "refused" and _REGION.search(words):
+        failure.advice = "does the server serve the region of this computer, or of its proxy?"
+    if named in (413, 429) and "n" in sent and _TOO_LARGE.search(words):
+        failure.parameter = "n"
+    if named in (400, 422, 500, 501) and reason not in ("refused", "out of quota"):
         failure.parameter = refused(error.message, error.parameter, sent)
-        words = " ".join((error.message, *error.codes))
         if named in (400, 422) and not failure.parameter and "n" in sent and not OTHERWISE.search(words):
             failure.parameter, failure.guessed = "n", True  # no reason is named: try the simplest request
     return failure
@@ -99,6 +124,12 @@ def _judged(error: ServerError, status: int | None) -> tuple[str, bool]:
     """Return the name of an error and whether it is lasting."""
     if any(map(_QUOTA.search, error.codes)):
         return "out of quota", True
+    if status in (None, 400, 403, 429) and _NO_MONEY.search(error.message):
+        return "out of quota", True
+    if status == 400 and _WRONG_KEY.search(error.message):
+        return "refused", True
+    if (status == 403 and _PROMPT.search(error.message)) or (status == 429 and _TOO_LARGE.search(error.message)):
+        return "bad request", True
     if status is not None:
         return _STATUS.get(status, ("server error", False) if status >= 500 else ("bad request", True))
     text = " ".join((*error.codes, error.message))
@@ -121,7 +152,8 @@ def _detail(error: ServerError, status: int) -> str:
     if status < 400:
         codes = error.status or ", ".join(error.codes)
         place += f" with error {codes}" if codes else " with an error"
-    return f"{place}: {' '.join(error.message.split()) or 'no message'}"[:MOST_DETAIL]
+    said = " ".join(error.message.split()) or (status >= 400 and ", ".join(error.codes)) or "no message"
+    return f"{place}: {said}"[:MOST_DETAIL]
 
 
 def pause(failure: Failure, attempts: int, backoff: float, left: float) -> float:

@@ -163,6 +163,14 @@ _REFUSED = re.compile(
     r"|cannot (?:both|be (?:used|specified|set))|deprecated",
     re.IGNORECASE,
 )
+_OUTSIDE = re.compile(
+    r"invalid|\b(?:must|should|can only|has to) be\b|\brange\b|\bonly\b.{0,30}\b(?:allowed|accepted|valid)\b"
+    r"|\b(?:less|greater|larger|smaller|lower|higher) than\b|\bat (?:most|least)\b|\bbetween\b",
+    re.IGNORECASE,
+)
+"""Matches error messages about a parameter's value."""
+_WITHOUT = ("top_p", "seed", "n", "temperature")
+"""Parameters whose value may be what is refused, since a request can do without them."""
 _NAMES = {
     "top_p": re.compile(r"\btop_p\b"),
     "seed": re.compile(r"\bseed\b"),
@@ -188,8 +196,14 @@ def refused(message: str, parameter: str, sent: Mapping[str, object]) -> str | N
       >>> refused("Unsupported value: 'temperature' does not support 0.5 with this model.", "", {"temperature": 0.5})
       'temperature'
     """
-    if not _REFUSED.search(message):
+    if parameter in _WITHOUT and parameter in sent:
+        return parameter
+    if _REFUSED.search(message):
+        names = tuple(_NAMES)
+    elif _OUTSIDE.search(message):
+        names = _WITHOUT
+    else:
         return None
     if parameter in _NAMES:
-        return parameter if parameter in sent else None
-    return next((name for name, pattern in _NAMES.items() if name in sent and pattern.search(message)), None)
+        return parameter if parameter in sent and parameter in names else None
+    return next((name for name in names if name in sent and _NAMES[name].search(message)), None)

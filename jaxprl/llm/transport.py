@@ -31,6 +31,12 @@ _CONNECT = 10.0
 """The most seconds to wait for a connection."""
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
 """OpenSSL's names for the answer of a server that does not encrypt."""
+_CERTIFICATES = {
+    9: "the certificate is not valid yet: is the clock of this computer right?",
+    10: "the certificate has expired: the server needs a new one, unless the clock of this computer is wrong",
+    **dict.fromkeys((62, 64), "the certificate is for another name: has --base-url the name that it is for?"),
+}
+"""What to do about a certificate, by OpenSSL's codes: not yet valid, expired, wrong host, wrong IP address."""
 _PROXY_REFUSALS = (400, 401, 403, 404, 405, 407)
 """Statuses with which a proxy refuses to pass a request on."""
 _PROXY_LETS = "does the proxy let requests to this server through?"
@@ -124,10 +130,10 @@ class Transport:
                     organization=network.header("OPENAI_ORG_ID"),
                     project=network.header("OPENAI_PROJECT_ID"),
                     base_url=url,
-                    default_query=query,
                     default_headers={"api-key": self._key} if self._key and address.is_azure(query) else None,
                     max_retries=0,
                     http_client=openai.DefaultHttpxClient(
+                        params=query,
                         proxy=self.proxy.url if self.proxy else None,
                         verify=network.certificates(),
                         trust_env=False,
@@ -195,7 +201,9 @@ class Transport:
                 reason = "misconfigured" if self.proxy else "unknown host"
                 return Failure(reason, detail, lasting=cause.errno != socket.EAI_AGAIN)
             if isinstance(cause, ssl.SSLCertVerificationError):
-                return Failure("untrusted", detail, lasting=True)
+                failure = Failure("untrusted", detail, lasting=True)
+                failure.advice = _CERTIFICATES.get(cause.verify_code, "")
+                return failure
             if isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS:
                 return Failure("connection", detail, lasting=True)
         status = int(detail[:3]) if re.match(r"\d{3}\b", detail) else 0
