@@ -130,6 +130,8 @@ def without_secrets(url: str) -> str:
 def pointed_to(url: str, location: str) -> str:
     """Return the address that a redirect names, as --base-url takes it: without user, password and query.
 
+    The text is empty if the redirect names no address.
+
     Args:
       url: the address that was asked.
       location: the Location header of the response, possibly relative to `url`.
@@ -143,7 +145,7 @@ def pointed_to(url: str, location: str) -> str:
     except ValueError:
         location = ""
     if not location:
-        return "no address"
+        return ""
     host = address.netloc.rpartition("@")[2]
     path = address.path.rstrip("/").removesuffix("/chat/completions")
     return f"{address.scheme}://{host}{path.rpartition('@')[2]}"

@@ -113,7 +113,7 @@ def judged(error: ServerError, status: int, sent: JSON, *, wait: float | None = 
         failure.advice = "does the server serve the region of this computer, or of its proxy?"
     if named in (413, 429) and "n" in sent and _TOO_LARGE.search(words):
         failure.parameter = "n"
-    if named in (400, 422, 500, 501) and reason not in ("refused", "out of quota"):
+    if named in (400, 422, 500, 501) and not state and reason not in ("refused", "out of quota"):
         failure.parameter = refused(error.message, error.parameter, sent)
         if named in (400, 422) and not failure.parameter and "n" in sent and not OTHERWISE.search(words):
             failure.parameter, failure.guessed = "n", True  # no reason is named: try the simplest request
@@ -130,6 +130,8 @@ def _judged(error: ServerError, status: int | None) -> tuple[str, bool]:
         return "refused", True
     if (status == 403 and _PROMPT.search(error.message)) or (status == 429 and _TOO_LARGE.search(error.message)):
         return "bad request", True
+    if status in (400, 404, 424) and server_errors.says_loading(error, unavailable=False):
+        return "server error", False
     if status is not None:
         return _STATUS.get(status, ("server error", False) if status >= 500 else ("bad request", True))
     text = " ".join((*error.codes, error.message))

@@ -164,7 +164,7 @@ _REFUSED = re.compile(
     re.IGNORECASE,
 )
 _OUTSIDE = re.compile(
-    r"invalid|\b(?:must|should|can only|has to) be\b|\brange\b|\bonly\b.{0,30}\b(?:allowed|accepted|valid)\b"
+    r"invalid|\b(?:must|should|can only|may only|has to) be\b|\brange\b|\bonly\b.{0,30}\b(?:allowed|accepted|valid)\b"
     r"|\b(?:less|greater|larger|smaller|lower|higher) than\b|\bat (?:most|least)\b|\bbetween\b",
     re.IGNORECASE,
 )

@@ -171,7 +171,7 @@ class Transport:
         headers, status = error.response.headers, error.status_code
         if status < 400:
             place = self._hidden(address.pointed_to(str(error.request.url), headers.get("location", "")))
-            return _redirect(f"status {status}: the server points to {place}{self._way}")
+            return _redirect(f"status {status}: the server points to {place or 'no address'}{self._way}", place)
         said = server_errors.from_body(self._hidden_bytes(error.response.content))
         failure = judged(said, status, sent, wait=_retry_after(headers))
         if status == 407 and self.proxy:
@@ -237,10 +237,10 @@ def _proxy_refusal(detail: str, status: int) -> Failure:
     return failure
 
 
-def _redirect(detail: str) -> Failure:
+def _redirect(detail: str, place: str) -> Failure:
     """Return the failure for a response that points elsewhere. It is not followed, since that would send the key."""
     failure = Failure("not found", detail, lasting=True)
-    failure.advice = "if that is the right server, --base-url should be that address"
+    failure.advice = "if that is the right server, --base-url should be that address" if place else ""
     return failure
 
 
