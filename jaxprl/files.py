@@ -96,6 +96,8 @@ def read_bytes(path: Path, what: str) -> bytes:
     Raises:
       UserError: the file cannot be read, or is text in UTF-16 or UTF-32.
     """
+    if path.is_char_device() and path.resolve() != Path("/dev/stdin").resolve():
+        raise UserError(f"{what} {path}: a device, not a file")
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -141,6 +143,8 @@ def check_output(path: Path, what: str) -> None:
     """
     if path.is_dir():
         raise UserError(f"{what} {path}: a folder, not a file")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{what} {path}: a pipe or a device, not a file")
     if not path.parent.is_dir():
         raise UserError(f"{what} {path}: there is no folder {path.parent}")
     place = path.resolve()  # a link stays, even one to a file that is not there yet

@@ -321,6 +321,12 @@ def test_places_for_output(tmp_path):
     for path, message in ((tmp_path, "a folder"), (tmp_path / "no" / "new", "there is no folder")):
         with pytest.raises(UserError, match=message):
             check_output(path, "--out")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="a pipe or a device"):
+        check_output(tmp_path / "pipe", "--out")
+    (tmp_path / "pipe").unlink()
+    with pytest.raises(UserError, match="programs /dev/zero: a device, not a file"):
+        read_text(Path("/dev/zero"), "programs")
     (tmp_path / "link").symlink_to(tmp_path / "later")
     check_output(tmp_path / "link", "--out")
     assert not (tmp_path / "later").exists()

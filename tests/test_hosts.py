@@ -102,6 +102,8 @@ def test_the_cluster_says_who_is_who(port):
         ("localhost,2,0", "neither auto nor"),
         ("localhost:4000,2,2", "host 2 of 2"),
         ("localhost:4000,0,0", "host 0 of 0"),
+        ("localhost:99999,2,0", "ports go from 1 to 65535"),
+        ("localhost:0,1,0", "ports go from 1 to 65535"),
         ("auto", "give ADDRESS:PORT,COUNT,INDEX"),
     ],
 )

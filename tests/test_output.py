@@ -158,17 +158,18 @@ def test_a_training_whose_reader_has_gone_saves_and_stops(tmp_path, sent, code):
     assert int(checkpoint_of(out).arrays[".step"]) >= 4
 
 
-def test_sigterm_before_a_run_begins_has_the_code_of_a_stop():
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_signal_before_a_run_begins_has_the_code_of_a_stop(sent, code):
     process = start([*SHORT, "--hosts", "127.0.0.1:9,2,1"], stderr=subprocess.PIPE, text=True)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     if not children.exists():
         pytest.skip("no list of a process's children")
     wait_for(lambda: children.read_text(), process)  # it waits for the other host
     child = int(children.read_text())
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(sent)
     told = process.communicate(timeout=10)[1]
     os.kill(child, signal.SIGKILL)
-    assert (process.returncode, told) == (75, "SIGTERM: stopped; what is saved is kept\n")
+    assert (process.returncode, told) == (code, f"{sent.name}: stopped; what is saved is kept\n")
 
 
 def ended(words, redirection="", *, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE):

@@ -40,9 +40,11 @@ def call(*words, cwd=ROOT, without=(), **environment):
         ({"JAX_PLATFORM_NAME": "nonsense"}, "error: JAX_PLATFORM_NAME='nonsense': Unknown backend nonsense"),
         ({"XLA_FLAGS": "--xla_nonsense=1"}, "error: XLA does not take XLA_FLAGS='--xla_nonsense=1': Unknown flag"),
         ({"JAX_ENABLE_X64": "perhaps"}, "error: JAX cannot be imported: invalid truth value 'perhaps'"),
+        ({"JAX_THREEFRY_PARTITIONABLE": "0"}, "error: JAX_THREEFRY_PARTITIONABLE=0 gives other random numbers"),
         *(
             pytest.param(environment, reason, marks=pytest.mark.full)
             for environment, reason in (
+                ({"JAX_RANDOM_SEED_OFFSET": "5"}, "error: JAX_RANDOM_SEED_OFFSET=5 gives other random numbers"),
                 ({"JAX_PLATFORMS": "rocm"}, "error: JAX_PLATFORMS='rocm': "),
                 ({"JAX_PLATFORMS": "tpu"}, "error: JAX_PLATFORMS='tpu': Unable to initialize backend 'tpu'"),
                 ({"JAX_PLATFORMS": "nonsense,rocm"}, "error: JAX_PLATFORMS='nonsense,rocm': "),

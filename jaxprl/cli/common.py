@@ -165,7 +165,7 @@ def prepare_jax() -> None:
     there.
 
     Raises:
-      UserError: the environment names flags that XLA does not know.
+      UserError: the environment names flags that XLA does not know, or changes what a seed stands for.
     """
     import jax
 
@@ -174,6 +174,10 @@ def prepare_jax() -> None:
 
     prefer_whole_loops()
     check_flags()
+    for name, value in (("jax_threefry_partitionable", True), ("jax_random_seed_offset", 0)):
+        if jax.config.values[name] != value:
+            found = int(jax.config.values[name])
+            raise UserError(f"{name.upper()}={found} gives other random numbers for the same seeds: unset it")
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
     caches = cache_folder()

@@ -61,6 +61,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     sweep = read_sweep(options.file)
     out = options.out or expanded(sweep.get("out", f"runs/{options.file.stem}"))
+    if out.exists() and not out.is_dir():
+        raise UserError(f"out {out}: a file, not a folder")
     changed = dict(each.split("=", 1) for each in options.set)
     changed |= {name: value for name in ("seeds", "budget") if (value := getattr(options, name)) is not None}
     prepare_jax()  # before a task is made: one from a file is tried out

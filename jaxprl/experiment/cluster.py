@@ -85,6 +85,8 @@ def _parse(text: str) -> JSON:
     if not match:
         raise UserError(f"hosts {text!r}: neither auto nor ADDRESS:PORT,COUNT,INDEX, like 10.0.0.1:4000,2,0")
     address, count, index = match[1], int(match[2]), int(match[3])
+    if not 1 <= int(address.rpartition(":")[2]) < 2**16:
+        raise UserError(f"hosts {text!r}: ports go from 1 to {2**16 - 1}")
     if not 1 <= count <= _MOST or index >= count:
         raise UserError(
             f"hosts {text!r}: host {index} of {count}; indices go from 0 to one less than the number of hosts"

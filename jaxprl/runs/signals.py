@@ -111,17 +111,20 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stopped_at_once() -> Iterator[None]:
-    """A context in which SIGTERM ends the process at once, with its code of `CODES`: there is nothing to be saved.
+    """A context in which a signal of `CODES` ends the process at once, with its code: there is nothing to be saved.
 
-    A `StopRequest` within it takes its place. SIGINT raises KeyboardInterrupt, as everywhere in Python.
+    A `StopRequest` within it takes its place. KeyboardInterrupt would be no substitute: Python drops it if it is raised
+    in a callback of the garbage collector, as JAX has one.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
-        say_at_once("SIGTERM: stopped; what is saved is kept")
-        os._exit(CODES[signal.SIGTERM])
+        name = signal.Signals(number)
+        say_at_once(f"{name.name}: stopped; what is saved is kept")
+        os._exit(CODES[name])
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {each: signal.signal(each, stop) for each in CODES}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        for each, handler in before.items():
+            signal.signal(each, handler or signal.SIG_DFL)
