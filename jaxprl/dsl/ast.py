@@ -124,7 +124,8 @@ class Program:
     def to_python(self) -> str:
         """Return the program as the text of a Python function `run()`.
 
-        `python.from_python` parses it back to an equal program.
+        `python.from_python` parses it back to an equal program, unless blocks are nested more than 98 deep or `not`
+        more than 200 times, which Python's own parser does not take.
 
         Returns:
           The text, indented by four spaces per level and without a final newline.
