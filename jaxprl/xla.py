@@ -84,8 +84,9 @@ def _content(file: str) -> str:
 
 
 def check_flags() -> None:
-    """Have another process find out whether XLA takes XLA_FLAGS, if the user has set it: XLA ends a process that has
-    flags which it does not know.
+    """Check in another process whether XLA takes the flags that the user has set.
+
+    XLA ends a process that has flags which it does not know.
 
     Raises:
       UserError: it does not take them; the message has XLA's reason.

@@ -40,7 +40,7 @@ REASONS = {
     "unclosed": "an end is missing, and it can be put in more than one place",
     "unclear comment": "a comment with DSL brackets in it: where does it end?",
     "ambiguous condition": "`not`, `and`, `or` that can be grouped in more than one way",
-    "bad argument": "a perception with an argument that it does not take, or without the one that it needs",
+    "bad argument": "a perception or a function with an argument that it does not take, or without one that it needs",
     "bad count": "a count of repetitions that is not a constant whole number",
     "empty body": "a block without a statement",
     "withdrawn": "the translation of a program that the answer replaces by another one",
