@@ -1,6 +1,7 @@
 """Chains that accept ties, and simulated annealing: each against its definition, one program after the other."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +17,9 @@ from jaxprl.experiment.config import Config
 from jaxprl.experiment.job import resolve
 from jaxprl.experiment.run import run
 from jaxprl.search.annealing import Cooling, annealing, metropolis
-from jaxprl.search.chain import chain, sizes, small_neighbours, small_starts
+from jaxprl.search.chain import chain, limited_neighbours, limited_starts, sizes
 from jaxprl.search.driver import drive
-from jaxprl.search.program_space import random_starts
+from jaxprl.search.program_space import mutations, random_starts
 from jaxprl.search.protocol import UNKNOWN, Improvements, search_keys
 from jaxprl.vm.evaluate import evaluate, first_better
 from jaxprl.vm.outcomes import Scale
@@ -27,6 +28,8 @@ from jaxprl.worlds.make import make
 
 MOVE = encode.ACTION | LANGUAGE.action_names.index("move") << encode.KIND_BITS
 MOST_NODES = 12
+NEIGHBOURS, STARTS = functools.partial(mutations, LANGUAGE), functools.partial(random_starts, LANGUAGE)
+GRAMMAR = {"neighbours": NEIGHBOURS, "start": STARTS}
 
 
 def score(programs: np.ndarray) -> np.ndarray:
@@ -79,11 +82,11 @@ class OneByOne:
 def chain_one_by_one(seed, budget, goal):
     search = OneByOne(seed, budget, goal)
     keys, zero, none = search.key[None], jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32)
-    current = np.asarray(small_starts(LANGUAGE, MOST_NODES, keys, zero))[0]
+    current = np.asarray(limited_starts(STARTS, MOST_NODES, keys, zero))[0]
     value = search.evaluate(current, "random")
     while not search.over:
         key = jax.random.fold_in(search.key, search.n)[None, None]
-        candidate = np.asarray(small_neighbours(LANGUAGE, MOST_NODES, current[None], key, none)[0])[0, 0]
+        candidate = np.asarray(limited_neighbours(NEIGHBOURS, MOST_NODES, current[None], key, none)[0])[0, 0]
         new = search.evaluate(candidate, "mutation")
         if new >= value:
             current, value = candidate, new
@@ -109,7 +112,7 @@ def annealing_one_by_one(seed, budget, goal, cooling, steps):
 
 @pytest.mark.parametrize(("seed", "goal"), [(0, 10**6), (1, 10**6), (2, 40)])
 def test_a_chain_is_what_its_definition_says(seed, goal):
-    state, events = play(chain(LANGUAGE, max_nodes=MOST_NODES, budget=400, goal=goal), [seed])
+    state, events = play(chain(**GRAMMAR, max_nodes=MOST_NODES, budget=400, goal=goal), [seed])
     expected = chain_one_by_one(seed, 400, goal)
     assert events[seed] == expected.found
     assert int(state.evaluated[0]) == expected.n
@@ -121,7 +124,7 @@ def test_a_chain_is_what_its_definition_says(seed, goal):
 )
 def test_annealing_is_what_its_definition_says(seed, goal, start, steps):
     cooling = Cooling(start, 0.99)
-    search = annealing(LANGUAGE, cooling=cooling, steps=steps, budget=400, goal=goal)
+    search = annealing(**GRAMMAR, cooling=cooling, steps=steps, budget=400, goal=goal)
     state, events = play(search, [seed])
     expected = annealing_one_by_one(seed, 400, goal, cooling, steps)
     assert events[seed] == expected.found
@@ -130,8 +133,8 @@ def test_annealing_is_what_its_definition_says(seed, goal, start, steps):
 
 def test_searches_depend_on_neither_the_batch_nor_each_other():
     for search in (
-        chain(LANGUAGE, max_nodes=MOST_NODES, budget=200, goal=10**6),
-        annealing(LANGUAGE, cooling=Cooling(0.1, 0.99), steps=70, budget=200, goal=1000),
+        chain(**GRAMMAR, max_nodes=MOST_NODES, budget=200, goal=10**6),
+        annealing(**GRAMMAR, cooling=Cooling(0.1, 0.99), steps=70, budget=200, goal=1000),
     ):
         _, together = play(search, [3, 4, 5], ahead=1024)
         for seed in (3, 4, 5):
@@ -166,14 +169,14 @@ def test_the_program_and_its_sequences_do_not_count(text, size):
 
 def test_a_chains_programs_are_small_and_keep_their_keys():
     keys = search_keys(range(300))
-    starts = small_starts(LANGUAGE, 8, keys, jnp.zeros(300, jnp.int32))
+    starts = limited_starts(STARTS, 8, keys, jnp.zeros(300, jnp.int32))
     assert max(map(size_of, starts)) == 8
     as_drawn = random_starts(LANGUAGE, keys, jnp.zeros(300, jnp.int32))
     assert sizes(as_drawn).tolist() == [size_of(program) for program in as_drawn]
     small = np.asarray(sizes(as_drawn)) <= 8
     assert 50 < small.sum() < 290
     assert (np.asarray(starts)[small] == np.asarray(as_drawn)[small]).all()
-    some = small_starts(LANGUAGE, 8, keys[40:60], jnp.zeros(20, jnp.int32))
+    some = limited_starts(STARTS, 8, keys[40:60], jnp.zeros(20, jnp.int32))
     assert (some == starts[40:60]).all()
 
 

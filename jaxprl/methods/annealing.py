@@ -6,6 +6,7 @@ import dataclasses
 
 from jaxprl.errors import UserError
 from jaxprl.methods.base import Job, Method, Setup, option
+from jaxprl.methods.neighbourhoods import check_neighbourhood, neighbourhood, neighbourhood_option
 from jaxprl.search.annealing import Cooling, annealing
 from jaxprl.search.protocol import Search
 
@@ -20,9 +21,11 @@ class Options:
     start_temperature: float = option(0.1, "temperature at the start of a run, in units of the mean return")
     cooling: float = option(0.9999, "factor that the temperature is multiplied by after each program")
     restarts: int = option(9, "fresh starts, evenly over the budget")
+    neighbourhood: str = neighbourhood_option()
 
 
 def check(job: Job) -> None:
+    check_neighbourhood(job)
     options = job.options
     if not TEMPERATURES[0] <= options.start_temperature <= TEMPERATURES[1]:
         least, most = TEMPERATURES
@@ -36,7 +39,7 @@ def check(job: Job) -> None:
 def build(setup: Setup) -> Search:
     job, options = setup.job, setup.job.options
     return annealing(
-        job.task.language,
+        **neighbourhood(setup)._asdict(),
         cooling=Cooling(options.start_temperature, options.cooling),
         steps=max(1, -(-job.budget // (options.restarts + 1)) - 1),  # a run's start is evaluated too
         budget=job.budget,

@@ -144,7 +144,7 @@ class Method:
       >>> import jaxprl
       >>> method = jaxprl.methods()["hc"]
       >>> method.make_options({"k": 100})
-      Options(k=100)
+      Options(k=100, neighbourhood='grammar')
     """
 
     name: str

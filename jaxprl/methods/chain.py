@@ -6,6 +6,7 @@ import dataclasses
 
 from jaxprl.errors import UserError
 from jaxprl.methods.base import Job, Method, Setup, option
+from jaxprl.methods.neighbourhoods import check_neighbourhood, neighbourhood, neighbourhood_option
 from jaxprl.search.chain import chain
 from jaxprl.search.protocol import Search
 
@@ -18,16 +19,18 @@ class Options:
     """Options of the chain."""
 
     max_nodes: int = option(20, "statements, conditions and counts that a program may have")
+    neighbourhood: str = neighbourhood_option()
 
 
 def check(job: Job) -> None:
+    check_neighbourhood(job)
     if not 1 <= job.options.max_nodes <= MOST:
         raise UserError(f"--max-nodes {job.options.max_nodes}: it goes from 1 to {MOST}")
 
 
 def build(setup: Setup) -> Search:
     job = setup.job
-    return chain(job.task.language, max_nodes=job.options.max_nodes, budget=job.budget, goal=setup.goal)
+    return chain(**neighbourhood(setup)._asdict(), max_nodes=job.options.max_nodes, budget=job.budget, goal=setup.goal)
 
 
 CHAIN = Method(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 from jaxprl.errors import UserError
 from jaxprl.methods.base import Job, Method, Setup, option
+from jaxprl.methods.neighbourhoods import check_neighbourhood, neighbourhood, neighbourhood_option
 from jaxprl.search.hill_climbing import hill_climbing
-from jaxprl.search.program_space import mutations, random_starts
 from jaxprl.search.protocol import Search
 from jaxprl.search.schedule import Constant
 
@@ -21,18 +20,18 @@ class Options:
     """Options of hill climbing."""
 
     k: int = option(250, "neighbours to look at before a climb ends")
+    neighbourhood: str = neighbourhood_option()
 
 
 def check(job: Job) -> None:
+    check_neighbourhood(job)
     if not 1 <= job.options.k <= MOST:
         raise UserError(f"--k {job.options.k}: a neighbourhood has 1 to {MOST} programs")
 
 
 def build(setup: Setup) -> Search:
-    language = setup.job.task.language
     return hill_climbing(
-        neighbours=functools.partial(mutations, language),
-        start=functools.partial(random_starts, language),
+        **neighbourhood(setup)._asdict(),
         schedule=Constant(setup.job.options.k),
         budget=setup.job.budget,
         goal=setup.goal,

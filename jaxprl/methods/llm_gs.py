@@ -8,19 +8,18 @@ search whose climbs stall asks the language model for better programs, and climb
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 from jaxprl.errors import UserError
 from jaxprl.methods.base import Job, Method, Setup, option
 from jaxprl.methods.from_programs import answers_identity, check_recorded, from_programs
 from jaxprl.methods.joining import joining
+from jaxprl.methods.neighbourhoods import check_neighbourhood, neighbourhood, neighbourhood_option
 from jaxprl.methods.reviser import Reviser, Round
 from jaxprl.methods.revision import reviser
 from jaxprl.search import pool
 from jaxprl.search.hill_climbing import hill_climbing
 from jaxprl.search.pool import pooled_starts
-from jaxprl.search.program_space import mutations
 from jaxprl.search.protocol import Search
 from jaxprl.search.schedule import Growing
 from jaxprl.types import JSON
@@ -31,9 +30,11 @@ class Options:
     """Options of LLM-GS."""
 
     revise_every: int | None = option(None, "ask again after so many climbs in a row without a new best (with --model)")
+    neighbourhood: str = neighbourhood_option()
 
 
 def check(job: Job) -> None:
+    check_neighbourhood(job)
     check_recorded(job)
     climbs = job.options.revise_every
     if climbs is not None:
@@ -50,8 +51,7 @@ def identity(job: Job) -> JSON:
 def build(setup: Setup) -> Search:
     job = setup.job
     search = hill_climbing(
-        neighbours=functools.partial(mutations, job.task.language),
-        start=pooled_starts,
+        **neighbourhood(setup)._replace(start=pooled_starts)._asdict(),
         schedule=Growing(job.budget),
         budget=job.budget,
         goal=setup.goal,

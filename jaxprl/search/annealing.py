@@ -19,12 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprl.dsl.language import Language
-from jaxprl.search.hill_climbing import State, hill_climbing
+from jaxprl.search.hill_climbing import Neighbours, Start, State, hill_climbing
 from jaxprl.search.names import ACCEPTANCE
-from jaxprl.search.program_space import mutations, random_starts
 from jaxprl.search.protocol import Search
 from jaxprl.search.schedule import Constant
+from jaxprl.types import PyTree
 from jaxprl.xla import jit
 
 AHEAD = 16
@@ -45,19 +44,29 @@ class Cooling:
         return self.start * self.factor ** tried.astype(np.float64)
 
 
-def annealing(language: Language, *, cooling: Cooling, steps: int, budget: int, goal: int) -> Search:
+def annealing(
+    *,
+    neighbours: Neighbours,
+    start: Start,
+    cooling: Cooling,
+    steps: int,
+    budget: int,
+    goal: int,
+    parts: PyTree = None,
+) -> Search:
     """Return the search.
 
     Args:
-      language: the language of the programs.
+      neighbours, start, parts: as `hill_climbing` takes them.
       cooling: the course of the temperature.
       steps: neighbours of a run.
       budget: programs that a search may evaluate.
       goal: score of return 1.
     """
     return hill_climbing(
-        neighbours=functools.partial(mutations, language),
-        start=functools.partial(random_starts, language),
+        neighbours=neighbours,
+        start=start,
+        parts=parts,
         schedule=Constant(steps),
         budget=budget,
         goal=goal,

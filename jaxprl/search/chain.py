@@ -20,30 +20,32 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprl.dsl import encode
-from jaxprl.dsl.language import Language
-from jaxprl.search.hill_climbing import State, hill_climbing
+from jaxprl.search.hill_climbing import Neighbours, Start, State, hill_climbing
 from jaxprl.search.names import REDRAWN
-from jaxprl.search.program_space import mutations, random_starts
 from jaxprl.search.protocol import Search
 from jaxprl.search.schedule import Constant
+from jaxprl.types import PyTree
 from jaxprl.xla import jit
 
 AHEAD = 16
 """Neighbours drawn at a time. It is small, since a chain moves often and a move discards what was drawn ahead."""
 
 
-def chain(language: Language, *, max_nodes: int, budget: int, goal: int) -> Search:
+def chain(
+    *, neighbours: Neighbours, start: Start, max_nodes: int, budget: int, goal: int, parts: PyTree = None
+) -> Search:
     """Return the search.
 
     Args:
-      language: the language of the programs.
+      neighbours, start, parts: as `hill_climbing` takes them.
       max_nodes: size that a program may have (`sizes`).
       budget: programs that a search may evaluate.
       goal: score of return 1.
     """
     return hill_climbing(
-        neighbours=functools.partial(small_neighbours, language, max_nodes),
-        start=functools.partial(small_starts, language, max_nodes),
+        neighbours=functools.partial(limited_neighbours, neighbours, max_nodes),
+        start=functools.partial(limited_starts, start, max_nodes),
+        parts=parts,
         schedule=Constant(budget + 1),  # more neighbours than there can be: it never starts again
         budget=budget,
         goal=goal,
@@ -67,24 +69,23 @@ def ties(state: State, keys: jax.Array) -> np.ndarray:
     return np.ones(keys.shape, np.int32)
 
 
-def small_neighbours(
-    language: Language, max_nodes: int, programs: jax.Array, keys: jax.Array, counts: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Return neighbours no larger than `max_nodes`; arguments and result are those of `program_space.mutations`."""
-    drawn, changed = _drawn_small(lambda keys: mutations(language, programs, keys, counts), max_nodes, keys)
+def limited_neighbours(neighbours: Neighbours, max_nodes: int, *given: PyTree) -> tuple[jax.Array, jax.Array]:
+    """Return neighbours no larger than `max_nodes`; what is `given` and the result are those of `neighbours`."""
+    *before, keys, counts = given
+    drawn, changed = _drawn_limited(lambda keys: neighbours(*before, keys, counts), max_nodes, keys)
     return drawn, changed
 
 
-def small_starts(language: Language, max_nodes: int, keys: jax.Array, climb: jax.Array) -> jax.Array:
-    """Return random programs int32 [S, N] no larger than `max_nodes`, as `program_space.random_starts`."""
-    return _drawn_small(lambda keys: (random_starts(language, keys, climb),), max_nodes, keys)[0]
+def limited_starts(start: Start, max_nodes: int, keys: jax.Array, climb: jax.Array) -> jax.Array:
+    """Return programs int32 [S, N] no larger than `max_nodes`, drawn by `start`."""
+    return _drawn_limited(lambda keys: (start(keys, climb),), max_nodes, keys)[0]
 
 
 Drawn = tuple[jax.Array, ...]
 """Programs int32 [..., N], and what belongs to them, with the same leading axes."""
 
 
-def _drawn_small(draw: Callable[[jax.Array], Drawn], max_nodes: int, keys: jax.Array) -> Drawn:
+def _drawn_limited(draw: Callable[[jax.Array], Drawn], max_nodes: int, keys: jax.Array) -> Drawn:
     """Draw programs, and those that are too large again, until none is.
 
     A program depends on its own key alone, so it is the same whatever is drawn beside it.

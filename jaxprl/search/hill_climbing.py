@@ -58,13 +58,15 @@ class State(NamedTuple):
     done: jax.Array  # bool
     best_at: jax.Array  # int32: climbs begun when `best` last rose
     pool: PyTree = None  # what start points are taken from besides the key, or None
+    parts: PyTree = None  # what neighbours are made of besides the grammar, or None
 
 
 LOOK_AHEAD = 64
 """Neighbours to evaluate ahead at a new point; later as many as were tried there without success."""
-Neighbours = Callable[[Points, jax.Array, jax.Array], tuple[Points, jax.Array]]
+Neighbours = Callable[..., tuple[Points, jax.Array]]
 """(points [S], keys [S, B], counts int32 [S]) -> neighbours [S, B], and `Neighbourhoods.changed` int32 [S, B, 2]. Only
-the first `counts` neighbours of a search are used; the rest is padding."""
+the first `counts` neighbours of a search are used; the rest is padding. Searches with parts pass them before the
+points."""
 Start = Callable[..., Points]
 """(keys [S], climb int32 [S], counted from 0) -> the points [S] that climbs start from. Searches with a pool pass it
 before the keys."""
@@ -81,6 +83,7 @@ def hill_climbing(
     goal: int,
     point: Points = "current",
     pool: PyTree = None,
+    parts: PyTree = None,
     margins: Margins | None = None,
     renew: bool = True,
     ahead: int | None = None,
@@ -94,7 +97,7 @@ def hill_climbing(
       schedule: neighbourhood size k as a function of the programs evaluated.
       budget: programs that a search may evaluate.
       goal: score of return 1.
-      point, pool: templates of a point and of the pool, with meaningless leaves (`Search.template`).
+      point, pool, parts: templates of a point, the pool and the parts, with meaningless leaves (`Search.template`).
       margins: how far below the current point each neighbour may be and still be taken; None for a strictly higher
         return.
       renew: whether a move starts a new neighbourhood. Without it a climb looks at k neighbours in all.
@@ -102,17 +105,21 @@ def hill_climbing(
       in_array_code: whether `neighbours`, `start` and `margins` can be part of a jitted function.
 
     Returns:
-      The search. Its `init` takes, besides the keys, `evaluated` and `best` of programs that were evaluated before, and
-      a pool.
+      The search. Its `init` takes, besides the keys, `evaluated` and `best` of programs that were evaluated before, a
+      pool, and parts.
     """
     table = tuple(jnp.asarray(column) for column in steps(schedule, budget))
 
     def begin(state: State, starts: jax.Array) -> State:
         first = started(start, state.pool, state.key, state.climb)
-        return _begin(state._replace(pool=None), first, starts, table=table)._replace(pool=state.pool)
+        return _given(state, _begin(_bare(state), first, starts, table=table))
 
     def init(
-        keys: jax.Array, evaluated: jax.Array | None = None, best: jax.Array | None = None, pool: PyTree = None
+        keys: jax.Array,
+        evaluated: jax.Array | None = None,
+        best: jax.Array | None = None,
+        pool: PyTree = None,
+        parts: PyTree = None,
     ) -> State:
         if evaluated is None or best is None:
             evaluated, best = nothing_yet(keys)
@@ -120,7 +127,7 @@ def hill_climbing(
         is_done = (np.asarray(best) >= goal) | (np.asarray(evaluated) >= budget)
         zero, done, starts = map(jnp.asarray, (np.zeros(len(is_done), np.int32), is_done, ~is_done))
         first = started(start, pool, keys, zero)
-        state = State(keys, evaluated, zero, first, zero, zero, zero, best, done, zero, pool)
+        state = State(keys, evaluated, zero, first, zero, zero, zero, best, done, zero, pool, parts)
         return begin(state, starts)
 
     def join(state: State, where: jax.Array, evaluated: jax.Array, best: jax.Array, pool: PyTree) -> State:
@@ -152,23 +159,32 @@ def hill_climbing(
         return begin(state, again)
 
     def ask(state: State, width: int) -> Asked:
-        keys, counts = _next(state._replace(pool=None), min(width, ahead or width), budget=budget)
-        points, changed = neighbours(state.current, keys, counts)
+        keys, counts = _next(_bare(state), min(width, ahead or width), budget=budget)
+        given = () if state.parts is None else (state.parts,)
+        points, changed = neighbours(*given, state.current, keys, counts)
         slack = margins and jnp.asarray(margins(state, keys), jnp.int32)
         question = Neighbourhoods(programs_of(state.current), programs_of(points), changed, counts, slack)
         return Asked(question, points)
 
     def tell(state: State, asked: Asked, answer: Improvements) -> tuple[State, Bests]:
-        pool = state.pool  # kept out of the compiled function: a pool that grows would have it compiled again
-        state = state._replace(pool=None)
-        state, bests, starts = _tell(state, asked, answer, budget=budget, goal=goal, renew=renew)
-        state = state._replace(pool=pool)
+        new, bests, starts = _tell(_bare(state), asked, answer, budget=budget, goal=goal, renew=renew)
+        state = _given(state, new)
         # In a jitted function nobody can look whether there are any.
         begins = isinstance(starts, jax.core.Tracer) or np.asarray(starts).any()
         return (begin(state, starts) if begins else state), bests
 
-    template = State(*State._fields)._replace(current=point, pool=pool)  # type: ignore[arg-type]
+    template = State(*State._fields)._replace(current=point, pool=pool, parts=parts)  # type: ignore[arg-type]
     return Search(init, ask, tell, template, join, in_array_code=in_array_code)
+
+
+def _bare(state: State) -> State:
+    """Return a state without what its searches were given: a pool that grows would have functions compiled again."""
+    return state._replace(pool=None, parts=None)
+
+
+def _given(state: State, bare: State) -> State:
+    """Return a bare state with what the searches of another one were given."""
+    return bare._replace(pool=state.pool, parts=state.parts)
 
 
 def stalled(state: State, climbs: int) -> jax.Array:

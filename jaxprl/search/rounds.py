@@ -123,21 +123,23 @@ def several(
       The state, what happened, and what `answer` has handed on.
     """
 
-    def round(carried: tuple[State, jax.Array, PyTree], given: PyTree, pool: PyTree) -> tuple[Any, jax.Array]:
+    nothing = {"pool": None, "parts": None}
+
+    def round(carried: tuple[State, jax.Array, PyTree], given: PyTree, fixed: dict) -> tuple[Any, jax.Array]:
         state, missing, carry = carried
-        asked = ask(state._replace(pool=pool), width)
+        asked = ask(state._replace(**fixed), width)
         found, unknown, carry = answer(asked.question, given, carry)
-        new, bests = tell(state._replace(pool=pool), asked, found)
+        new, bests = tell(state._replace(**fixed), asked, found)
         bests = bests._replace(found=bests.found & ~unknown[:, None])
-        state = select(~unknown, new._replace(pool=None), state)
+        state = select(~unknown, new._replace(**nothing), state)
         return (state, missing | unknown, carry), _packed(Round(bests, state.evaluated, state.best))
 
     def rounds(state: State, given: PyTree, carry: PyTree) -> tuple[State, tuple[jax.Array, jax.Array], PyTree]:
-        pool, none = state.pool, jnp.zeros_like(state.done)
-        start = state._replace(pool=None), none, carry
-        carried, rows = jax.lax.scan(lambda carried, _: round(carried, given, pool), start, length=count)
+        fixed = {"pool": state.pool, "parts": state.parts}  # no round changes them
+        start = state._replace(**nothing), jnp.zeros_like(state.done), carry
+        carried, rows = jax.lax.scan(lambda carried, _: round(carried, given, fixed), start, length=count)
         state, missing, carry = carried
-        return state._replace(pool=pool), (rows, missing), carry
+        return state._replace(**fixed), (rows, missing), carry
 
     if mesh is not None:
         (axis,) = mesh.axis_names
