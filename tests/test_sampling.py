@@ -14,6 +14,7 @@ from compiled import HAS_CPP_COMPILER
 
 from jaxprl.codegen.launch import Emulated
 from jaxprl.dsl import ast, encode
+from jaxprl.dsl.grow import Growth
 from jaxprl.dsl.language import COUNTS, Language
 from jaxprl.dsl.sample import _neighbours, _random_programs, neighbours, random_programs
 from jaxprl.dsl.text import from_text, token_count
@@ -341,7 +342,7 @@ WAYS = "one by one", "in lockstep", *([Emulated()] if HAS_CPP_COMPILER else [])
 
 @in_both_domains_but(KAREL)
 def test_the_same_programs_are_drawn_in_every_way(domain):
-    several = [np.asarray(_random_programs(domain.language, keys(3, 400), encode.WIDTH, way)) for way in WAYS]
+    several = [np.asarray(_random_programs(domain.language, Growth(), keys(3, 400), encode.WIDTH, way)) for way in WAYS]
     for other in several[1:]:
         assert other.tolist() == several[0].tolist()
     assert len(np.unique(several[0], axis=0)) > 100
@@ -353,7 +354,7 @@ def test_the_same_neighbours_are_drawn_in_every_way(domain):
     texts = [domain.parents[0], domain.parents[-1], large]
     parents = encode.encode_all([from_text(text, domain.language) for text in texts], domain.language)
     some = jax.random.split(jax.random.key(4), (len(texts), 200))
-    several = [tuple(map(np.asarray, _neighbours(domain.language, parents, some, way))) for way in WAYS]
+    several = [tuple(map(np.asarray, _neighbours(domain.language, Growth(), parents, some, way))) for way in WAYS]
     for other in several[1:]:
         for one, column in zip(several[0], other, strict=True):
             assert one.tolist() == column.tolist()

@@ -6,6 +6,7 @@ node together with the condition or count that belongs to it, and opens the stat
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -34,11 +35,28 @@ from jaxprl.types import Int
 
 STATEMENT, CONDITION, PLAIN_CONDITION, NUMBER = range(4)
 """What may grow at a spot: a statement, any condition, a condition that is not a Not, or a count."""
+ALONE_HEIGHT, ALONE_SEQUENCE = 2, 4
+"""Height and sequence up to which a subtree grows that grows as if it stood alone."""
 _DRAWN = {"While": WHILE, "Repeat": REPEAT, "If": IF, "IfElse": IFELSE, "Concat": CONCAT}
 OWN_TOKENS = np.zeros(16, np.int32)  # the tokens that a node of each kind adds to those of its children
 OWN_TOKENS[[PROGRAM, WHILE, IF, IFELSE, REPEAT, COUNT, ACTION, NOT, AND, OR, CONSTANT]] = (
     4, 5, 5, 8, 3, 1, 1, 3, 5, 5, 1,
 )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Growth:
+    """The rules of growing in which published systems differ."""
+
+    alone: bool = False
+    """Whether a new subtree grows as if it stood alone, small wherever it is, and not as its place in the program lets
+    it (`sample.py`)."""
+    limits_tokens: bool = True
+    """Whether the language limits the number of tokens. Otherwise the room for nodes does."""
+
+    def sequence(self, language: Language) -> int:
+        """Return the chain position from which on no Concat grows."""
+        return min(ALONE_SEQUENCE, language.max_sequence) if self.alone else language.max_sequence
 
 
 class Spots(NamedTuple):
@@ -50,11 +68,15 @@ class Spots(NamedTuple):
     choices: jax.Array  # int32 [S]: number of nodes that can be chosen, which are the nodes 1, 2, ...
     grows: jax.Array  # what may grow here: STATEMENT, CONDITION, PLAIN_CONDITION or NUMBER
     position: jax.Array  # chain position of a Concat grown here: 1, or 6 (no Concat) for the first part of a Concat
-    height: jax.Array  # height of the old node, itself included
+    height: jax.Array  # height that what grows here starts from: of the old node, or of its parent if it grows alone
     counted: jax.Array  # 1 if the old node counts in that height, else 0
     before: jax.Array  # number of statements before this one in its chain
     tokens: jax.Array  # number of tokens of the rest of the program
     fits: jax.Array  # bool [S, N]: whether the rest of the program obeys the limits of height and sequence
+
+
+SCRATCH = 2
+"""Room for nodes behind the last one: every step writes three, of which at least one counts."""
 
 
 class Lane(NamedTuple):
@@ -63,7 +85,7 @@ class Lane(NamedTuple):
     key: jax.Array  # typed key []: the source of all its random numbers
     draws: jax.Array  # int32 []: number of steps so far
     spot: jax.Array  # int32 []: the node that was chosen to be replaced
-    nodes: jax.Array  # int32 [N + 2]: the nodes grown in its place; the last two are scratch space
+    nodes: jax.Array  # int32 [N + SCRATCH]: the nodes grown in its place
     size: jax.Array  # int32 []: number of nodes grown
     tokens: jax.Array  # int32 []: number of tokens of the whole program
     height: jax.Array  # int32 []: largest height of the nodes grown
@@ -127,7 +149,7 @@ def _thresholds(weights: np.ndarray) -> np.ndarray:
     return np.minimum(np.round(cumulative * 2.0**32), 2**32 - 1).astype(np.uint32)
 
 
-def step(tables: Tables, language: Language, spots: Spots, owner: jax.Array, lane: Lane) -> Lane:
+def step(tables: Tables, language: Language, growth: Growth, spots: Spots, owner: jax.Array, lane: Lane) -> Lane:
     """Return a lane after one step.
 
     If no statement is open, the step chooses the spot to replace. Otherwise it takes the next open statement off the
@@ -142,11 +164,12 @@ def step(tables: Tables, language: Language, spots: Spots, owner: jax.Array, lan
         4     turnLeft                    .. CONCAT move turnLeft         none: the subtree is complete
 
     If the new program is accepted, the lane is done; otherwise the next step chooses a spot again. A program that
-    exceeds the limit of tokens is given up at once.
+    exceeds the limit of tokens, or the room for nodes if there is no such limit, is given up at once.
 
     Args:
       tables: the grammar of the language.
       language: the language, for its limits.
+      growth: the rules of growing.
       spots: the spots of S programs.
       owner: int32 [], the program of the lane.
       lane: the lane.
@@ -168,12 +191,15 @@ def step(tables: Tables, language: Language, spots: Spots, owner: jax.Array, lan
     at_root = lane.size == 0
     grows = jnp.where(at_root, place.grows, STATEMENT)
     # The new node itself may be a structure at any height, since only what its parent allows filters it (`sample.py`).
-    row = 2 * _one(at_root | (height < language.max_height)) + _one(position < language.max_sequence)
+    limit: Int = language.max_height
+    if growth.alone:
+        limit = place.height + ALONE_HEIGHT - 1 + _one(_is_structure(lane.nodes[0] & 15))
+    row = 2 * _one(at_root | (height < limit)) + _one(position < growth.sequence(language))
     head = jnp.asarray(tables.heads)[_choose(tables.statements, row, word)]
     is_statement = grows == STATEMENT
     head = jnp.where(is_statement, head, PAD)
     kind = head & 15
-    structure = (kind == WHILE) | (kind == IF) | (kind == IFELSE) | (kind == REPEAT)
+    structure = _is_structure(kind)
     wants_count = (kind == REPEAT) | (grows == NUMBER)
     plain = (kind == IFELSE) | (grows == PLAIN_CONDITION)
     operand = _choose(tables.operands, jnp.where(wants_count, 2, jnp.where(plain, 1, 0)), other)
@@ -199,13 +225,14 @@ def step(tables: Tables, language: Language, spots: Spots, owner: jax.Array, lan
     second = jnp.where(is_concat, _spot(position + 1, inner, in_chain), _spot(1, inner, 0))
     stack = jnp.where(is_concat | (kind == IFELSE), _push(rest, second), rest)
     stack = jnp.where(structure, _push(stack, _spot(1, inner, 0)), stack)
-    stack = jnp.where(is_concat, _push(stack, _spot(language.max_sequence, inner, 0)), stack)
+    stack = jnp.where(is_concat, _push(stack, _spot(growth.sequence(language), inner, 0)), stack)
     tallest = jnp.maximum(lane.height, jnp.where(structure, inner, 0))
     chain = lane.chain + _one(is_concat & (in_chain == 1))
 
     # Acceptance goes by true heights. A While in place of a While of height 2 grew as if its height were 3, one more
     # than it is; `counted` takes that back.
-    too_long = tokens > language.max_tokens
+    room = lane.nodes.shape[0] - SCRATCH
+    too_long = tokens > language.max_tokens if growth.limits_tokens else lane.spot + size > room
     complete = drawing & (stack[0] == 0) & ~too_long
     accepted = (
         complete
@@ -227,6 +254,10 @@ def step(tables: Tables, language: Language, spots: Spots, owner: jax.Array, lan
         stack=jnp.where(choosing, opened, jnp.where(drawing & ~again, stack, jnp.uint32(0))),
         done=lane.done | accepted,
     )
+
+
+def _is_structure(kind: jax.Array) -> jax.Array:
+    return (kind == WHILE) | (kind == IF) | (kind == IFELSE) | (kind == REPEAT)
 
 
 def _one(condition: jax.Array) -> jax.Array:

@@ -15,6 +15,16 @@ under it counts from there. (Both are kept from the published system, since they
 goes by true heights; after a rejection a node is chosen afresh. A neighbour may equal its parent. A program that
 exceeds the limits has neighbours that obey them.
 
+These are the rules of LLM-GS. Carvalho et al. (2024) use others in the experiments that they publish: a new subtree
+grows as if it stood alone (`grow.Growth.alone`). Whatever the new node is and wherever it stands, it is taken to have
+the height 1 and, if it is a Concat, the chain position 0. Under a node of height >= 2 there are no more While, Repeat,
+If and IfElse, and a Concat at position s may have a Concat as its second part only if s + 1 < 4. So below a new While
+there may be another one but none below that; below a new Concat, which has height 1 without being counted, there may be
+a While but none below that; a new Concat begins at most five statements; and other sequences have at most four. The
+type of the new node and the acceptance are the same as above. Their random programs may have more than 45 tokens. The
+largest program of height 4 and sequences of 6 has 21,678 nodes, but no engine runs more than `PROGRAM_NODES` = 512, and
+of the random programs in Karel's language only one in a hundred million has more. It is drawn again.
+
 Each step (`grow.py`) takes one open statement off a stack and draws its node, together with the condition or count that
 belongs to it. A program that is rejected starts over. On a CPU one program is drawn after the other, by code of the C
 compiler where there is one; on an NVIDIA GPU each by a thread of a kernel; and on other accelerators all in lockstep.
@@ -38,6 +48,7 @@ from jaxprl.codegen.launch import Launcher
 from jaxprl.codegen.stablehlo import Unsupported
 from jaxprl.dsl import encode, grow
 from jaxprl.dsl.encode import AND, CONCAT, CONSTANT, COUNT, IF, IFELSE, NOT, OR, PERCEPTION, PROGRAM, REPEAT, WHILE
+from jaxprl.dsl.grow import Growth
 from jaxprl.dsl.language import Language
 from jaxprl.errors import UserError
 from jaxprl.xla import guarded, has_whole_loops, jit
@@ -48,13 +59,16 @@ _COUNTS_HEIGHT = np.isin(np.arange(16), [PROGRAM, WHILE, REPEAT, IF, IFELSE])
 
 
 @guarded
-def random_programs(language: Language, keys: jax.Array, width: int = encode.WIDTH) -> jax.Array:
+def random_programs(
+    language: Language, keys: jax.Array, width: int = encode.WIDTH, *, limits_tokens: bool = True
+) -> jax.Array:
     """Sample one random program per key.
 
     Args:
       language: the language, with its probabilities and limits.
       keys: typed keys [B]. The program of a key does not depend on the other keys.
       width: the length N of a row of nodes.
+      limits_tokens: whether the number of tokens is limited. Otherwise a program with more than N nodes is drawn again.
 
     Returns:
       int32 [B, N]: the nodes of the programs (`encode.py`).
@@ -68,28 +82,28 @@ def random_programs(language: Language, keys: jax.Array, width: int = encode.WID
       >>> print(encode.decode(np.asarray(nodes[0]), LANGUAGE))
       DEF run m( move pickMarker m)
     """
-    way = _way(language, width, keys)
+    way, growth = _way(language, width, keys), Growth(limits_tokens=limits_tokens)
     if way != "natively":
-        return _random_programs(language, keys, width, way)
-    return jnp.asarray(_programs_drawer(language, width).natively(len(keys), 0, [_data(keys)])[0])
+        return _random_programs(language, growth, keys, width, way)
+    return jnp.asarray(_programs_drawer(language, growth, width).natively(len(keys), 0, [_data(keys)])[0])
 
 
-@jit(per="language", static_argnames=("language", "width", "way"))
-def _random_programs(language: Language, keys: jax.Array, width: int, way: Compiled) -> jax.Array:
+@jit(per="language", static_argnames=("language", "growth", "width", "way"))
+def _random_programs(language: Language, growth: Growth, keys: jax.Array, width: int, way: Compiled) -> jax.Array:
     """Do what `random_programs` does in one way."""
     if isinstance(way, str):
-        return _replace_nodes(language, *_seedling(width), keys[None], way)[0][0]
+        return _replace_nodes(language, growth, *_seedling(width), keys[None], way)[0][0]
 
-    return _programs_drawer(language, width)(way, len(keys), 0, [jax.random.key_data(keys)])[0]
+    return _programs_drawer(language, growth, width)(way, len(keys), 0, [jax.random.key_data(keys)])[0]
 
 
-def _programs_drawer(language: Language, width: int) -> Each:
+def _programs_drawer(language: Language, growth: Growth, width: int) -> Each:
     """Return what draws one random program for each key: what is the same for all need not be written down."""
 
     def of_one(i: jax.Array, _: jax.Array, data: jax.Array) -> list[jax.Array]:
-        return [_regrown(language, *_seedling(width), jnp.int32(0), _key_of(data, i))[0]]
+        return [_regrown(language, growth, *_seedling(width), jnp.int32(0), _key_of(data, i))[0]]
 
-    return Each("draw_program", of_one, ("keys",), ("new_nodes",), f"{language} {width}")
+    return Each("draw_program", of_one, ("keys",), ("new_nodes",), f"{language} {growth} {width}")
 
 
 def _seedling(width: int) -> tuple[jax.Array, jax.Array, grow.Spots]:
@@ -104,13 +118,16 @@ def _seedling(width: int) -> tuple[jax.Array, jax.Array, grow.Spots]:
 
 
 @guarded
-def neighbours(language: Language, programs: jax.Array, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+def neighbours(
+    language: Language, programs: jax.Array, keys: jax.Array, *, alone: bool = False
+) -> tuple[jax.Array, jax.Array]:
     """Sample neighbours of programs, one per key.
 
     Args:
       language: the language, with its probabilities and limits.
       programs: int32 [S, N], the nodes of S programs.
       keys: typed keys [S, B]. The neighbour of a key depends on that key and its program only.
+      alone: whether the new subtrees grow as if they stood alone.
 
     Returns:
       The nodes of the neighbours, int32 [S, B, N], and what was changed in the programs, int32 [S, B, 2]: the node
@@ -131,38 +148,40 @@ def neighbours(language: Language, programs: jax.Array, keys: jax.Array) -> tupl
       >>> print(encode.decode(np.asarray(nodes[0, 0]), LANGUAGE), changed[0, 0])  # node 3, turnLeft, was replaced
       DEF run m( move IF c( frontIsClear c) i( move move turnLeft i) move move turnRight pickMarker m) [3 1]
     """
-    way = _way(language, programs.shape[1], programs, keys)
+    way, growth = _way(language, programs.shape[1], programs, keys), Growth(alone=alone)
     if way != "natively":
-        return _neighbours(language, programs, keys, way)
+        return _neighbours(language, growth, programs, keys, way)
     nodes = np.asarray(programs)
-    *spots, sizes = _spots_finder(language).natively(len(nodes), 0, [nodes])
+    *spots, sizes = _spots_finder(language, growth).natively(len(nodes), 0, [nodes])
     given = [_data(keys).reshape(-1, 2), nodes, sizes, *spots]
-    found = _neighbours_drawer(language).natively(keys.size, keys.shape[1], given)
+    found = _neighbours_drawer(language, growth).natively(keys.size, keys.shape[1], given)
     new, changed = (jnp.asarray(rows.reshape(*keys.shape, -1)) for rows in found)
     return new, changed
 
 
-@jit(per="language", static_argnames=("language", "way"))
-def _neighbours(language: Language, programs: jax.Array, keys: jax.Array, way: Compiled) -> tuple[jax.Array, jax.Array]:
+@jit(per="language", static_argnames=("language", "growth", "way"))
+def _neighbours(
+    language: Language, growth: Growth, programs: jax.Array, keys: jax.Array, way: Compiled
+) -> tuple[jax.Array, jax.Array]:
     """Do what `neighbours` does in one way."""
     if isinstance(way, str):
-        spots, sizes = jax.vmap(functools.partial(_spots, language))(programs)
+        spots, sizes = jax.vmap(functools.partial(_spots, language, growth))(programs)
     else:
-        *leaves, sizes = _spots_finder(language)(way, len(programs), 0, [programs])
+        *leaves, sizes = _spots_finder(language, growth)(way, len(programs), 0, [programs])
         spots = grow.Spots(*leaves)
-    return _replace_nodes(language, programs, sizes, spots, keys, way)
+    return _replace_nodes(language, growth, programs, sizes, spots, keys, way)
 
 
-def _spots_finder(language: Language) -> Each:
+def _spots_finder(language: Language, growth: Growth) -> Each:
     """Return what finds the spots of each of several programs, and the sizes of its subtrees."""
 
     def of_one(i: jax.Array, _: jax.Array, programs: jax.Array) -> list[jax.Array]:
-        return jax.tree.leaves(_spots(language, encode.take(programs, i)))
+        return jax.tree.leaves(_spots(language, growth, encode.take(programs, i)))
 
-    return Each("spots", of_one, ("programs",), (*grow.Spots._fields, "sizes"), repr(language))
+    return Each("spots", of_one, ("programs",), (*grow.Spots._fields, "sizes"), f"{language} {growth}")
 
 
-def _spots(language: Language, nodes: jax.Array) -> tuple[grow.Spots, jax.Array]:
+def _spots(language: Language, growth: Growth, nodes: jax.Array) -> tuple[grow.Spots, jax.Array]:
     """Return the spots of one program, and the sizes of its subtrees, int32 [N].
 
     The spots are those of one program: `choices` is int32 [] and all other leaves are [N]. As an example, the program
@@ -185,40 +204,47 @@ def _spots(language: Language, nodes: jax.Array) -> tuple[grow.Spots, jax.Array]
     above = kind[parent]
     first = index == parent + 1
     used = kind != encode.PAD
-    within = (index[:, None] <= index[None, :]) & (index[None, :] < end[:, None])  # [node, its descendants]
-    counted = jnp.asarray(_COUNTS_HEIGHT)[kind]
-    height = jnp.sum(within & counted[:, None] & used[:, None], axis=0)
+    joins = (above == CONCAT) & ~first
+    counted = jnp.asarray(_COUNTS_HEIGHT)[kind].astype(jnp.int32)
 
-    # The place of a Concat in its chain, counted from 1. Parents come before their children, so one pass is enough.
-    def follow(place: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
-        goes_on = (above[i] == CONCAT) & ~first[i]
-        return place.at[i].set(jnp.where(goes_on, place[parent[i]] + 1, 1)), None
+    # The height of a node, and the place of a Concat in its chain, counted from 1. Parents come before their children,
+    # so one pass is enough.
+    def follow(carry: tuple[jax.Array, jax.Array], i: jax.Array) -> tuple[tuple[jax.Array, jax.Array], None]:
+        height, place = carry
+        height = height.at[i].set(height[parent[i]] + counted[i])
+        return (height, place.at[i].set(jnp.where(joins[i], place[parent[i]] + 1, 1))), None
 
-    place, _ = jax.lax.scan(follow, jnp.ones(n, jnp.int32), index[1:])
+    (height, place), _ = jax.lax.scan(follow, (counted, jnp.ones(n, jnp.int32)), index[1:])
     length = jnp.where((kind == CONCAT), place + 1, 1)  # statements of the chain up to and including this Concat's
-    outside = ~within & used[None, :]
-    fits = (jnp.max(jnp.where(outside, height[None, :], 0), axis=1) <= language.max_height) & (
-        jnp.max(jnp.where(outside, length[None, :], 0), axis=1) <= language.max_sequence
+    fits = (_outside(jnp.where(used, height, 0), end) <= language.max_height) & (
+        _outside(jnp.where(used, length, 0), end) <= language.max_sequence
     )
-    tokens = _tokens(language, nodes)
-    without = jnp.sum(jnp.where(outside, tokens[None, :], 0), axis=1)
+    tokens = jnp.append(jnp.int32(0), jnp.cumsum(_tokens(language, nodes), dtype=jnp.int32))  # of the nodes before each
+    without = tokens[-1] - (tokens[end] - tokens[index])
     is_condition = (kind == PERCEPTION) | (kind == CONSTANT) | (kind == NOT) | (kind == AND) | (kind == OR)
     plain = (above == NOT) | (above == IFELSE)
     grows = jnp.select(
         [kind == COUNT, is_condition & plain, is_condition], [grow.NUMBER, grow.PLAIN_CONDITION, grow.CONDITION], 0
     )
-    joins = (above == CONCAT) & ~first
     spots = grow.Spots(
         choices=jnp.sum(used) - 1,
         grows=grows,
-        position=jnp.where((above == CONCAT) & first, language.max_sequence, 1),
-        height=jnp.minimum(height, 5),  # beyond the limit all heights are alike, and `_spot` has three bits for one
-        counted=counted.astype(jnp.int32),
+        position=jnp.where((above == CONCAT) & first, growth.sequence(language), 0 if growth.alone else 1),
+        # Beyond the limit all heights are alike, and `_spot` has three bits for one.
+        height=jnp.minimum(height - counted if growth.alone else height, 5),
+        counted=jnp.zeros_like(counted) if growth.alone else counted,
         before=jnp.where(joins, place[parent], 0),
         tokens=without,
         fits=fits,
     )
     return jax.tree.map(lambda leaf: leaf if leaf.dtype == bool else leaf.astype(jnp.int32), spots), end - index
+
+
+def _outside(values: jax.Array, end: jax.Array) -> jax.Array:
+    """Return the largest of the values, int32 [N], of nodes outside the subtree of each node; they are not negative."""
+    before = jnp.append(jnp.int32(0), jax.lax.cummax(values))
+    behind = jnp.append(jax.lax.cummax(values, reverse=True), jnp.int32(0))
+    return jnp.maximum(before[:-1], behind[end])
 
 
 def _tokens(language: Language, nodes: jax.Array) -> jax.Array:
@@ -229,12 +255,19 @@ def _tokens(language: Language, nodes: jax.Array) -> jax.Array:
 
 
 def _replace_nodes(
-    language: Language, programs: jax.Array, sizes: jax.Array, spots: grow.Spots, keys: jax.Array, way: Compiled
+    language: Language,
+    growth: Growth,
+    programs: jax.Array,
+    sizes: jax.Array,
+    spots: grow.Spots,
+    keys: jax.Array,
+    way: Compiled,
 ) -> tuple[jax.Array, jax.Array]:
     """Return programs that differ from given ones in one regrown node, and which node that is.
 
     Args:
       language: the language.
+      growth: the rules of growing.
       programs: int32 [S, N].
       sizes: int32 [S, N], the sizes of their subtrees.
       spots: their spots.
@@ -247,50 +280,56 @@ def _replace_nodes(
     (s, n), b = programs.shape, keys.shape[1]
     owner = jnp.repeat(jnp.arange(s, dtype=jnp.int32), b)
     if way == "one by one":
-        one = functools.partial(_regrown, language, programs, sizes, spots)
+        one = functools.partial(_regrown, language, growth, programs, sizes, spots)
         nodes, changed = jax.lax.map(lambda pair: one(*pair), (owner, keys.reshape(-1)))
     elif way == "in lockstep":  # every lane has the same number of steps; those that are done ignore the rest
-        step = jax.vmap(functools.partial(_step(language), spots))
+        step = jax.vmap(functools.partial(_step(language, growth), spots))
         lanes = jax.vmap(functools.partial(_start, n))(keys.reshape(-1))
         lanes = jax.lax.while_loop(lambda lanes: ~jnp.all(lanes.done), lambda lanes: step(owner, lanes), lanes)
         nodes, changed = jax.vmap(functools.partial(_spliced, programs, sizes))(owner, lanes)
     else:
         given = [jax.random.key_data(keys).reshape(-1, 2), programs, sizes, *spots]
-        nodes, changed = _neighbours_drawer(language)(way, s * b, b, given)
+        nodes, changed = _neighbours_drawer(language, growth)(way, s * b, b, given)
     return nodes.reshape(s, b, n), changed.reshape(s, b, 2)
 
 
-def _neighbours_drawer(language: Language) -> Each:
+def _neighbours_drawer(language: Language, growth: Growth) -> Each:
     """Return what draws one neighbour for each key; the number that all share is that of the keys of a program."""
 
     def of_one(
         i: jax.Array, each: jax.Array, data: jax.Array, programs: jax.Array, sizes: jax.Array, *leaves: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        return _regrown(language, programs, sizes, grow.Spots(*leaves), i // each, _key_of(data, i))
+        return _regrown(language, growth, programs, sizes, grow.Spots(*leaves), i // each, _key_of(data, i))
 
     names = ("keys", "programs", "sizes", *grow.Spots._fields)
-    return Each("draw", of_one, names, ("new_nodes", "changed"), repr(language))
+    return Each("draw", of_one, names, ("new_nodes", "changed"), f"{language} {growth}")
 
 
 def _regrown(
-    language: Language, programs: jax.Array, sizes: jax.Array, spots: grow.Spots, owner: jax.Array, key: jax.Array
+    language: Language,
+    growth: Growth,
+    programs: jax.Array,
+    sizes: jax.Array,
+    spots: grow.Spots,
+    owner: jax.Array,
+    key: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Do what `_replace_nodes` does for one key, drawing from the program number `owner`."""
-    step = functools.partial(_step(language), spots, owner)
+    step = functools.partial(_step(language, growth), spots, owner)
     lane = jax.lax.while_loop(lambda lane: ~lane.done, step, _start(programs.shape[1], key))
     return _spliced(programs, sizes, owner, lane)
 
 
-def _step(language: Language) -> Callable[[grow.Spots, jax.Array, grow.Lane], grow.Lane]:
+def _step(language: Language, growth: Growth) -> Callable[[grow.Spots, jax.Array, grow.Lane], grow.Lane]:
     if language.max_height > 4 or language.max_sequence > 6:
         raise UserError("sampling goes up to height 4 and sequences of 6 (open spots are kept in eight bytes)")
-    return functools.partial(grow.step, grow.Tables.of(language), language)
+    return functools.partial(grow.step, grow.Tables.of(language), language, growth)
 
 
 def _start(n: int, key: jax.Array) -> grow.Lane:
     zero = jnp.int32(0)
     return grow.Lane(
-        key, draws=zero, spot=zero, nodes=jnp.zeros(n + 2, jnp.int32), size=zero, tokens=zero, height=zero,
+        key, draws=zero, spot=zero, nodes=jnp.zeros(n + grow.SCRATCH, jnp.int32), size=zero, tokens=zero, height=zero,
         chain=zero, stack=jnp.zeros(2, jnp.uint32), done=jnp.bool_(False),
     )  # fmt: skip
 
@@ -345,9 +384,9 @@ def _is_native(language: Language, width: int) -> bool:
     nodes, data = np.zeros((1, width), np.int32), np.zeros((0, 2), np.uint32)
     nodes[0, :2] = PROGRAM, encode.ACTION
     try:
-        _programs_drawer(language, width).natively(0, 0, [data])
-        *spots, sizes = _spots_finder(language).natively(1, 0, [nodes])
-        _neighbours_drawer(language).natively(0, 1, [data, nodes, sizes, *spots])
+        _programs_drawer(language, Growth(), width).natively(0, 0, [data])
+        *spots, sizes = _spots_finder(language, Growth()).natively(1, 0, [nodes])
+        _neighbours_drawer(language, Growth()).natively(0, 1, [data, nodes, sizes, *spots])
     except (Unavailable, Unsupported):
         return False
     return True

@@ -39,7 +39,7 @@ def check(job: Job) -> None:
 def build(setup: Setup) -> Search:
     job, options = setup.job, setup.job.options
     return annealing(
-        **neighbourhood(setup)._asdict(),
+        **neighbourhood(setup).arguments(),
         cooling=Cooling(options.start_temperature, options.cooling),
         steps=max(1, -(-job.budget // (options.restarts + 1)) - 1),  # a run's start is evaluated too
         budget=job.budget,

@@ -30,7 +30,9 @@ def check(job: Job) -> None:
 
 def build(setup: Setup) -> Search:
     job = setup.job
-    return chain(**neighbourhood(setup)._asdict(), max_nodes=job.options.max_nodes, budget=job.budget, goal=setup.goal)
+    return chain(
+        **neighbourhood(setup).arguments(), max_nodes=job.options.max_nodes, budget=job.budget, goal=setup.goal
+    )
 
 
 CHAIN = Method(

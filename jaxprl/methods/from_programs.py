@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprl.dsl import encode, sample
+from jaxprl.dsl import encode
 from jaxprl.dsl.language import Language
 from jaxprl.errors import UserError
 from jaxprl.llm import answers, prompts
@@ -19,6 +19,7 @@ from jaxprl.methods.revision import without_program
 from jaxprl.search import pool
 from jaxprl.search.names import BEFORE
 from jaxprl.search.pool import Pool, Starts
+from jaxprl.search.program_space import random_programs
 from jaxprl.search.protocol import UNKNOWN, Event, Points, Search, State, programs_of
 from jaxprl.types import JSON
 from jaxprl.worlds.task import FARAMA, prompt_name
@@ -48,7 +49,11 @@ def answers_identity(job: Job) -> JSON:
 
 
 def from_programs(
-    setup: Setup, search: Search, points: Callable[[int, np.ndarray], Points] = lambda index, programs: programs
+    setup: Setup,
+    search: Search,
+    points: Callable[[int, np.ndarray], Points] = lambda index, programs: programs,
+    *,
+    limits_tokens: bool = True,
 ) -> Search:
     """Return the search with an `init` that first gets each search programs and evaluates them.
 
@@ -56,22 +61,23 @@ def from_programs(
       setup: what the run offers.
       search: climbs from a pool.
       points: (index of a search, its programs int32 [K, N]) -> the points [K] that it may start from.
+      limits_tokens: whether the number of tokens of random programs is limited.
     """
     source = "llm" if setup.job.uses_llm else "random"
 
     def init(keys: jax.Array) -> State:
-        starts = _evaluated(setup, _programs(setup, keys), points, source)
+        starts = _evaluated(setup, _programs(setup, keys, limits_tokens), points, source)
         best = np.where(starts.counts, starts.best, setup.goal)  # a search without a program is over at once
         return search.init(keys, jnp.asarray(starts.evaluated), jnp.asarray(best), Pool.of(starts))
 
     return search._replace(init=init, start_source=source)
 
 
-def _programs(setup: Setup, keys: jax.Array) -> list[np.ndarray]:
+def _programs(setup: Setup, keys: jax.Array, limits_tokens: bool) -> list[np.ndarray]:
     """Return the programs that each search is given, int32 [K, N] each."""
     job = setup.job
     if not job.uses_llm:
-        return [drawn_instead(job.task.language, key) for key in keys]
+        return [drawn_instead(job.task.language, key, limits_tokens=limits_tokens) for key in keys]
     found = []
     for index, seed in enumerate(job.seeds):
         taken = _answers(setup, seed)
@@ -93,10 +99,10 @@ def _answers(setup: Setup, seed: int) -> Answers:
     )
 
 
-def drawn_instead(language: Language, key: jax.Array) -> np.ndarray:
+def drawn_instead(language: Language, key: jax.Array, *, limits_tokens: bool = True) -> np.ndarray:
     """Return `LLM_PROGRAMS` random programs, int32 [K, N], that take the place of a language model's."""
     keys = jax.random.split(jax.random.fold_in(key, BEFORE), LLM_PROGRAMS)
-    return np.asarray(sample.random_programs(language, keys))
+    return np.asarray(random_programs(language, keys, limits_tokens=limits_tokens))
 
 
 def _evaluated(

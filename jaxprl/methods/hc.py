@@ -31,7 +31,7 @@ def check(job: Job) -> None:
 
 def build(setup: Setup) -> Search:
     return hill_climbing(
-        **neighbourhood(setup)._asdict(),
+        **neighbourhood(setup).arguments(),
         schedule=Constant(setup.job.options.k),
         budget=setup.job.budget,
         goal=setup.goal,

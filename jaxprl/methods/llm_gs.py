@@ -50,15 +50,18 @@ def identity(job: Job) -> JSON:
 
 def build(setup: Setup) -> Search:
     job = setup.job
+    chosen = neighbourhood(setup)
     search = hill_climbing(
-        **neighbourhood(setup)._replace(start=pooled_starts)._asdict(),
+        neighbours=chosen.neighbours,
+        parts=chosen.parts,
+        start=pooled_starts,
         schedule=Growing(job.budget),
         budget=job.budget,
         goal=setup.goal,
         pool=pool.TEMPLATE,
         in_array_code=True,
     )
-    search = from_programs(setup, search)
+    search = from_programs(setup, search, limits_tokens=chosen.limits_tokens)
     climbs = job.options.revise_every
     if not climbs:
         return search

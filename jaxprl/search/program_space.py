@@ -7,15 +7,25 @@ from __future__ import annotations
 
 import jax
 
-from jaxprl.dsl import sample
-from jaxprl.dsl.language import Language
+from jaxprl.dsl import encode, sample
+from jaxprl.dsl.language import PROGRAM_NODES, Language
 from jaxprl.search.names import STARTS
 from jaxprl.xla import jit
 
 
-def random_starts(language: Language, keys: jax.Array, climb: jax.Array) -> jax.Array:
+def random_starts(language: Language, keys: jax.Array, climb: jax.Array, *, limits_tokens: bool = True) -> jax.Array:
     """Return the random programs int32 [S, N] that the climbs number `climb`, int32 [S], start from."""
-    return sample.random_programs(language, _named(keys, climb))
+    return random_programs(language, _named(keys, climb), limits_tokens=limits_tokens)
+
+
+def random_programs(language: Language, keys: jax.Array, *, limits_tokens: bool = True) -> jax.Array:
+    """Return one random program per key, int32 [B, N].
+
+    Without the limit of tokens, rows have room for the largest program that an engine runs. It does not matter to
+    searches: as few as one in a hundred million programs in Karel's language is larger, and drawn again.
+    """
+    width = encode.WIDTH if limits_tokens else PROGRAM_NODES
+    return sample.random_programs(language, keys, width, limits_tokens=limits_tokens)
 
 
 @jit()
@@ -24,7 +34,7 @@ def _named(keys: jax.Array, climb: jax.Array) -> jax.Array:
 
 
 def mutations(
-    language: Language, programs: jax.Array, keys: jax.Array, counts: jax.Array
+    language: Language, programs: jax.Array, keys: jax.Array, counts: jax.Array, *, alone: bool = False
 ) -> tuple[jax.Array, jax.Array]:
     """Return neighbours by mutation, one for every key, in the form that `hill_climbing` asks for.
 
@@ -33,9 +43,10 @@ def mutations(
       programs: int32 [S, N].
       keys: typed [S, B].
       counts: int32 [S]; ignored, since drawing all costs no more than drawing some.
+      alone: whether the new subtrees grow as if they stood alone.
 
     Returns:
       The neighbours int32 [S, B, N], and what was changed, int32 [S, B, 2] (`Neighbourhoods.changed`).
     """
     del counts
-    return sample.neighbours(language, programs, keys)
+    return sample.neighbours(language, programs, keys, alone=alone)
