@@ -14,7 +14,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from jaxprl.errors import UserError
+from jaxprl.errors import unknown
 from jaxprl.methods.base import Job, Setup, Value, option
 from jaxprl.search.hill_climbing import Neighbours, Start
 from jaxprl.search.program_space import mutations, random_starts
@@ -47,7 +47,7 @@ def check_neighbourhood(job: Job) -> None:
     """Raise UserError if a job's neighbourhood is unknown."""
     name = job.options.neighbourhood
     if name not in _BUILD:
-        raise UserError(f"--neighbourhood {name!r}: the neighbourhoods are {', '.join(_BUILD)}")
+        raise unknown("neighbourhood", name, _BUILD)
 
 
 def neighbourhood(setup: Setup) -> Neighbourhood:
