@@ -51,13 +51,14 @@ def test_a_task_compiles(name):
     assert found["compile_programs"].spilled == found["prepare_question"].spilled == 0
 
 
-def test_a_round_of_hill_climbing_has_few_launches():
+@pytest.mark.parametrize("small", [False, True])
+def test_a_round_of_hill_climbing_has_few_launches(small):
     task = jaxprl.make("DoorKey")
     layouts = task.layouts(range(32))
     scale = Scale.of(layouts)
     search = hill_climbing(
-        neighbours=functools.partial(program_space.mutations, task.language),
-        start=functools.partial(program_space.random_starts, task.language),
+        neighbours=functools.partial(program_space.mutations, task.language, alone=small),
+        start=functools.partial(program_space.random_starts, task.language, limits_tokens=not small),
         schedule=Constant(250),
         budget=200_000,
         goal=scale.denominator,

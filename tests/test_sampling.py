@@ -341,24 +341,29 @@ WAYS = "one by one", "in lockstep", *([Emulated()] if HAS_CPP_COMPILER else [])
 
 
 @in_both_domains_but(KAREL)
-def test_the_same_programs_are_drawn_in_every_way(domain):
-    several = [np.asarray(_random_programs(domain.language, Growth(), keys(3, 400), encode.WIDTH, way)) for way in WAYS]
-    for other in several[1:]:
-        assert other.tolist() == several[0].tolist()
-    assert len(np.unique(several[0], axis=0)) > 100
+@pytest.mark.parametrize(("limits_tokens", "width"), [(True, encode.WIDTH), (False, 2 * encode.WIDTH)])
+def test_the_same_programs_are_drawn_in_every_way(domain, limits_tokens, width):
+    growth = Growth(limits_tokens=limits_tokens)
+    expected = np.asarray(random_programs(domain.language, keys(3, 400), width, limits_tokens=limits_tokens))
+    for way in WAYS:
+        found = np.asarray(_random_programs(domain.language, growth, keys(3, 400), width, way))
+        assert found.tolist() == expected.tolist()
+    assert len(np.unique(expected, axis=0)) > 100
 
 
 @in_both_domains_but(MINIGRID)
-def test_the_same_neighbours_are_drawn_in_every_way(domain):
+@pytest.mark.parametrize("alone", [False, True])
+def test_the_same_neighbours_are_drawn_in_every_way(domain, alone):
     large = next(text for each, text in (param.values for param in LARGE) if each is domain)
     texts = [domain.parents[0], domain.parents[-1], large]
     parents = encode.encode_all([from_text(text, domain.language) for text in texts], domain.language)
     some = jax.random.split(jax.random.key(4), (len(texts), 200))
-    several = [tuple(map(np.asarray, _neighbours(domain.language, Growth(), parents, some, way))) for way in WAYS]
-    for other in several[1:]:
-        for one, column in zip(several[0], other, strict=True):
-            assert one.tolist() == column.tolist()
-    assert len(np.unique(several[0][0].reshape(-1, parents.shape[1]), axis=0)) > 100
+    expected = [np.asarray(part) for part in neighbours(domain.language, parents, some, alone=alone)]
+    for way in WAYS:
+        found = _neighbours(domain.language, Growth(alone=alone), parents, some, way)
+        for part, column in zip(expected, found, strict=True):
+            assert np.asarray(column).tolist() == part.tolist()
+    assert len(np.unique(expected[0].reshape(-1, parents.shape[1]), axis=0)) > 100
 
 
 @functools.cache
