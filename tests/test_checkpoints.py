@@ -35,6 +35,7 @@ RUNS = {
     "llm-gs-karel": "--task Seeder --method llm-gs --seeds 3,1 --budget 1500 --layouts 0-1",
     "leaps": "--task Seeder --method leaps --seeds 0-1 --budget 1500 --layouts 0-3",
     "latent-hc": "--task Seeder --method latent-hc --llm recorded --seeds 3,1 --budget 1500 --layouts 0-1",
+    "hc-parts": "--task Seeder --method hc --neighbourhood parts --seeds 0-1 --budget 1500 --layouts 0-1",
     "hc-minigrid": "--task PutNear --method hc --seeds 5 --budget 11000 --layouts 0-1",
 }
 
@@ -114,7 +115,8 @@ def kill_once(name: str, out: Path, rng: random.Random, seconds: float) -> bool:
 
 
 @pytest.mark.parametrize(
-    "name", ["hc-karel", *(pytest.param(name, marks=pytest.mark.full) for name in ("llm-gs-minigrid", "leaps"))]
+    "name",
+    ["hc-karel", *(pytest.param(name, marks=pytest.mark.full) for name in ("llm-gs-minigrid", "leaps", "hc-parts"))],
 )
 def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, unbroken, name):
     want, seconds = unbroken(name)

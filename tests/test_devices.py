@@ -63,7 +63,8 @@ with launch.using(Emulated(threads=2, devices=given["devices"])):
     programs = question.programs.reshape(-1, question.programs.shape[2])
     runs = evaluate(task, programs, layouts, engine="cuda")
     answer = first_better(task, question, layouts, engine="cuda")
-    config = jaxprl.Config(task="DoorKey", method="hc", budget=400, seeds=range(6), layouts=range(4))
+    options = {"neighbourhood": given["neighbourhood"]}
+    config = jaxprl.Config("DoorKey", "hc", budget=400, seeds=range(6), layouts=range(4), options=options)
     results = jaxprl.run(config, Path(tempfile.mkdtemp()) / "run", engine="cuda")
 found = [leaf.tolist() for leaf in (*runs.columns, *answer)], [[row["program"], row["found_at"]] for row in results]
 print(json.dumps([sizes[0], found]))
@@ -80,13 +81,15 @@ def output(code, given="", **environment):
 
 
 @pytest.mark.skipif(not HAS_CPP_COMPILER, reason="there is no C++ compiler")
-def test_kernels_on_one_device_and_on_several_give_the_same():
+@pytest.mark.parametrize("neighbourhood", ["grammar", pytest.param("parts", marks=pytest.mark.full)])
+def test_kernels_on_one_device_and_on_several_give_the_same(neighbourhood):
     """Three devices share four programs with 7 neighbours each, and six searches."""
     language = make("DoorKey").language
     parents = np.asarray(sample.random_programs(language, jax.random.split(jax.random.key(1), 4)))
     leaves = [leaf.tolist() for leaf in questions.sampled(language, parents, 7)[:4]]
-    one, found = output(KERNELS, json.dumps({"leaves": leaves, "devices": 1}))
-    three, expected = output(KERNELS, json.dumps({"leaves": leaves, "devices": 3}), XLA_FLAGS=EIGHT)
+    given = {"leaves": leaves, "neighbourhood": neighbourhood}
+    one, found = output(KERNELS, json.dumps({**given, "devices": 1}))
+    three, expected = output(KERNELS, json.dumps({**given, "devices": 3}), XLA_FLAGS=EIGHT)
     assert (one, three) == (None, 3)
     assert found == expected
 

@@ -14,6 +14,7 @@ import jaxprl
 from jaxprl.codegen import launch, nvrtc
 from jaxprl.codegen.compiler import Unavailable
 from jaxprl.codegen.without_gpu import H200, figures, launches, module_for_h200
+from jaxprl.dsl import parts
 from jaxprl.search import program_space
 from jaxprl.search.hill_climbing import hill_climbing
 from jaxprl.search.protocol import search_keys
@@ -51,20 +52,24 @@ def test_a_task_compiles(name):
     assert found["compile_programs"].spilled == found["prepare_question"].spilled == 0
 
 
-@pytest.mark.parametrize("small", [False, True])
-def test_a_round_of_hill_climbing_has_few_launches(small):
+@pytest.mark.parametrize("neighbourhood", ["grammar", "small", "parts"])
+def test_a_round_of_hill_climbing_has_few_launches(neighbourhood):
     task = jaxprl.make("DoorKey")
+    small, with_parts = neighbourhood == "small", neighbourhood == "parts"
+    table = parts.stacked([[(8,), (2, 8, 24)]] * 32, task.language) if with_parts else None
+    mutations = functools.partial(program_space.mutations, task.language, alone=small)
+    exchanges = functools.partial(program_space.exchanges, task.language, 0.8)
     layouts = task.layouts(range(32))
     scale = Scale.of(layouts)
     search = hill_climbing(
-        neighbours=functools.partial(program_space.mutations, task.language, alone=small),
+        neighbours=exchanges if with_parts else mutations,
         start=functools.partial(program_space.random_starts, task.language, limits_tokens=not small),
         schedule=Constant(250),
         budget=200_000,
         goal=scale.denominator,
         in_array_code=True,
     )
-    state = search.init(search_keys(range(32)))
+    state = search.init(search_keys(range(32)), parts=table)
     kernels = kernel("DoorKey")
     tables = jax.ShapeDtypeStruct((kernels.threads * kernels.slots * 4,), np.uint32)
     given = pieces.leaves_on_device(layouts), np.asarray(scale.weights, np.int32)

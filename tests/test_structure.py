@@ -24,7 +24,7 @@ BELOW = {  # each room, and the rooms that it may import
     "latent": {"errors", "files", "types", "xla", "dsl", "worlds", "vm"},
     "llm": {"errors", "files", "output", "types", "dsl"},
     "runs": {"errors", "output", "types"},
-    "methods": {"errors", "files", "types", "dsl", "worlds", "search", "vm", "latent", "llm"},
+    "methods": {"errors", "files", "types", "xla", "dsl", "worlds", "search", "vm", "latent", "llm"},
     "experiment": {
         "caches", "errors", "output", "types", "xla", "dsl", "worlds", "search", "vm", "llm", "methods", "runs"
     },

@@ -128,6 +128,11 @@ def in_words(counts: JSON) -> str:
             f"\n  {space['encoded']} of these programs are starts in the learned program space, {space['unchanged']} "
             f"of them unchanged; not in it: {outside or 'none'}"
         )
+    if "parts" in counts:
+        kinds = dict(counts["parts"])
+        equal, large = kinds.pop("equal runs"), kinds.pop("too large")
+        found = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
+        text += f"\n  their parts: {found}; {equal} more run like another one, {large} are too large for any program"
     return text
 
 

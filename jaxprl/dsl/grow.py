@@ -54,6 +54,10 @@ class Growth:
     limits_tokens: bool = True
     """Whether the language limits the number of tokens. Otherwise the room for nodes does."""
 
+    share: float | None = None
+    """The probability with which a node is exchanged for a part of other programs, not regrown (`parts.py`); None where
+    there are no parts."""
+
     def sequence(self, language: Language) -> int:
         """Return the chain position from which on no Concat grows."""
         return min(ALONE_SEQUENCE, language.max_sequence) if self.alone else language.max_sequence

@@ -25,6 +25,8 @@ type of the new node and the acceptance are the same as above. Their random prog
 largest program of height 4 and sequences of 6 has 21,678 nodes, but no engine runs more than `PROGRAM_NODES` = 512, and
 of the random programs in Karel's language only one in a hundred million has more. It is drawn again.
 
+Instead of being regrown, the chosen node may be exchanged for a part of other programs (`parts.py`).
+
 Each step (`grow.py`) takes one open statement off a stack and draws its node, together with the condition or count that
 belongs to it. A program that is rejected starts over. On a CPU one program is drawn after the other, by code of the C
 compiler where there is one; on an NVIDIA GPU each by a thread of a kernel; and on other accelerators all in lockstep.
@@ -46,16 +48,17 @@ from jaxprl.codegen.compiler import Unavailable
 from jaxprl.codegen.each import MOST, Each
 from jaxprl.codegen.launch import Launcher
 from jaxprl.codegen.stablehlo import Unsupported
-from jaxprl.dsl import encode, grow
-from jaxprl.dsl.encode import AND, CONCAT, CONSTANT, COUNT, IF, IFELSE, NOT, OR, PERCEPTION, PROGRAM, REPEAT, WHILE
+from jaxprl.dsl import encode, grow, parts
+from jaxprl.dsl.encode import COUNT, PROGRAM
 from jaxprl.dsl.grow import Growth
 from jaxprl.dsl.language import Language
+from jaxprl.dsl.parts import Flat, Parts
+from jaxprl.dsl.spots import spots_of
 from jaxprl.errors import UserError
 from jaxprl.xla import guarded, has_whole_loops, jit
 
 GENERATOR = "threefry2x32"
 """The random generator for which there is code besides that of XLA. It is the one that searches use."""
-_COUNTS_HEIGHT = np.isin(np.arange(16), [PROGRAM, WHILE, REPEAT, IF, IFELSE])
 
 
 @guarded
@@ -101,7 +104,9 @@ def _programs_drawer(language: Language, growth: Growth, width: int) -> Each:
     """Return what draws one random program for each key: what is the same for all need not be written down."""
 
     def of_one(i: jax.Array, _: jax.Array, data: jax.Array) -> list[jax.Array]:
-        return [_regrown(language, growth, *_seedling(width), jnp.int32(0), _key_of(data, i))[0]]
+        nodes, sizes, spots = _seedling(width)
+        step = functools.partial(_step(language, growth), spots)
+        return [_drawn(step, nodes, sizes, jnp.int32(0), _key_of(data, i))[0]]
 
     return Each("draw_program", of_one, ("keys",), ("new_nodes",), f"{language} {growth} {width}")
 
@@ -119,15 +124,23 @@ def _seedling(width: int) -> tuple[jax.Array, jax.Array, grow.Spots]:
 
 @guarded
 def neighbours(
-    language: Language, programs: jax.Array, keys: jax.Array, *, alone: bool = False
+    language: Language,
+    programs: jax.Array,
+    keys: jax.Array,
+    *,
+    alone: bool = False,
+    given: Parts | None = None,
+    share: float = 0,
 ) -> tuple[jax.Array, jax.Array]:
     """Sample neighbours of programs, one per key.
 
     Args:
       language: the language, with its probabilities and limits.
       programs: int32 [S, N], the nodes of S programs.
-      keys: typed keys [S, B]. The neighbour of a key depends on that key and its program only.
+      keys: typed keys [S, B]. The neighbour of a key depends on that key, its program and the given parts only.
       alone: whether the new subtrees grow as if they stood alone.
+      given: the parts of other programs that a node may be exchanged for; None for none.
+      share: the probability with which it is, from 0 to 1.
 
     Returns:
       The nodes of the neighbours, int32 [S, B, N], and what was changed in the programs, int32 [S, B, 2]: the node
@@ -148,110 +161,46 @@ def neighbours(
       >>> print(encode.decode(np.asarray(nodes[0, 0]), LANGUAGE), changed[0, 0])  # node 3, turnLeft, was replaced
       DEF run m( move IF c( frontIsClear c) i( move move turnLeft i) move move turnRight pickMarker m) [3 1]
     """
-    way, growth = _way(language, programs.shape[1], programs, keys), Growth(alone=alone)
+    rows = () if given is None else (given.size.reshape(-1),)
+    way = _way(language, programs.shape[1], programs, *rows, keys)
+    growth = Growth(alone=alone, share=None if given is None else share)
     if way != "natively":
-        return _neighbours(language, growth, programs, keys, way)
+        return _neighbours(language, growth, programs, keys, way, given)
     nodes = np.asarray(programs)
     *spots, sizes = _spots_finder(language, growth).natively(len(nodes), 0, [nodes])
-    given = [_data(keys).reshape(-1, 2), nodes, sizes, *spots]
-    found = _neighbours_drawer(language, growth).natively(keys.size, keys.shape[1], given)
+    table = () if given is None else map(np.asarray, parts.flat(given))
+    arrays = [_data(keys).reshape(-1, 2), nodes, sizes, *spots, *table]
+    found = _neighbours_drawer(language, growth).natively(keys.size, keys.shape[1], arrays)
     new, changed = (jnp.asarray(rows.reshape(*keys.shape, -1)) for rows in found)
     return new, changed
 
 
 @jit(per="language", static_argnames=("language", "growth", "way"))
 def _neighbours(
-    language: Language, growth: Growth, programs: jax.Array, keys: jax.Array, way: Compiled
+    language: Language,
+    growth: Growth,
+    programs: jax.Array,
+    keys: jax.Array,
+    way: Compiled,
+    given: Parts | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Do what `neighbours` does in one way."""
     if isinstance(way, str):
-        spots, sizes = jax.vmap(functools.partial(_spots, language, growth))(programs)
+        spots, sizes = jax.vmap(functools.partial(spots_of, language, growth))(programs)
     else:
         *leaves, sizes = _spots_finder(language, growth)(way, len(programs), 0, [programs])
         spots = grow.Spots(*leaves)
-    return _replace_nodes(language, growth, programs, sizes, spots, keys, way)
+    table = None if given is None else parts.flat(given)
+    return _replace_nodes(language, growth, programs, sizes, spots, keys, way, table)
 
 
 def _spots_finder(language: Language, growth: Growth) -> Each:
     """Return what finds the spots of each of several programs, and the sizes of its subtrees."""
 
     def of_one(i: jax.Array, _: jax.Array, programs: jax.Array) -> list[jax.Array]:
-        return jax.tree.leaves(_spots(language, growth, encode.take(programs, i)))
+        return jax.tree.leaves(spots_of(language, growth, encode.take(programs, i)))
 
     return Each("spots", of_one, ("programs",), (*grow.Spots._fields, "sizes"), f"{language} {growth}")
-
-
-def _spots(language: Language, growth: Growth, nodes: jax.Array) -> tuple[grow.Spots, jax.Array]:
-    """Return the spots of one program, and the sizes of its subtrees, int32 [N].
-
-    The spots are those of one program: `choices` is int32 [] and all other leaves are [N]. As an example, the program
-    `DEF run m( move turnLeft putMarker m)`, whose chain of three statements takes two Concat nodes:
-
-        node          0 PROGRAM  1 CONCAT  2 move  3 CONCAT  4 turnLeft  5 putMarker
-        parent                0         0       1         1           3            3
-        place                 1         1       1         2           1            1
-        position              1         1       6         1           6            1
-        before                0         0       0         1           0            2
-        tokens                          4       6         5           6            6
-
-    A Concat is not allowed in place of `move`, the first part of a Concat. In place of node 3 a chain of at most five
-    statements fits, since one statement comes before it. Without `move`, six tokens are left.
-    """
-    n = nodes.shape[0]
-    index = jnp.arange(n, dtype=jnp.int32)
-    kind = encode.kinds(nodes)
-    end, parent = encode.tree(nodes)
-    above = kind[parent]
-    first = index == parent + 1
-    used = kind != encode.PAD
-    joins = (above == CONCAT) & ~first
-    counted = jnp.asarray(_COUNTS_HEIGHT)[kind].astype(jnp.int32)
-
-    # The height of a node, and the place of a Concat in its chain, counted from 1. Parents come before their children,
-    # so one pass is enough.
-    def follow(carry: tuple[jax.Array, jax.Array], i: jax.Array) -> tuple[tuple[jax.Array, jax.Array], None]:
-        height, place = carry
-        height = height.at[i].set(height[parent[i]] + counted[i])
-        return (height, place.at[i].set(jnp.where(joins[i], place[parent[i]] + 1, 1))), None
-
-    (height, place), _ = jax.lax.scan(follow, (counted, jnp.ones(n, jnp.int32)), index[1:])
-    length = jnp.where((kind == CONCAT), place + 1, 1)  # statements of the chain up to and including this Concat's
-    fits = (_outside(jnp.where(used, height, 0), end) <= language.max_height) & (
-        _outside(jnp.where(used, length, 0), end) <= language.max_sequence
-    )
-    tokens = jnp.append(jnp.int32(0), jnp.cumsum(_tokens(language, nodes), dtype=jnp.int32))  # of the nodes before each
-    without = tokens[-1] - (tokens[end] - tokens[index])
-    is_condition = (kind == PERCEPTION) | (kind == CONSTANT) | (kind == NOT) | (kind == AND) | (kind == OR)
-    plain = (above == NOT) | (above == IFELSE)
-    grows = jnp.select(
-        [kind == COUNT, is_condition & plain, is_condition], [grow.NUMBER, grow.PLAIN_CONDITION, grow.CONDITION], 0
-    )
-    spots = grow.Spots(
-        choices=jnp.sum(used) - 1,
-        grows=grows,
-        position=jnp.where((above == CONCAT) & first, growth.sequence(language), 0 if growth.alone else 1),
-        # Beyond the limit all heights are alike, and `_spot` has three bits for one.
-        height=jnp.minimum(height - counted if growth.alone else height, 5),
-        counted=jnp.zeros_like(counted) if growth.alone else counted,
-        before=jnp.where(joins, place[parent], 0),
-        tokens=without,
-        fits=fits,
-    )
-    return jax.tree.map(lambda leaf: leaf if leaf.dtype == bool else leaf.astype(jnp.int32), spots), end - index
-
-
-def _outside(values: jax.Array, end: jax.Array) -> jax.Array:
-    """Return the largest of the values, int32 [N], of nodes outside the subtree of each node; they are not negative."""
-    before = jnp.append(jnp.int32(0), jax.lax.cummax(values))
-    behind = jnp.append(jax.lax.cummax(values, reverse=True), jnp.int32(0))
-    return jnp.maximum(before[:-1], behind[end])
-
-
-def _tokens(language: Language, nodes: jax.Array) -> jax.Array:
-    """Return the number of tokens that each node adds to the text, int32 [N]."""
-    kind = encode.kinds(nodes)
-    perception = jnp.asarray(grow.tokens_of_perceptions(language))[jnp.maximum(encode.values(nodes), 0)]
-    return jnp.where(kind == PERCEPTION, perception, jnp.asarray(grow.OWN_TOKENS)[kind])
 
 
 def _replace_nodes(
@@ -262,8 +211,9 @@ def _replace_nodes(
     spots: grow.Spots,
     keys: jax.Array,
     way: Compiled,
+    table: Flat | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Return programs that differ from given ones in one regrown node, and which node that is.
+    """Return programs that differ from given ones in one replaced node, and which node that is.
 
     Args:
       language: the language.
@@ -273,57 +223,65 @@ def _replace_nodes(
       spots: their spots.
       keys: typed keys [S, B].
       way: how to draw them.
+      table: the parts that a node may be exchanged for; None for none.
 
     Returns:
       The new programs, int32 [S, B, N], and the changes, int32 [S, B, 2], as in `neighbours`.
     """
     (s, n), b = programs.shape, keys.shape[1]
     owner = jnp.repeat(jnp.arange(s, dtype=jnp.int32), b)
+    step = functools.partial(_step(language, growth, table), spots)
     if way == "one by one":
-        one = functools.partial(_regrown, language, growth, programs, sizes, spots)
+        one = functools.partial(_drawn, step, programs, sizes)
         nodes, changed = jax.lax.map(lambda pair: one(*pair), (owner, keys.reshape(-1)))
     elif way == "in lockstep":  # every lane has the same number of steps; those that are done ignore the rest
-        step = jax.vmap(functools.partial(_step(language, growth), spots))
         lanes = jax.vmap(functools.partial(_start, n))(keys.reshape(-1))
-        lanes = jax.lax.while_loop(lambda lanes: ~jnp.all(lanes.done), lambda lanes: step(owner, lanes), lanes)
+        lanes = jax.lax.while_loop(
+            lambda lanes: ~jnp.all(lanes.done), lambda lanes: jax.vmap(step)(owner, lanes), lanes
+        )
         nodes, changed = jax.vmap(functools.partial(_spliced, programs, sizes))(owner, lanes)
     else:
-        given = [jax.random.key_data(keys).reshape(-1, 2), programs, sizes, *spots]
-        nodes, changed = _neighbours_drawer(language, growth)(way, s * b, b, given)
+        arrays = [jax.random.key_data(keys).reshape(-1, 2), programs, sizes, *spots, *(table or ())]
+        nodes, changed = _neighbours_drawer(language, growth)(way, s * b, b, arrays)
     return nodes.reshape(s, b, n), changed.reshape(s, b, 2)
 
 
 def _neighbours_drawer(language: Language, growth: Growth) -> Each:
-    """Return what draws one neighbour for each key; the number that all share is that of the keys of a program."""
+    """Return what draws one neighbour for each key; the number that all share is that of the keys of a program.
+
+    If nodes may be exchanged for parts, these follow the spots.
+    """
+    leaves, columns = len(grow.Spots._fields), () if growth.share is None else Flat._fields
 
     def of_one(
-        i: jax.Array, each: jax.Array, data: jax.Array, programs: jax.Array, sizes: jax.Array, *leaves: jax.Array
+        i: jax.Array, each: jax.Array, data: jax.Array, programs: jax.Array, sizes: jax.Array, *rest: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        return _regrown(language, growth, programs, sizes, grow.Spots(*leaves), i // each, _key_of(data, i))
+        table = Flat(*rest[leaves:]) if columns else None
+        step = functools.partial(_step(language, growth, table), grow.Spots(*rest[:leaves]))
+        return _drawn(step, programs, sizes, i // each, _key_of(data, i))
 
-    names = ("keys", "programs", "sizes", *grow.Spots._fields)
+    names = ("keys", "programs", "sizes", *grow.Spots._fields, *(f"part_{column}" for column in columns))
     return Each("draw", of_one, names, ("new_nodes", "changed"), f"{language} {growth}")
 
 
-def _regrown(
-    language: Language,
-    growth: Growth,
+def _drawn(
+    step: Callable[[jax.Array, grow.Lane], grow.Lane],
     programs: jax.Array,
     sizes: jax.Array,
-    spots: grow.Spots,
     owner: jax.Array,
     key: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Do what `_replace_nodes` does for one key, drawing from the program number `owner`."""
-    step = functools.partial(_step(language, growth), spots, owner)
-    lane = jax.lax.while_loop(lambda lane: ~lane.done, step, _start(programs.shape[1], key))
+    """Do what `_replace_nodes` does for one key, from the program number `owner`, step by step."""
+    start = _start(programs.shape[1], key)
+    lane = jax.lax.while_loop(lambda lane: ~lane.done, functools.partial(step, owner), start)
     return _spliced(programs, sizes, owner, lane)
 
 
-def _step(language: Language, growth: Growth) -> Callable[[grow.Spots, jax.Array, grow.Lane], grow.Lane]:
+def _step(language: Language, growth: Growth, table: Flat | None = None) -> parts.Step:
     if language.max_height > 4 or language.max_sequence > 6:
         raise UserError("sampling goes up to height 4 and sequences of 6 (open spots are kept in eight bytes)")
-    return functools.partial(grow.step, grow.Tables.of(language), language, growth)
+    regrow = functools.partial(grow.step, grow.Tables.of(language), language, growth)
+    return regrow if table is None else functools.partial(parts.step, regrow, language, growth, table)
 
 
 def _start(n: int, key: jax.Array) -> grow.Lane:
@@ -367,7 +325,7 @@ Way = Literal["natively"] | Compiled
 
 def _way(language: Language, width: int, *arrays: jax.Array) -> Way:
     """Return the fastest way here to draw programs of a width; the last of the arrays are the keys."""
-    fits = max(arrays[0].shape[0], arrays[-1].size) <= MOST
+    fits = max(*(array.shape[0] for array in arrays), arrays[-1].size) <= MOST
     if fits and str(jax.random.key_impl(arrays[-1])) == GENERATOR:
         try:
             return launch.here()

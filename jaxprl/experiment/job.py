@@ -44,15 +44,16 @@ def resolve(config: Config) -> Job:
         _try_out(task)
     if config.style not in prompts.STYLES:
         raise unknown("prompt style", config.style, prompts.STYLES)
+    options = method.make_options(config.options)
     job = Job(
         task=task,
         task_name=config.task,
         method=method,
-        options=method.make_options(config.options),
+        options=options,
         seeds=_search_seeds(config),
         layouts=_layouts(config),
         budget=_budget(config, task.budget),
-        llm=_source(config, method),
+        llm=_source(config, method, method.llms_with(options) or method.llms),
         settings=config.settings,
         style=config.style,
     )
@@ -107,23 +108,23 @@ def _budget(config: Config, default: int) -> int:
     return budget
 
 
-def _source(config: Config, method: Method) -> str:
-    """Return where programs of a language model come from: what the configuration says, or else what fits best."""
+def _source(config: Config, method: Method, llms: tuple[str, ...]) -> str:
+    """Return where programs of a language model come from: what the configuration says, or else the first of `llms`."""
     llm, asks = config.llm, config.settings is not None
     if not llm:
-        llm = "recorded" if asks else method.llms[0]
+        llm = "recorded" if asks else llms[0]
     if llm not in LLMS:
         raise unknown("source of LLM answers", llm, LLMS)
     if llm == "openai" and not asks:
         raise UserError("--llm openai needs the --model to ask")
     if llm == "none" and asks:
         raise UserError("--llm none asks no model, but one is named")
-    if method.llms == ("none",):
+    if llms == ("none",):
         if asks:
             raise UserError(f"method {method.name} asks no language model, but one is named")
         return "none"  # so that one sweep can name a source for all its methods
-    if llm not in method.llms:
-        raise UserError(f"method {method.name} needs a language model: --llm {' or '.join(method.llms)}")
+    if llm not in llms:
+        raise UserError(f"method {method.name} needs a language model: --llm {' or '.join(llms)}")
     return llm
 
 

@@ -68,8 +68,9 @@ class Ledger:
         """Record answers of the language model that a search has used or rejected."""
         for row in answers.rows:
             self.directory.append(ANSWERS, row)
-        before = [self.answers[search]] if search in self.answers else []
-        self.answers[search] = total([*before, answers.counts()])
+        before = self.answers.get(search)
+        counts = total([*([before] if before else []), answers.counts()])
+        self.answers[search] = {**(before or {}), **counts}  # with the facts that were added
 
     def add_fact(self, search: int, name: str, value: JSON) -> None:
         """Add facts to those of a search's answers in its result."""

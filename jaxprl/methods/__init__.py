@@ -3,7 +3,7 @@
 Example:
   >>> import jaxprl
   >>> jaxprl.methods()["chain"].options()
-  Options(max_nodes=20)
+  Options(max_nodes=20, neighbourhood='grammar', parts_share=0.8)
 """
 
 from __future__ import annotations

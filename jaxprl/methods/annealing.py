@@ -6,7 +6,15 @@ import dataclasses
 
 from jaxprl.errors import UserError
 from jaxprl.methods.base import Job, Method, Setup, option
-from jaxprl.methods.neighbourhoods import check_neighbourhood, neighbourhood, neighbourhood_option
+from jaxprl.methods.neighbourhoods import (
+    check_neighbourhood,
+    identity,
+    llms_with,
+    neighbourhood,
+    neighbourhood_option,
+    share_option,
+    with_given,
+)
 from jaxprl.search.annealing import Cooling, annealing
 from jaxprl.search.protocol import Search
 
@@ -22,6 +30,7 @@ class Options:
     cooling: float = option(0.9999, "factor that the temperature is multiplied by after each program")
     restarts: int = option(9, "fresh starts, evenly over the budget")
     neighbourhood: str = neighbourhood_option()
+    parts_share: float = share_option()
 
 
 def check(job: Job) -> None:
@@ -38,13 +47,14 @@ def check(job: Job) -> None:
 
 def build(setup: Setup) -> Search:
     job, options = setup.job, setup.job.options
-    return annealing(
+    search = annealing(
         **neighbourhood(setup).arguments(),
         cooling=Cooling(options.start_temperature, options.cooling),
         steps=max(1, -(-job.budget // (options.restarts + 1)) - 1),  # a run's start is evaluated too
         budget=job.budget,
         goal=setup.goal,
     )
+    return with_given(setup, search)
 
 
 ANNEALING = Method(
@@ -53,4 +63,6 @@ ANNEALING = Method(
     options=Options,
     check=check,
     build=build,
+    llms_with=llms_with,
+    identity=identity,
 )

@@ -129,6 +129,10 @@ def _accept(job: Job) -> None:
     """Accept every job."""
 
 
+def _as_always(options: Value) -> None:
+    """Return None: options make no difference."""
+
+
 def _own_options(job: Job) -> JSON:
     return {name: str(value) if hasattr(value, "__fspath__") else value for name, value in vars(job.options).items()}
 
@@ -144,7 +148,7 @@ class Method:
       >>> import jaxprl
       >>> method = jaxprl.methods()["hc"]
       >>> method.make_options({"k": 100})
-      Options(k=100, neighbourhood='grammar')
+      Options(k=100, neighbourhood='grammar', parts_share=0.8)
     """
 
     name: str
@@ -158,6 +162,8 @@ class Method:
     """Raises UserError for a job that it cannot carry out, before anything is run."""
     llms: tuple[str, ...] = ("none",)
     """Those of `LLMS` that it can take programs from, the default first."""
+    llms_with: Callable[[Value], tuple[str, ...] | None] = _as_always
+    """Those with certain options, where these make a difference; None where they make none."""
     identity: Callable[[Job], JSON] = _own_options
     """What a resumed run has to have in common with the one before, besides what all methods have."""
 

@@ -6,7 +6,15 @@ import dataclasses
 
 from jaxprl.errors import UserError
 from jaxprl.methods.base import Job, Method, Setup, option
-from jaxprl.methods.neighbourhoods import check_neighbourhood, neighbourhood, neighbourhood_option
+from jaxprl.methods.neighbourhoods import (
+    check_neighbourhood,
+    identity,
+    llms_with,
+    neighbourhood,
+    neighbourhood_option,
+    share_option,
+    with_given,
+)
 from jaxprl.search.chain import chain
 from jaxprl.search.protocol import Search
 
@@ -20,6 +28,7 @@ class Options:
 
     max_nodes: int = option(20, "statements, conditions and counts that a program may have")
     neighbourhood: str = neighbourhood_option()
+    parts_share: float = share_option()
 
 
 def check(job: Job) -> None:
@@ -30,9 +39,10 @@ def check(job: Job) -> None:
 
 def build(setup: Setup) -> Search:
     job = setup.job
-    return chain(
+    search = chain(
         **neighbourhood(setup).arguments(), max_nodes=job.options.max_nodes, budget=job.budget, goal=setup.goal
     )
+    return with_given(setup, search)
 
 
 CHAIN = Method(
@@ -41,4 +51,6 @@ CHAIN = Method(
     options=Options,
     check=check,
     build=build,
+    llms_with=llms_with,
+    identity=identity,
 )

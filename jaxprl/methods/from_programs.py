@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -21,18 +21,20 @@ from jaxprl.search.names import BEFORE
 from jaxprl.search.pool import Pool, Starts
 from jaxprl.search.program_space import random_programs
 from jaxprl.search.protocol import UNKNOWN, Event, Points, Search, State, programs_of
-from jaxprl.types import JSON
+from jaxprl.types import JSON, PyTree
 from jaxprl.worlds.task import FARAMA, prompt_name
 
 
-def check_recorded(job: Job) -> None:
-    """Raise UserError if the bundled answers are to be used and there are none for the task."""
+def check_recorded(job: Job, instead: str = "--llm openai, --llm none or --method hc") -> None:
+    """Raise UserError if the bundled answers are to be used and there are none for the task.
+
+    Args:
+      job: the job.
+      instead: what to use instead.
+    """
     if job.bundled and answered_task(job) not in answers.tasks():
         known = ", ".join(answers.tasks())
-        raise UserError(
-            f"no recorded answers for {job.task_name}: use --llm openai, --llm none or --method hc (there are some "
-            f"for {known})"
-        )
+        raise UserError(f"no recorded answers for {job.task_name}: use {instead} (there are some for {known})")
 
 
 def answered_task(job: Job) -> str:
@@ -54,6 +56,7 @@ def from_programs(
     points: Callable[[int, np.ndarray], Points] = lambda index, programs: programs,
     *,
     limits_tokens: bool = True,
+    given: Callable[[list[np.ndarray]], Mapping[str, PyTree]] = lambda rows: {},
 ) -> Search:
     """Return the search with an `init` that first gets each search programs and evaluates them.
 
@@ -62,13 +65,15 @@ def from_programs(
       search: climbs from a pool.
       points: (index of a search, its programs int32 [K, N]) -> the points [K] that it may start from.
       limits_tokens: whether the number of tokens of random programs is limited.
+      given: (each search's programs) -> what else its `init` is given, by name.
     """
     source = "llm" if setup.job.uses_llm else "random"
 
     def init(keys: jax.Array) -> State:
-        starts = _evaluated(setup, _programs(setup, keys, limits_tokens), points, source)
+        rows = _programs(setup, keys, limits_tokens)
+        starts = _evaluated(setup, rows, points, source)
         best = np.where(starts.counts, starts.best, setup.goal)  # a search without a program is over at once
-        return search.init(keys, jnp.asarray(starts.evaluated), jnp.asarray(best), Pool.of(starts))
+        return search.init(keys, jnp.asarray(starts.evaluated), jnp.asarray(best), Pool.of(starts), **given(rows))
 
     return search._replace(init=init, start_source=source)
 
@@ -78,13 +83,23 @@ def _programs(setup: Setup, keys: jax.Array, limits_tokens: bool) -> list[np.nda
     job = setup.job
     if not job.uses_llm:
         return [drawn_instead(job.task.language, key, limits_tokens=limits_tokens) for key in keys]
+    return llm_programs(setup)
+
+
+def llm_programs(setup: Setup, instead: str = "") -> list[np.ndarray]:
+    """Return the programs of the language model for each search, int32 [K, N] each, and record the answers.
+
+    Args:
+      setup: what the run offers.
+      instead: what to do if there are none, added to the message.
+    """
     found = []
-    for index, seed in enumerate(job.seeds):
+    for index, seed in enumerate(setup.job.seeds):
         taken = _answers(setup, seed)
         setup.log.record_answers(index, taken)
         if not taken.programs:
-            setup.log.leave_out(index, without_program(setup, taken))
-        found.append(encode.encode_all(taken.programs, job.task.language))
+            setup.log.leave_out(index, without_program(setup, taken) + instead)
+        found.append(encode.encode_all(taken.programs, setup.job.task.language))
     return found
 
 

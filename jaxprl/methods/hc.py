@@ -6,7 +6,15 @@ import dataclasses
 
 from jaxprl.errors import UserError
 from jaxprl.methods.base import Job, Method, Setup, option
-from jaxprl.methods.neighbourhoods import check_neighbourhood, neighbourhood, neighbourhood_option
+from jaxprl.methods.neighbourhoods import (
+    check_neighbourhood,
+    identity,
+    llms_with,
+    neighbourhood,
+    neighbourhood_option,
+    share_option,
+    with_given,
+)
 from jaxprl.search.hill_climbing import hill_climbing
 from jaxprl.search.protocol import Search
 from jaxprl.search.schedule import Constant
@@ -21,6 +29,7 @@ class Options:
 
     k: int = option(250, "neighbours to look at before a climb ends")
     neighbourhood: str = neighbourhood_option()
+    parts_share: float = share_option()
 
 
 def check(job: Job) -> None:
@@ -30,13 +39,14 @@ def check(job: Job) -> None:
 
 
 def build(setup: Setup) -> Search:
-    return hill_climbing(
+    search = hill_climbing(
         **neighbourhood(setup).arguments(),
         schedule=Constant(setup.job.options.k),
         budget=setup.job.budget,
         goal=setup.goal,
         in_array_code=True,
     )
+    return with_given(setup, search)
 
 
 HC = Method(
@@ -45,4 +55,6 @@ HC = Method(
     options=Options,
     check=check,
     build=build,
+    llms_with=llms_with,
+    identity=identity,
 )

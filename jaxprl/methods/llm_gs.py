@@ -8,13 +8,22 @@ search whose climbs stall asks the language model for better programs, and climb
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 from jaxprl.errors import UserError
 from jaxprl.methods.base import Job, Method, Setup, option
-from jaxprl.methods.from_programs import answers_identity, check_recorded, from_programs
+from jaxprl.methods.from_programs import check_recorded, from_programs
 from jaxprl.methods.joining import joining
-from jaxprl.methods.neighbourhoods import check_neighbourhood, neighbourhood, neighbourhood_option
+from jaxprl.methods.neighbourhoods import (
+    check_neighbourhood,
+    given,
+    identity,
+    llms_with,
+    neighbourhood,
+    neighbourhood_option,
+    share_option,
+)
 from jaxprl.methods.reviser import Reviser, Round
 from jaxprl.methods.revision import reviser
 from jaxprl.search import pool
@@ -22,7 +31,6 @@ from jaxprl.search.hill_climbing import hill_climbing
 from jaxprl.search.pool import pooled_starts
 from jaxprl.search.protocol import Search
 from jaxprl.search.schedule import Growing
-from jaxprl.types import JSON
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +39,7 @@ class Options:
 
     revise_every: int | None = option(None, "ask again after so many climbs in a row without a new best (with --model)")
     neighbourhood: str = neighbourhood_option()
+    parts_share: float = share_option()
 
 
 def check(job: Job) -> None:
@@ -42,10 +51,6 @@ def check(job: Job) -> None:
             raise UserError(f"--revise-every {climbs}: it takes 1 climb or more")
         if not job.asks:
             raise UserError("--revise-every asks a language model again: name it with --model")
-
-
-def identity(job: Job) -> JSON:
-    return dataclasses.asdict(job.options) | answers_identity(job)
 
 
 def build(setup: Setup) -> Search:
@@ -61,7 +66,7 @@ def build(setup: Setup) -> Search:
         pool=pool.TEMPLATE,
         in_array_code=True,
     )
-    search = from_programs(setup, search, limits_tokens=chosen.limits_tokens)
+    search = from_programs(setup, search, limits_tokens=chosen.limits_tokens, given=functools.partial(given, setup))
     climbs = job.options.revise_every
     if not climbs:
         return search
@@ -90,5 +95,6 @@ LLM_GS = Method(
     check=check,
     build=build,
     llms=("recorded", "openai", "none"),
+    llms_with=llms_with,
     identity=identity,
 )

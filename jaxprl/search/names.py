@@ -12,3 +12,5 @@ REDRAWN = 2**31 + 2
 """Draws that replace a program that is too large, folded into the key of the candidate."""
 ACCEPTANCE = 2**31 + 3
 """The number that decides whether a worse candidate is taken, folded into the key of the candidate."""
+TRACED = 2**31 + 4
+"""The states that parts of programs are run on. They are the same for all searches: it is folded into the key of 0."""

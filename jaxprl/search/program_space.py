@@ -9,6 +9,7 @@ import jax
 
 from jaxprl.dsl import encode, sample
 from jaxprl.dsl.language import PROGRAM_NODES, Language
+from jaxprl.dsl.parts import Parts
 from jaxprl.search.names import STARTS
 from jaxprl.xla import jit
 
@@ -50,3 +51,18 @@ def mutations(
     """
     del counts
     return sample.neighbours(language, programs, keys, alone=alone)
+
+
+def exchanges(
+    language: Language, share: float, parts: Parts, programs: jax.Array, keys: jax.Array, counts: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return neighbours in which a node is exchanged for a part of other programs, or else mutated.
+
+    Args:
+      language: the language of the programs.
+      share: the probability of a part (`dsl/parts.py`).
+      parts: the parts of S searches.
+      programs, keys, counts: as in `mutations`, like the result.
+    """
+    del counts
+    return sample.neighbours(language, programs, keys, given=parts, share=share)
