@@ -31,11 +31,17 @@ GOAL = 10_000
 SETTINGS = {
     "cem": Parameters(10, 3, 0.5),
     "cebs": Parameters(12, 4, 0.5),
+    "patient-cebs": Parameters(12, 4, 0.5, patience=3),
     "latent-hc": Parameters(20, 0, 0.5),
 }
 
 
-SEARCHES = {"cem": methods.cem, "cebs": methods.cebs, "latent-hc": methods.latent_hc}
+SEARCHES = {
+    "cem": methods.cem,
+    "cebs": methods.cebs,
+    "patient-cebs": methods.cebs,
+    "latent-hc": methods.latent_hc,
+}
 
 
 def latent_search(method, chosen, space, *, start=None, **limits):
@@ -176,11 +182,11 @@ class OneByOne:
 
     def generations(self, point, value):
         k, e = self.settings.k, self.settings.e
-        elite, highest = [point] * e, None
+        elite, highest, stalled = [point] * e, None, 0
         while not self.over:
             children = []
             for index in range(k):
-                if self.method == "cebs":
+                if self.method.endswith("cebs"):
                     candidate = self.near(elite[index // (k // e)][0], elite[index // (k // e)])
                 else:
                     candidate = self.near(np.mean([latent for latent, _ in elite], axis=0), elite[0])
@@ -190,9 +196,10 @@ class OneByOne:
             children.sort(key=lambda pair: -pair[0])  # stable
             elite = [candidate for _, candidate in children[:e]]
             total = sum(value for value, _ in children[:e])
-            if highest is not None and total <= highest:
+            stalled = stalled + 1 if highest is not None and total <= highest else 0
+            if stalled == self.settings.patience:
                 return
-            highest = total
+            highest = total if stalled == 0 else highest
 
 
 def searching(method, space, budget, goal=GOAL):
@@ -205,7 +212,7 @@ def expected(method, seed, budget, goal, limit):
 
 
 @pytest.mark.parametrize(
-    "method", ["cebs", *(pytest.param(name, marks=pytest.mark.full) for name in ("cem", "latent-hc"))]
+    "method", ["cebs", "patient-cebs", *(pytest.param(name, marks=pytest.mark.full) for name in ("cem", "latent-hc"))]
 )
 def test_a_search_is_what_its_definition_says_alone_and_among_others(method):
     search, seeds = searching(method, Toy(limit=0.5), 300), [3, 4, 5]
@@ -229,7 +236,8 @@ def test_a_search_stops_at_its_goal(method):
 @pytest.mark.parametrize("method", SETTINGS)
 def test_every_program_is_asked_for_in_its_turn(method):
     """Also those that are no new best."""
-    search, seeds = searching(method, Toy(limit=0.5), 150), [7, 8, 9]
+    budget = 150 * SETTINGS[method].patience
+    search, seeds = searching(method, Toy(limit=0.5), budget), [7, 8, 9]
     state, sequences = begin(search, seeds), [[] for _ in seeds]
     while not np.asarray(state.done).all():
         asked = search.ask(state, 256)
@@ -244,7 +252,7 @@ def test_every_program_is_asked_for_in_its_turn(method):
                 count = found.first[index] + 1 if found.first[index] >= 0 else question.counts[index]
                 sequence += [int(question.parents[index, 0])] * fresh + question.programs[index, :count, 0].tolist()
         state, _ = search.tell(state, asked, answer(question))
-    truths = [expected(method, seed, 150, GOAL, 0.5) for seed in seeds]
+    truths = [expected(method, seed, budget, GOAL, 0.5) for seed in seeds]
     assert sequences == [truth.programs for truth in truths]
     assert max(truth.runs for truth in truths) > 2
 
@@ -490,6 +498,7 @@ def test_published_parameters():
     assert of("leaps", "PathFollow") == of("leaps", "DoorKey") == Parameters(32, 3, 0.25)
     assert of("cebs", "Maze") == Parameters(64, 16, 0.25)
     assert of("cem", "Maze", k=16, sigma=0.1) == Parameters(16, 3, 0.1)
+    assert of("cebs", "Maze", patience=5).patience == 5
     assert of("latent-hc", "Maze").k == 250
 
 
@@ -500,6 +509,7 @@ def test_published_parameters():
         (lambda: resolve(Config("Maze", "cem", options={"k": 3, "elite": 4})), "elite goes from 1 to k"),
         (lambda: resolve(Config("Maze", "cem", options={"k": 4, "sigma": 0.0})), "sigma 0: it goes from 1e-06 to"),
         (lambda: resolve(Config("Maze", "latent-hc", options={"k": 0})), "k 0: it goes from 1"),
+        (lambda: resolve(Config("Maze", "cebs", options={"patience": 0})), "--patience 0: it goes from 1"),
         (lambda: searching("cem", Toy(limit=-99.0), 9), "none of 64 random latents decodes"),
     ],
 )

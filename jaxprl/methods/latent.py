@@ -56,6 +56,9 @@ DRAWS = 64
 """Draws from N(0, I) of which at least one must decode to a program, or a space is refused."""
 SPACE_HELP = "model file of the program space (default: the one that ships)"
 SIGMA_HELP = "standard deviation of the candidates around their centre"
+PATIENCE_HELP = "generations in a row without a better elite after which a new run starts"
+MOST_PATIENCE = 2**20
+"""Largest patience."""
 
 
 class Space(Protocol):
@@ -92,6 +95,7 @@ class CEMOptions:
     k: int = option(GENERIC.k, "candidates of a generation")
     elite: int = option(GENERIC.e, "the best candidates, around whose mean the next generation lies")
     sigma: float = option(GENERIC.sigma, SIGMA_HELP)
+    patience: int = option(GENERIC.patience, PATIENCE_HELP)
     space: Path | None = option(None, SPACE_HELP)
 
 
@@ -102,6 +106,7 @@ class CEBSOptions:
     k: int = option(64, "candidates of a generation")
     elite: int = option(16, "the best candidates, around each of which lie k / elite of the next generation")
     sigma: float = option(0.25, SIGMA_HELP)
+    patience: int = option(1, PATIENCE_HELP)
     space: Path | None = option(None, SPACE_HELP)
 
 
@@ -119,7 +124,7 @@ def parameters(job: Job) -> Parameters:
     options = job.options
     if isinstance(options, LeapsOptions):
         return PUBLISHED.get(job.task.name.removesuffix("Sparse"), GENERIC)
-    return Parameters(options.k, getattr(options, "elite", 0), options.sigma)
+    return Parameters(options.k, getattr(options, "elite", 0), options.sigma, getattr(options, "patience", 1))
 
 
 def program_space(job: Job) -> LatentSpace:
@@ -134,7 +139,7 @@ def _loaded(file: Path, language: Language) -> LatentSpace:
 
 def check(job: Job) -> None:
     check_recorded(job)
-    k, elite, sigma = dataclasses.astuple(parameters(job))
+    k, elite, sigma, patience = dataclasses.astuple(parameters(job))
     has_elite = not isinstance(job.options, LatentHCOptions)
     if not 1 <= k <= MOST:
         raise UserError(f"k {k}: it goes from 1 to {MOST}")
@@ -144,12 +149,14 @@ def check(job: Job) -> None:
         raise UserError(f"sigma {sigma:g}: it goes from {SIGMAS[0]:g} to {SIGMAS[1]:g}")
     if isinstance(job.options, CEBSOptions) and k % elite:
         raise UserError(f"k {k}, elite {elite}: each of the elite has k / elite candidates, so k is a multiple of it")
+    if not 1 <= patience <= MOST_PATIENCE:
+        raise UserError(f"--patience {patience}: it goes from 1 to {MOST_PATIENCE:,} generations")
     program_space(job)
 
 
 def identity(job: Job) -> JSON:
-    k, elite, sigma = dataclasses.astuple(parameters(job))
-    own = {"k": k, "elite": elite, "sigma": sigma, "space": program_space(job).checksum[:16]}
+    k, elite, sigma, patience = dataclasses.astuple(parameters(job))
+    own = {"k": k, "elite": elite, "sigma": sigma, "patience": patience, "space": program_space(job).checksum[:16]}
     return own | answers_identity(job)
 
 

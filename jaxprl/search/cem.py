@@ -3,10 +3,13 @@ CEBS (Carvalho et al. 2024).
 
 A run starts from a point, which is evaluated and counted. A generation has k candidates; the best e of them are its
 elite, where the earlier of two equally good ones is better. The first generation lies around the start. If the elite's
-mean return is not higher than the best elite mean of the run so far, the run ends and the next one starts. Otherwise
-another generation follows: around the mean of the elite (CEM), or k / e candidates around each of the elite, best first
-(CEBS). This is what the published code of Carvalho et al. does. The centre is not a candidate itself, so neither the
-start nor the best program so far enters a later elite, and the variance is fixed.
+mean return has not been higher than the best elite mean of the run so far for as many generations in a row as the
+patience says, the run ends and the next one starts. Otherwise another generation follows: around the mean of the elite
+of this generation (CEM), or k / e candidates around each of it, best first (CEBS). With a patience of 1 this is what
+LLM-GS does, and with 5 CEBS waits as long as in the experiments of Carvalho et al.; theirs differs in that a run starts
+from k latents of N(0, I), and that the parents of candidates are drawn from the elite with replacement. The centre is
+not a candidate itself, so neither the start nor the best program so far enters a later elite, and the variance is
+fixed.
 
 Every candidate counts as evaluated, equal ones each time, up to return 1 or exactly up to the budget. The n-th program
 of a search is drawn with the key `fold_in(search key, n)`, as in hill climbing. Elite means are compared as exact sums.
@@ -42,6 +45,8 @@ class Parameters:
     """Size of the elite; 0 in hill climbing, which has none."""
     sigma: float
     """Standard deviation of the candidates around their centre."""
+    patience: int = 1
+    """Generations in a row without a better elite after which a run ends; without meaning in hill climbing."""
 
 
 class State(NamedTuple):
@@ -53,6 +58,7 @@ class State(NamedTuple):
     fresh: jax.Array  # bool: whether the start of the run still has to be evaluated
     elite: Point  # [e]: of the last generation, best first; at first the start, e times
     total: jax.Array  # int32 [2]: highest sum of an elite's scores in this run (`_total`)
+    stalled: jax.Array  # int32: generations since the elite was better
     best: jax.Array  # int32: highest score so far
     done: jax.Array  # bool
     pool: PyTree = None  # what starts are taken from besides the key, or None
@@ -100,7 +106,7 @@ def cross_entropy(
       goal: score of return 1.
       pool: a template of the pool, with meaningless leaves (`Search.template`).
     """
-    k, e, sigma = dataclasses.astuple(parameters)
+    k, e, sigma, patience = dataclasses.astuple(parameters)
 
     def begin(state: State, starts: jax.Array) -> State:
         return _begin(state, started(start, state.pool, state.key, state.run), starts, e=e)
@@ -113,7 +119,7 @@ def cross_entropy(
         zero, done = jnp.zeros_like(evaluated), (best >= goal) | (evaluated >= budget)
         elite = _repeated(started(start, pool, keys, zero), e)
         total = jnp.zeros((len(zero), 2), jnp.int32)
-        return begin(State(keys, evaluated, zero, ~done, elite, total, best, done, pool), ~done)
+        return begin(State(keys, evaluated, zero, ~done, elite, total, zero, best, done, pool), ~done)
 
     def ask(state: State, width: int) -> Asked:
         del width  # a generation depends on the one before, so nothing can be evaluated ahead
@@ -123,7 +129,9 @@ def cross_entropy(
         return Asked(Candidates(points.programs, wanted), points)
 
     def tell(state: State, asked: Asked, scores: np.ndarray) -> tuple[State, Bests]:
-        state, bests, starts = _tell(state, asked, jnp.asarray(scores), e=e, budget=budget, goal=goal)
+        state, bests, starts = _tell(
+            state, asked, jnp.asarray(scores), e=e, patience=patience, budget=budget, goal=goal
+        )
         return (begin(state, starts) if starts.any() else state), bests
 
     template = State(*State._fields)._replace(elite=Point(0, 0), pool=pool)  # type: ignore[arg-type]
@@ -138,6 +146,7 @@ def _begin(state: State, first: Point, starts: jax.Array, *, e: int) -> State:
         fresh=state.fresh | starts,
         elite=select(starts, _repeated(first, e), state.elite),
         total=select(starts, jnp.broadcast_to(jnp.array([UNKNOWN, 0]), state.total.shape), state.total),
+        stalled=jnp.where(starts, 0, state.stalled),
     )
 
 
@@ -159,8 +168,8 @@ def _behind(elite: Point, candidates: Point) -> Point:
     return jax.tree.map(lambda old, new: jnp.concatenate([old[:, :1], new], axis=1), elite, candidates)
 
 
-@jit(static_argnames=("e", "budget", "goal"))
-def _tell(state: State, asked: Asked, scores: jax.Array, *, e: int, budget: int, goal: int):
+@jit(static_argnames=("e", "patience", "budget", "goal"))
+def _tell(state: State, asked: Asked, scores: jax.Array, *, e: int, patience: int, budget: int, goal: int):
     """Return the next state, the new bests, and which searches start a run, bool [S]."""
     wanted, points = asked.question.wanted, asked.points
     solves = _one(wanted & (scores >= goal))
@@ -177,16 +186,18 @@ def _tell(state: State, asked: Asked, scores: jax.Array, *, e: int, budget: int,
     total = _total(top)
     better = _exceeds(total, state.total)
     done = state.done | (highest[:, -1] >= goal) | (n[:, -1] >= budget)
-    goes_on = better & ~done
+    stalled = jnp.where(better, 0, state.stalled + 1)
+    goes_on = (stalled < patience) & ~done
     new_state = state._replace(
         evaluated=n[:, -1],
         fresh=state.fresh & state.done,
         elite=select(goes_on, elite, state.elite),
-        total=select(goes_on, total, state.total),
+        total=select(goes_on & better, total, state.total),
+        stalled=jnp.where(goes_on, stalled, state.stalled),
         best=highest[:, -1],
         done=done,
     )
-    return new_state, bests, ~done & ~better
+    return new_state, bests, ~done & ~goes_on
 
 
 def _repeated(point: Point, e: int) -> Point:
