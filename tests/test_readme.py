@@ -16,6 +16,8 @@ from smaller import smaller
 import jaxprl
 from jaxprl.cli import main
 from jaxprl.cli.run import OPTION
+from jaxprl.experiment import published
+from jaxprl.experiment.config import METHOD
 from jaxprl.methods import registry
 from jaxprl.methods.base import flag, option_types
 
@@ -110,7 +112,10 @@ def test_the_commands_that_are_shown_exist_with_their_options(words, monkeypatch
     options = parsed.value.args[0]
     if words[0] == "run":
         own = {name.removeprefix(OPTION): value for name, value in vars(options).items() if name.startswith(OPTION)}
-        registry.get(options.method).make_options({name: value for name, value in own.items() if value is not None})
+        chosen = published.get(options.published).method.value if options.published else METHOD
+        registry.get(options.method or chosen).make_options(
+            {name: value for name, value in own.items() if value is not None}
+        )
     if words[0] == "sweep":
         assert (ROOT / options.file).is_file()
 

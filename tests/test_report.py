@@ -26,7 +26,7 @@ from jaxprl.report import figures, sections
 from jaxprl.report import page as reports
 from jaxprl.report.groups import group
 from jaxprl.report.llm_use import llm_use
-from jaxprl.report.published_results import LEAPS
+from jaxprl.report.published_results import of_task
 from jaxprl.report.reading import read_all
 from jaxprl.runs.mirror import Mirror, opener
 from jaxprl.worlds import task_files
@@ -260,7 +260,10 @@ def test_tables_hold_what_the_runs_found(runs, tmp_path):
     ends = {(row["method"], row["against"]): float(row["iqm"]) for row in table_rows(lines)}
     assert ends["hc", "evaluated"] == pytest.approx(float(table_rows(table)[0]["iqm"]))
     assert set(ends) == {(method, place) for method in ("hc", "llm-gs") for place in ("evaluated", "seconds")}
-    assert f"{LEAPS.means[TASK]:.2f}" in page.read_text()
+    shown = {column.name: mean for column, mean in of_task(TASK)}
+    assert shown == {"LEAPS": 0.5, "HPRL-PPO": 0.5}
+    for name in shown:
+        assert f'<td>{name} (published)</td><td class="number">5</td><td class="number">0.50' in page.read_text()
 
 
 def test_of_searches_that_run_the_best_program_is_shown(copied):

@@ -15,7 +15,7 @@ import pytest
 from jaxprl.cli import sweep as sweep_command
 from jaxprl.cli.common import run_main
 from jaxprl.errors import Stopped, UserError
-from jaxprl.report.published_results import LEAPS
+from jaxprl.experiment.published import KAREL
 from jaxprl.worlds.make import make
 
 ROOT = Path(__file__).parent.parent
@@ -192,7 +192,7 @@ def test_the_published_columns_are_whole(name, method, sweep, capsys):
     sweep.main([file, "--list"])
     listed = capsys.readouterr().out.splitlines()
     assert len(listed) == 15
-    assert set(LEAPS.means) <= {line.split("--task ")[1].split()[0] for line in listed}
+    assert set(KAREL) <= {line.split("--task ")[1].split()[0] for line in listed}
     assert all(f"--method {method}" in line for line in listed)
     budgets = {make(task).budget for each in asked["grid"] for task in each["tasks"]}
     assert budgets == {1_000_000, 10_000}

@@ -19,6 +19,7 @@ COMMANDS = {
     "prompt": ("inspect:show_prompt", "show what a language model is asked for a task"),
     "tasks": ("inspect:list_tasks", "list the tasks"),
     "methods": ("inspect:list_methods", "list the methods and their options"),
+    "published": ("published:main", "list the published settings, or show one"),
     "kernel": ("inspect:show_kernel", "show the text in C or CUDA that a task's programs are run by"),
     "report": ("report:main", "make a report on runs"),
     "sweep": ("sweep:main", "run tasks x methods from a file, resumable"),

@@ -3,6 +3,7 @@
 jaxprl run                                                        # LLM-GS on DoorKey from the bundled answers
 jaxprl run --task Maze --method hc --seeds 0-7 --out runs/maze
 jaxprl run --task Maze --method hc --seeds 0-7 --out runs/maze --resume      # after a crash
+jaxprl run --published carvalho-hc --task DoorKey --out runs/hc              # as in a paper; `jaxprl published` lists
 
 SIGTERM and SIGINT save and stop: exit codes 75 and 130. Errors: 2.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import dataclasses
 import json
 import re
 import time
@@ -18,9 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxprl.cli.common import check_devices, command_parser, parse_seeds, path, prepare_jax
+from jaxprl.cli.published import told
 from jaxprl.errors import UserError
+from jaxprl.experiment import published
 from jaxprl.experiment.cluster import Host, join
-from jaxprl.experiment.config import Config
+from jaxprl.experiment.config import LAYOUTS, METHOD, SEEDS, STYLE, TASK, Config
 from jaxprl.experiment.job import resolve
 from jaxprl.experiment.language_model import LLMAccess
 from jaxprl.experiment.run import run
@@ -28,6 +32,9 @@ from jaxprl.llm.prompts import STYLES
 from jaxprl.llm.settings import Settings
 from jaxprl.methods.base import Job, flag, option_lines, option_types
 from jaxprl.methods.registry import methods
+from jaxprl.report.comparison import compare, lines
+from jaxprl.report.groups import group
+from jaxprl.report.reading import in_ranges, read
 from jaxprl.runs.checkpoint import Every
 from jaxprl.runs.mirror import PACKAGES, opener
 from jaxprl.runs.record import USAGE
@@ -45,19 +52,22 @@ def main(arguments: Sequence[str]) -> int:
     if options.resume and not options.out:
         raise UserError("--resume goes on in a run directory: name it with --out")
     every = Every.parse(options.checkpoint_every)
-    parse_seeds(options.seeds)
+    if options.seeds is not None:
+        parse_seeds(options.seeds)
     host = Host() if options.hosts is None else join(options.hosts)  # waits for the others
     prepare_jax()  # before a task is made: one from a file is tried out
     check_devices()
-    job = configuration(options, host)
+    whole = configuration(options)
+    job = dataclasses.replace(whole, seeds=host.share(whole.seeds))
     limit = None if options.max_spend is None else options.max_spend / host.count
     cache = {"cache": options.answers} if options.answers else {}
     access = LLMAccess(**cache, prices=options.prices, limit=limit)
     out = options.out or _new_folder(job)
     if host.count > 1:
         out /= host.name
-    seeds = options.seeds if host.count == 1 else ",".join(map(str, job.seeds))
-    print(f"{job.method.name} on {job.task_name}, seeds {seeds}, up to {job.budget:,} programs -> {out}")
+    if whole.published is not None:
+        print("\n".join(told(published.get(whole.published), whole)))
+    print(f"{job.method.name} on {job.task_name}, seeds {in_ranges(job.seeds)}, up to {job.budget:,} programs -> {out}")
     print(f"programs are run by {engine_in_words(job.task, options.engine)}")
     mirror = None if options.log_to is None else opener(options.log_to)
     with StopRequest() as stop:
@@ -81,6 +91,8 @@ def main(arguments: Sequence[str]) -> int:
             print(f"  {in_words(result['llm'])}")
     if job.asks:
         print(spent(json.loads((out / USAGE).read_text())))
+    for comparison in compare(group([read(out)])[0]):
+        print("\n" + "\n".join(lines(comparison)))
     best = max(results, key=lambda result: result["return"])
     print(f"\nBest program (seed {best['seed']}, {out}):\n\n{best['python']}\n\n{best['program']}", flush=True)
     return 0
@@ -92,19 +104,20 @@ def _new_folder(job: Job) -> Path:
     return Path("runs") / time.strftime(f"{task}-{job.method.name}-%Y%m%d-%H%M%S")
 
 
-def configuration(options: argparse.Namespace, host: Host) -> Job:
-    """Return what a host is asked to do. Raises UserError if it cannot be done."""
+def configuration(options: argparse.Namespace) -> Job:
+    """Return what all hosts together are asked to do. Raises UserError if it cannot be done."""
     own = {name.removeprefix(OPTION): value for name, value in vars(options).items() if name.startswith(OPTION)}
     config = Config(
         task=options.task,
         method=options.method,
-        seeds=host.share(parse_seeds(options.seeds)),
+        seeds=None if options.seeds is None else parse_seeds(options.seeds),
         budget=options.budget,
-        layouts=tuple(parse_seeds(options.layouts)),
+        layouts=None if options.layouts is None else parse_seeds(options.layouts),
         llm=options.llm,
         settings=settings(options),
         style=options.prompt_style,
         options={name: value for name, value in own.items() if value is not None},
+        published=options.published,
     )
     return resolve(config)
 
@@ -137,16 +150,22 @@ def in_words(counts: JSON) -> str:
 
 
 def settings(options: argparse.Namespace) -> Settings | None:
-    """Return how to ask the language model that the options name, or None if they name none."""
+    """Return how to ask the language model that the options name, or None if they name none.
+
+    With `--llm openai`, a published setting names the model that was asked.
+    """
     names = ("model", "base_url", "temperature", "top_p", "max_tokens", "deadline")
-    if options.model is None:
+    model = options.model
+    if model is None and options.llm == "openai" and options.published is not None:
+        model = published.model(published.get(options.published), options.task)
+    if model is None:
         others = (*names, "llm_seed", "answers", "prices", "max_spend")
         flags = [flag(name) for name in others if getattr(options, name) is not None]
         if flags:
             raise UserError(f"{', '.join(flags)}: which --model is to be asked? Name it")
         return None
     named = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    return Settings(**named, seed=options.llm_seed)
+    return Settings(**named | {"model": model}, seed=options.llm_seed)
 
 
 def spent(usage: JSON) -> str:
@@ -161,13 +180,19 @@ def spent(usage: JSON) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    defaults = Config()
     parser = command_parser("run", __doc__)
-    parser.add_argument("--task", default=defaults.task, help="one of `jaxprl tasks`, farama:NAME or file.py:NAME")
-    parser.add_argument("--method", default=defaults.method, help=", ".join(methods()))
-    parser.add_argument("--seeds", default="0", help="search seeds, like 0-31 or 0,3,7-9")
+    parser.add_argument("--task", help=f"one of `jaxprl tasks`, farama:NAME or file.py:NAME (default: {TASK})")
+    parser.add_argument(
+        "--published",
+        metavar="NAME",
+        help=f"as published: what no other option says is as in {', '.join(published.SETTINGS)}",
+    )
+    parser.add_argument("--method", help=f"{', '.join(methods())} (default: {METHOD})")
+    parser.add_argument("--seeds", help=f"search seeds, like 0-31 or 0,3,7-9 (default: {in_ranges(SEEDS)})")
     parser.add_argument("--budget", type=int, help="programs that a search may evaluate (default: the task's)")
-    parser.add_argument("--layouts", default="0-31", help="layout seeds that programs are evaluated on")
+    parser.add_argument(
+        "--layouts", help=f"layout seeds that programs are evaluated on (default: {in_ranges(LAYOUTS)})"
+    )
     parser.add_argument("--out", type=path, help="run directory (default: a new one under runs/)")
     parser.add_argument(
         "--resume",
@@ -219,7 +244,6 @@ def _default_sources() -> str:
 
 
 def add_language_model(group: argparse._ArgumentGroup) -> None:
-    defaults = Config()
     group.add_argument(
         "--llm",
         help="where answers come from: openai (any server with OpenAI's chat completions; key in OPENAI_API_KEY), "
@@ -247,4 +271,4 @@ def add_language_model(group: argparse._ArgumentGroup) -> None:
         type=float,
         help="dollars that a run may spend, an equal share for each of its hosts; needs --prices, --max-tokens",
     )
-    group.add_argument("--prompt-style", default=defaults.style, help=", ".join(STYLES))
+    group.add_argument("--prompt-style", default=STYLE, help=", ".join(STYLES))

@@ -7,7 +7,9 @@ jaxprl sweep experiments/sweeps/llm_gs.toml --set llm=openai --set model=gpt-4o 
 
 The file (TOML or JSON) has `out`, a folder, and any number of `[[grid]]`: `tasks` and `methods`, lists whose pairs are
 the cells; `label`, added to their folders' names; all else are options of `jaxprl run`: seeds = "0-31",
-budget = 1000, base-url = "http://localhost:8000/v1". A cell is the run directory OUT/TASK-METHOD[-LABEL].
+budget = 1000, base-url = "http://localhost:8000/v1". A cell is the run directory OUT/TASK-METHOD[-LABEL]. Instead of
+`methods` a [[grid]] can have `published`: one or more published settings (`jaxprl published`). Without `tasks` it has
+all tasks of each setting. Such a cell is OUT/TASK-PUBLISHED[-LABEL].
 
 Before anything runs, every cell is looked at, and one that cannot be done is named. The same command again skips cells
 that are finished and goes on with the others. A cell that fails is named at the end, the others run all the same; exit
@@ -23,7 +25,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, NoReturn
@@ -33,7 +35,8 @@ from jaxprl.cli.common import command_parser, path, prepare_jax, run_main, whole
 from jaxprl.cli.run import configuration
 from jaxprl.cli.run import parser as run_parser
 from jaxprl.errors import Stopped, UserError
-from jaxprl.experiment.cluster import Host
+from jaxprl.experiment import published
+from jaxprl.experiment.published import short
 from jaxprl.files import expanded, is_word, read_json, read_toml
 from jaxprl.output import say
 from jaxprl.report.reading import read
@@ -44,8 +47,11 @@ RUN = (sys.executable, "-P", "-m", "jaxprl", "run")
 """The command that runs a cell, before its words. With -P, no file of the working directory is imported."""
 DONE = "cell.json"
 """File in a finished cell that holds the words of its command."""
-OWN = {"task", "method", "out", "resume", "help"}
+OWN = {"task", "method", "published", "out", "resume", "help"}
 """Options of `jaxprl run` that a sweep sets itself."""
+
+_NAMES = ("tasks", "methods", "published", "label")
+"""Entries of a [[grid]] that are no options of `jaxprl run`."""
 
 
 class Cell(NamedTuple):
@@ -101,8 +107,11 @@ def read_sweep(file: Path) -> JSON:
     if not isinstance(grid, list) or not grid or not all(isinstance(each, dict) for each in grid):
         raise UserError(f"{file}: there is no [[grid]]")
     for each in grid:
-        for name in ("tasks", "methods"):
-            value = each.get(name)
+        if "published" in each and "methods" in each:
+            raise UserError(f"{file}: a [[grid]] has either methods or published, not both")
+        needed = {"published"} | ({"tasks"} & set(each)) if "published" in each else {"tasks", "methods"}
+        for name in sorted(needed, reverse=True):
+            value = [each[name]] if name == "published" and isinstance(each[name], str) else each.get(name)
             if not isinstance(value, list) or not value or not all(isinstance(word, str) for word in value):
                 raise UserError(f"{file}: every [[grid]] needs {name}, a list of names")
     return sweep
@@ -112,17 +121,27 @@ def make_cells(grid: Sequence[JSON], changed: JSON) -> list[Cell]:
     """Return the cells of a sweep, with some options `changed`. Raises UserError for what `jaxprl run` cannot do."""
     cells: dict[str, Cell] = {}
     for each in grid:
-        options = {name: value for name, value in each.items() if name not in ("tasks", "methods", "label")} | changed
-        for task, method in itertools.product(each["tasks"], each["methods"]):
-            words = ["--task", task, "--method", method]
+        options = {name: value for name, value in each.items() if name not in _NAMES} | changed
+        for task, kind, chosen in _pairs(each):
+            words = ["--task", task, f"--{kind}", chosen]
             words += itertools.chain.from_iterable(_words(name, value) for name, value in options.items())
             label = f"-{each['label']}" if "label" in each else ""
-            name = re.sub(r"[^\w.+-]+", "-", f"{task}-{method}{label}")
+            name = re.sub(r"[^\w.+-]+", "-", f"{task}-{chosen}{label}")
             if name in cells:
                 raise UserError(f"two cells have the name {name}: give one [[grid]] a label")
             _check(name, words)
             cells[name] = Cell(name, words)
     return list(cells.values())
+
+
+def _pairs(grid: JSON) -> Iterator[tuple[str, str, str]]:
+    """Yield the cells of a [[grid]]: the task, `method` or `published`, and the name of one of these."""
+    settings = grid.get("published", ())
+    for setting in [settings] if isinstance(settings, str) else settings:
+        for task in grid["tasks"] if "tasks" in grid else map(short, published.get(setting).tasks.value):
+            yield task, "published", setting
+    for task, method in itertools.product(grid.get("tasks", ()), grid.get("methods", ())):
+        yield task, "method", method
 
 
 def _words(name: str, value: Any) -> list[str]:
@@ -146,7 +165,7 @@ def _check(name: str, words: Sequence[str]) -> None:
     run.allow_abbrev = False
     asked = run.parse_args(words)
     try:
-        configuration(asked, Host())
+        configuration(asked)
     except UserError as error:
         refuse(str(error))
 

@@ -7,6 +7,13 @@ from collections.abc import Sequence
 
 from jaxprl.llm.settings import Settings
 
+TASK, METHOD = "DoorKey", "llm-gs"
+"""The task and the method of a run that names none."""
+SEEDS, LAYOUTS = range(1), range(32)
+"""The search seeds and the layout seeds of a run that names none."""
+STYLE = "python-dsl"
+"""Style of the prompts of a run that names none."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -18,23 +25,25 @@ class Config:
       range(0, 8)
     """
 
-    task: str = "DoorKey"
-    """Name of the task (`worlds/make.py`)."""
-    method: str = "llm-gs"
-    """Name of the method (`methods/registry.py`)."""
-    seeds: Sequence[int] = (0,)
-    """Search seeds; each is a search of its own."""
+    task: str | None = None
+    """Name of the task (`worlds/make.py`); None for `TASK`."""
+    method: str | None = None
+    """Name of the method (`methods/registry.py`); None for the published setting's, or else `METHOD`."""
+    seeds: Sequence[int] | None = None
+    """Search seeds; each is a search of its own. None for the published setting's, or else `SEEDS`."""
     budget: int | None = None
-    """Programs that a search may evaluate; None for the task's own budget."""
-    layouts: Sequence[int] = range(32)
-    """Layout seeds that programs are evaluated on."""
+    """Programs that a search may evaluate; None for the published setting's, or else the task's own budget."""
+    layouts: Sequence[int] | None = None
+    """Layout seeds that programs are evaluated on; None for the published setting's, or else `LAYOUTS`."""
     llm: str | None = None
     """Where programs of a language model come from, one of `methods.base.LLMS`; None for the method's default."""
     settings: Settings | None = None
     """The language model that is asked or, with `llm` "recorded", whose answers are read from the cache. Without it,
     "recorded" means the answers that ship with the package."""
-    style: str = "python-dsl"
+    style: str = STYLE
     """Style of the prompts, one of `llm.prompts.STYLES`."""
     options: object = dataclasses.field(default_factory=dict)
-    """The method's own options: a dictionary by name, those that are missing at their defaults; or an instance of
-    `Method.options`."""
+    """The method's own options: a dictionary by name, those that are missing as in the published setting, or else at
+    their defaults; or an instance of `Method.options`."""
+    published: str | None = None
+    """Name of a published setting (`published.py`), which decides what is not said here; None for none."""

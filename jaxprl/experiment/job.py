@@ -7,7 +7,8 @@ import operator
 from collections.abc import Iterable
 
 from jaxprl.errors import UserError, unknown
-from jaxprl.experiment.config import Config
+from jaxprl.experiment import published
+from jaxprl.experiment.config import LAYOUTS, METHOD, SEEDS, TASK, Config
 from jaxprl.llm import prompts
 from jaxprl.methods import registry
 from jaxprl.methods.base import LLMS, Job, Method
@@ -39,7 +40,10 @@ def resolve(config: Config) -> Job:
     """
     if not isinstance(config, Config):
         raise UserError(f"{config!r}: expected a Config")
-    task, method = make(config.task), registry.get(config.method)
+    if config.published is not None:
+        config = published.filled(published.get(config.published), config)
+    task_name = TASK if config.task is None else config.task
+    task, method = make(task_name), registry.get(METHOD if config.method is None else config.method)
     if is_own(task):
         _try_out(task)
     if config.style not in prompts.STYLES:
@@ -47,7 +51,7 @@ def resolve(config: Config) -> Job:
     options = method.make_options(config.options)
     job = Job(
         task=task,
-        task_name=config.task,
+        task_name=task_name,
         method=method,
         options=options,
         seeds=_search_seeds(config),
@@ -56,6 +60,7 @@ def resolve(config: Config) -> Job:
         llm=_source(config, method, method.llms_with(options) or method.llms),
         settings=config.settings,
         style=config.style,
+        published=config.published,
     )
     method.check(job)
     if job.asks:
@@ -81,7 +86,7 @@ def _seeds(seeds: Iterable[int], what: str) -> tuple[int, ...]:
 
 def _search_seeds(config: Config) -> tuple[int, ...]:
     """Return the search seeds of a configuration. Raises UserError for too many."""
-    seeds = _seeds(config.seeds, "search seed")
+    seeds = _seeds(SEEDS if config.seeds is None else config.seeds, "search seed")
     if len(seeds) > MOST_SEARCHES:
         raise UserError(f"{len(seeds):,} search seeds; a run has at most {MOST_SEARCHES:,} searches")
     return seeds
@@ -89,7 +94,7 @@ def _search_seeds(config: Config) -> tuple[int, ...]:
 
 def _layouts(config: Config) -> tuple[int, ...]:
     """Return the layout seeds of a configuration. Raises UserError for too many and for those of the final test."""
-    layouts = _seeds(config.layouts, "layout seed")
+    layouts = _seeds(LAYOUTS if config.layouts is None else config.layouts, "layout seed")
     if not set(layouts).isdisjoint(UNSEEN):
         raise UserError(f"layouts {UNSEEN.start}-{UNSEEN.stop - 1} are kept for the final test")
     if len(layouts) > MOST_LANES:
@@ -131,8 +136,9 @@ def _source(config: Config, method: Method, llms: tuple[str, ...]) -> str:
 def identity(job: Job) -> JSON:
     """Return what a resumed run has to have in common with the one before, as JSON.
 
-    It holds the configuration, and a checksum of the file that the task is from, if it is from one; the method adds its
-    own part. Of a language model it holds how it is asked, but not where.
+    It holds the configuration, the name of its published setting if it has one, and a checksum of the file that the
+    task is from, if it is from one; the method adds its own part. Of a language model it holds how it is asked, but not
+    where.
     """
     common: JSON = {
         "task": job.task_name,
@@ -145,6 +151,8 @@ def identity(job: Job) -> JSON:
         "style": job.style,
     }
     common |= job.method.identity(job)
+    if job.published is not None:
+        common["published"] = job.published
     if is_in_file(job.task_name):
         common["task file"] = task_files.checksum(job.task_name)
     return common

@@ -64,6 +64,8 @@ class Job:
     """The language model to ask, or whose cached answers are read; None for neither."""
     style: str
     """Style of the prompts."""
+    published: str | None = None
+    """Name of the published setting that the job follows, if it follows one."""
 
     @property
     def asks(self) -> bool:

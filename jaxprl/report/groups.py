@@ -20,8 +20,9 @@ POINTS = 240
 """At how many places a learning curve is computed."""
 AXES = {"evaluated": "programs evaluated", "seconds": "seconds"}
 """What learning curves are drawn against, with the labels of the axes."""
-_SHARED = {"task", "method", "seeds"}
-"""Entries of the configuration in which the runs of a group may differ, or that already tell groups apart."""
+_SHARED = {"task", "method", "seeds", "published"}
+"""Entries of the configuration in which the runs of a group may differ, or that already tell groups apart. A published
+setting says where a configuration comes from, not what it is."""
 
 
 @dataclasses.dataclass

@@ -18,6 +18,7 @@ from pathlib import Path
 from jaxprl.errors import UserError
 from jaxprl.report import charts, sections
 from jaxprl.report.charts import Chart
+from jaxprl.report.comparison import compare
 from jaxprl.report.groups import AXES, Group, group, summary
 from jaxprl.report.reading import Run, read_all, whole
 from jaxprl.runs.record import write_whole
@@ -88,6 +89,7 @@ def page(
             f'<h1>Program search: {escape(title)}</h1><p class="sub">{escape(", ".join(contents))}</p>',
             sections.notices(problems),
             sections.results(groups, colours),
+            sections.beside_published(compare(groups), colours),
             sections.curves(drawn, colours),
             sections.programs(groups, _rollouts(groups, rollout)),
             sections.language_model(groups, colours),

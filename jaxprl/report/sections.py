@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-from jaxprl.report import charts, published_results, svg
+from jaxprl.report import charts, comparison, published_results, svg
 from jaxprl.report.charts import Chart
+from jaxprl.report.comparison import Comparison
 from jaxprl.report.groups import Group, Summary, by_task, summary
 from jaxprl.report.llm_use import LLMUse, llm_use
 from jaxprl.report.reading import Run, Search, in_ranges
@@ -69,9 +70,9 @@ def results(groups: Sequence[Group], colours: Colours) -> str:
     return f"<h2>Results</h2>{table(head, bodies, caption + cited)}"
 
 
-def _published_cells(column: published_results.Published, mean: float) -> str:
+def _published_cells(column: published_results.Column, mean: float) -> str:
     name = f"<td>{escape(column.name)} (published)</td>"
-    return name + number(str(column.seeds)) + number(f"{mean:.2f}") + "<td></td>" * 5
+    return name + number(str(column.seeds or "?")) + number(f"{mean:.2f}") + "<td></td>" * 5
 
 
 def _result_cells(group: Group, colour: int, lowest: float) -> str:
@@ -123,6 +124,45 @@ def _to_solve(outcome: Summary) -> str:
 def number(text: str) -> str:
     """Return a cell of a table that holds a number."""
     return f'<td class="number">{text}</td>'
+
+
+def beside_published(compared: Sequence[Comparison], colours: Colours) -> str:
+    """Return the table of results beside published ones at the same places. Empty if there are none."""
+    if not compared:
+        return ""
+    head = ("task", "method", "published", "#programs", "#ours", "#theirs", "#difference")
+    caption = (
+        "Mean return after so many programs, with its standard error, and in brackets how many searches had reached "
+        "return 1. Difference: ours minus theirs in combined standard errors. Programs to solve: with a 95&thinsp;% "
+        "bootstrap interval. "
+    )
+    sources = dict.fromkeys(f"{each.column.name} ({each.column.work}): {each.column.source}." for each in compared)
+    bodies = [_beside(each, colours[each.method]) for each in compared]
+    return f"<h2>Beside published results</h2>{table(head, bodies, caption + escape(' '.join(sources)))}"
+
+
+def _beside(each: Comparison, colour: int) -> str:
+    """Return the rows of a comparison."""
+    cells = [
+        (
+            number(comparison.place(row)),
+            number(comparison.result(row.ours, row.solved)),
+            number(comparison.result(row.theirs.returns, row.theirs.solved)),
+            number(comparison.apart(row)),
+        )
+        for row in each.rows
+    ]
+    notes = [comparison.to_solve(each), *each.remarks]
+    if not cells:
+        notes.insert(0, "not all searches have come to a published place yet")
+    bodies = ["".join(row) for row in cells] + [f'<td class="wrap" colspan="4">{escape(n)}</td>' for n in notes if n]
+    span = f'rowspan="{len(bodies)}"'
+    name = (
+        f'<th {span} scope="rowgroup">{escape(each.task)}</th><td {span}><span class="key c{colour}"></span>'
+        f"{escape(each.method)} ({each.searches})</td><td {span}>{escape(each.column.name)} "
+        f"({each.column.seeds or '?'})</td>"
+    )
+    return "".join(f"<tr>{'' if n else name}{body}</tr>" for n, body in enumerate(bodies))
 
 
 def curves(charts_of_tasks: Mapping[str, Sequence[Chart]], colours: Colours) -> str:

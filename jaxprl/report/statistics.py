@@ -92,6 +92,29 @@ def _interval(values: np.ndarray, seed: int, resamples: int) -> tuple[np.ndarray
     return low, high
 
 
+class Median(NamedTuple):
+    """A median over search seeds with its confidence interval; any of them may be infinite."""
+
+    middle: float
+    low: float
+    high: float
+
+
+def median(values: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES) -> Median:
+    """Return the median of some values with a percentile bootstrap interval.
+
+    Args:
+      values: a value for each search, infinity for one that has none.
+      seed: seed of the resampling.
+      resamples: how many times the searches are resampled.
+    """
+    known = np.array(values, float)
+    draws = np.random.default_rng(seed).choice(known, (resamples, len(known)))
+    tails = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
+    low, high = np.quantile(np.median(draws, axis=1), tails, method="inverted_cdf")  # infinity cannot be interpolated
+    return Median(float(np.median(known)), float(low), float(high))
+
+
 def held(steps: Sequence[tuple[float, float]], at: np.ndarray) -> np.ndarray:
     """Return the best return of a search at some places: the value of the last step up to each place.
 
