@@ -10,6 +10,7 @@ from searches import search, write_run
 
 from jaxprl.cli import published as published_command
 from jaxprl.cli import report as report_command
+from jaxprl.cli import run as run_command
 from jaxprl.cli import sweep as sweep_command
 from jaxprl.cli.common import run_main
 from jaxprl.cli.published import rows, told
@@ -65,7 +66,8 @@ def test_what_the_settings_say():
     of = {name: filled(published.get(name), Config(published=name)) for name in SETTINGS}
     assert of["carvalho-hc"].options == {"k": 250, "neighbourhood": "small"}
     assert of["carvalho-chain"].options == {"max_nodes": 20, "neighbourhood": "small"}
-    assert of["innatecoder"].options == {"k": 250, "neighbourhood": "parts"}
+    assert of["innatecoder"].options == {"k": 250, "neighbourhood": "parts", "parts_share": 0.8}
+    assert of["hprl"].options["observe"] == "step"
     assert [of[name].task for name in ("carvalho-hc", "innatecoder")] == ["DoorKey", "DoorKey:crashable"]
     assert {name: (min(each.seeds), max(each.seeds)) for name, each in of.items()} == {
         "carvalho-hc": (1, 32), "carvalho-cebs": (1, 32), "carvalho-chain": (1, 32), "leaps": (0, 4), "hprl": (0, 4),
@@ -173,6 +175,20 @@ def test_a_run_is_resumed_under_its_setting_alone(tmp_path, monkeypatch):
     assert run(config, tmp_path / "out", resume=True) == results
     with pytest.raises(UserError, match="published"):
         run(Config(seeds=(0, 1), budget=60, layouts=range(4)), tmp_path / "out", resume=True)
+
+
+def test_a_run_ends_with_the_comparison(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ledger, "UNSEEN", range(1_000_000, 1_000_004))
+    monkeypatch.setattr(run_command, "prepare_jax", lambda: None)
+    words = ["--published", "carvalho-hc", "--neighbourhood", "grammar", "--seeds", "3,4", "--budget", "1000"]
+    assert run_main(run_command.main, [*words, "--layouts", "0-3", "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert said.index("published setting carvalho-hc: hill climbing") < said.index("seed 3: return")
+    assert re.search(r"neighbourhood +grammar +DIFFERS from small in the source: code", said)
+    [found] = compare(group(read_all([tmp_path / "out"]))[0])
+    assert found.other == ["neighbourhood grammar instead of small", "layouts other than 0-15"]
+    assert [row.theirs.evaluated for row in found.rows] == [1_000]
+    assert "\n".join(lines(found)) in said
 
 
 def sweep_file(folder, *grid):
