@@ -29,7 +29,7 @@ from jaxprl.report.published_results import Estimate, columns, fitting
 from jaxprl.report.reading import read_all
 from jaxprl.report.text import text
 
-AWAITED = {"carvalho-hc", "carvalho-chain", "hprl", "innatecoder"}
+AWAITED = {"hprl", "innatecoder"}
 """Settings that need a neighbourhood, a method or a property of tasks that is not there yet."""
 
 
