@@ -27,6 +27,7 @@ _MODULES = {
     "Layout": "jaxprl.worlds.task",
     "Method": "jaxprl.methods.base",
     "Outcomes": "jaxprl.vm.outcomes",
+    "Proceeded": "jaxprl.vm.outcomes",
     "Program": "jaxprl.dsl.ast",
     "PythonTask": "jaxprl.worlds.task",
     "Search": "jaxprl.search.protocol",
@@ -40,6 +41,7 @@ _MODULES = {
     "make_env": "jaxprl.environments.functional",
     "parse": "jaxprl.dsl.parse",
     "prefer_whole_loops": "jaxprl.xla",
+    "proceed": "jaxprl.vm.proceed",
     "register": "jaxprl.worlds.registry",
     "run": "jaxprl.experiment.run",
     "tasks": "jaxprl.worlds.registry",
@@ -48,9 +50,9 @@ _MODULES = {
 """The public names and the modules that define them, but for `methods`: that package can be called."""
 
 __all__ = [
-    "Config", "Environment", "Language", "Layout", "Method", "Outcomes", "Program", "PythonTask", "Search", "Task",
-    "Trace", "UserError", "check", "draw", "evaluate", "make", "make_env", "methods", "parse", "prefer_whole_loops",
-    "register", "run", "tasks", "trace",
+    "Config", "Environment", "Language", "Layout", "Method", "Outcomes", "Proceeded", "Program", "PythonTask", "Search",
+    "Task", "Trace", "UserError", "check", "draw", "evaluate", "make", "make_env", "methods", "parse",
+    "prefer_whole_loops", "proceed", "register", "run", "tasks", "trace",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -66,7 +68,8 @@ if TYPE_CHECKING:
     from jaxprl.render.world import draw
     from jaxprl.search.protocol import Search
     from jaxprl.vm.evaluate import evaluate
-    from jaxprl.vm.outcomes import Outcomes
+    from jaxprl.vm.outcomes import Outcomes, Proceeded
+    from jaxprl.vm.proceed import proceed
     from jaxprl.vm.trace import Trace, trace
     from jaxprl.worlds.check import check
     from jaxprl.worlds.make import make

@@ -36,7 +36,7 @@ from jaxprl.vm.kernel import gpu, pieces
 from jaxprl.vm.kernel.gpu import Answers, Kernel, Memory
 from jaxprl.vm.machine import GROWTH, Machine
 from jaxprl.vm.outcomes import COLUMNS, RUNNING, unpack
-from jaxprl.vm.sharing import Work
+from jaxprl.vm.sharing import Ended, Work
 from jaxprl.xla import jit
 
 MOST_PROGRAMS = 2**15
@@ -93,6 +93,10 @@ class Batches(Work):
         with _Borrowed(kernel, share * len(self.layouts.units)) as borrowed:
             outcomes, borrowed.memory = _run_programs(kernel, devices, self._leaves, wide, counts, borrowed.memory)
             return np.asarray(outcomes)[: len(programs)].copy()
+
+    def proceed(self, programs: np.ndarray, workers: int) -> Ended[np.ndarray]:
+        """Run programs int32 [P, N], each on a layout of its own, by the engine `lanes`."""
+        return lanes.Batches(self.task, self.layouts, self.scale, self.bits, self.words).proceed(programs, workers)
 
     def first_better(self, question: Neighbourhoods, workers: int) -> Improvements:
         """Find the first better neighbour of S programs; see `evaluate.first_better`."""

@@ -32,7 +32,7 @@ from jaxprl.vm.compile import counter_bits, counter_words
 from jaxprl.vm.lanes import MOST_LANES
 from jaxprl.vm.layouts import check_stacked, layouts_of, part_of
 from jaxprl.vm.outcomes import Outcomes, Scale, unpack
-from jaxprl.vm.sharing import widened
+from jaxprl.vm.sharing import Ended, widened
 from jaxprl.worlds.task import Layout, PythonTask, Task, require_task
 from jaxprl.xla import guarded, has_whole_loops
 
@@ -43,7 +43,7 @@ LAYOUT_SEEDS = range(32)
 
 
 class Engine(Protocol):
-    """One way to run programs, for one call of `evaluate` or `first_better`."""
+    """One way to run programs, for one call of `evaluate`, `first_better` or `proceed`."""
 
     def missing(self, nodes: int) -> Exception | None:
         """Return why the engine cannot run programs with room for `nodes` nodes here; None if it can."""
@@ -61,6 +61,10 @@ class Engine(Protocol):
 
     def first_better(self, question: Neighbourhoods, workers: int) -> Improvements:
         """Find the first better neighbour of S programs, with so many threads; 0 where a search is idle."""
+        ...
+
+    def proceed(self, programs: np.ndarray, workers: int) -> Ended[np.ndarray]:
+        """Run programs int32 [P, N], at least one, each on a layout of its own, with so many threads."""
         ...
 
 
@@ -122,9 +126,9 @@ def evaluate(
       ([['T', 'T', 'T', 'T'], ['E', 'E', 'E', 'E']], [1.0, 0.0])
     """
     require_task(task)
-    _check(block, slots, workers)
+    check_numbers(block, slots, workers)
     check_engine(task, engine)
-    programs = _checked(programs, task.language)
+    programs = checked_programs(programs, task.language)
     layouts = layouts_of(task, layout_seeds) if layouts is None else layouts  # last: there may be many to make
     check_stacked(layouts)
     if isinstance(task, PythonTask):
@@ -154,8 +158,8 @@ def _evaluated(
             ]
         )
     nothing = Scale(np.zeros(episodes, np.int64), 1)  # no return is compared, so their units need not go together
-    batches = _engine(task, nodes, layouts, nothing, engine, slots)
-    found = batches.run_programs(nodes, workers or _workers(), min(block, max(1, MOST_LANES // episodes)))
+    batches = engine_for(task, nodes, layouts, nothing, engine, slots)
+    found = batches.run_programs(nodes, workers or default_workers(), min(block, max(1, MOST_LANES // episodes)))
     return Outcomes(*unpack(found), np.asarray(layouts.units))
 
 
@@ -187,11 +191,11 @@ def first_better(
       UserError: as `evaluate`, or the scores on these layouts do not fit an int32 (`Scale.of`).
     """
     check_stacked(layouts)
-    _check(BLOCK, slots, workers)
+    check_numbers(BLOCK, slots, workers)
     check_engine(task, engine)
     if isinstance(task, PythonTask):
         return plain.first_better(task, question, layouts)
-    return _first_better(task, question, layouts, engine, slots, workers or _workers())
+    return _first_better(task, question, layouts, engine, slots, workers or default_workers())
 
 
 @guarded
@@ -204,7 +208,7 @@ def _first_better(
     question = widened(question, max(1, question.programs.shape[1]))
     programs = np.concatenate([question.parents, question.programs.reshape(-1, question.programs.shape[-1])])
     check_size(_largest(programs), "a program")
-    batches = _engine(task, programs, layouts, Scale.of(layouts), engine, slots)
+    batches = engine_for(task, programs, layouts, Scale.of(layouts), engine, slots)
     return batches.first_better(question, workers)
 
 
@@ -291,7 +295,7 @@ def scores(
     return found
 
 
-def _check(block: int, slots: int | None, workers: int | None) -> None:
+def check_numbers(block: int, slots: int | None, workers: int | None) -> None:
     """Raise UserError for arguments that make no sense."""
     for name, value in {"block": block, "slots": slots, "workers": workers}.items():
         if value is not None and value < 1:
@@ -300,7 +304,9 @@ def _check(block: int, slots: int | None, workers: int | None) -> None:
         raise UserError(f"slots {slots}: expected a power of two")
 
 
-def _checked(programs: np.ndarray | Iterable[ast.Program], language: Language) -> np.ndarray | list[ast.Program]:
+def checked_programs(
+    programs: np.ndarray | Iterable[ast.Program], language: Language
+) -> np.ndarray | list[ast.Program]:
     """Return the nodes int32 [P, N], or a list of the programs. Raises UserError for anything else."""
     if isinstance(programs, np.ndarray | jax.Array):
         if programs.ndim != 2 or programs.dtype.kind not in "iu":
@@ -321,11 +327,33 @@ def _largest(programs: np.ndarray) -> int:
     return int(np.count_nonzero(programs, axis=-1).max(initial=0)) if programs.shape[-1] > PROGRAM_NODES else 0
 
 
-def _engine(
-    task: Task, programs: np.ndarray, layouts: Layout, scale: Scale, engine: str | None, slots: int | None
+def engine_for(
+    task: Task,
+    programs: np.ndarray,
+    layouts: Layout,
+    scale: Scale,
+    engine: str | None,
+    slots: int | None,
+    *,
+    proceeds: bool = False,
 ) -> Engine:
+    """Return the engine for one call.
+
+    Args:
+      task: the task.
+      programs: all programs that will be run, int32 [P, N].
+      layouts: the layouts, or the starts, of their runs.
+      scale: the scale of the returns on the layouts.
+      engine: the engine's name; by default the fastest one that can run the programs here.
+      slots: slots of the first memory of WHILE; by default the engine's own number.
+      proceeds: whether the call is one of `proceed`.
+
+    Raises:
+      UserError: the engine that is named cannot run the programs here.
+    """
     bits = counter_bits(programs)
-    options = {"bits": bits, "words": counter_words(programs, bits)} | ({"slots": slots} if slots else {})
+    options = {"bits": bits, "words": counter_words(programs, bits), "proceeds": proceeds}
+    options |= {"slots": slots} if slots else {}
     fastest = _fastest()
     batches = ENGINES[engine or fastest](task, layouts, scale, **options)
     missing = batches.missing(programs.shape[-1])
@@ -358,7 +386,7 @@ def _next_engine() -> str:
 
 @functools.cache
 def _say_once(message: str, level: int) -> None:
-    """Warn of something once, in the name of the line that called `evaluate` or `first_better`, `level` calls above."""
+    """Warn of something once, in the name of the line that called the door, `level` calls above."""
     warnings.warn(message, stacklevel=level)
 
 
@@ -368,7 +396,8 @@ def _side_by_side(parts: Sequence[Outcomes]) -> Outcomes:
     return Outcomes(*(np.concatenate(columns, axis=-1) for columns in fields))
 
 
-def _workers() -> int:
+def default_workers() -> int:
+    """Return how many threads run programs where no number is given."""
     if jax.default_backend() != "cpu":
         return 1
     return cores()

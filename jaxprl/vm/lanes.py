@@ -25,8 +25,10 @@ from jaxprl.vm import interpreter, sharing
 from jaxprl.vm.compile import instructions
 from jaxprl.vm.instruction import WORDS, Instruction
 from jaxprl.vm.interpreter import Run
+from jaxprl.vm.layouts import rows_of
 from jaxprl.vm.memory import Lockstep
 from jaxprl.vm.outcomes import COLUMNS, DROPPED, FINISHED, RUNNING, Outcomes, pack, score_to_beat, unpack
+from jaxprl.vm.sharing import Ended
 from jaxprl.worlds.task import Layout, Task
 from jaxprl.xla import jit
 
@@ -66,7 +68,7 @@ class Lanes(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Batches(sharing.Work):
-    """The engine, for one call of `evaluate` or `first_better`."""
+    """The engine, for one call."""
 
     slots: int = 64  # slots of the first memory, a power of two
     steps: int = 32  # steps of a chunk
@@ -125,16 +127,40 @@ class Batches(sharing.Work):
             jnp.asarray(self.scale.weights, jnp.int32),
             jnp.int32(self.scale.most),
         )
-        lanes = _spread(_start(self.arrays, code, jnp.int32(count), size=size, words=self.words, slots=self.slots))
-        results = jnp.zeros((padded * episodes + 1, COLUMNS), jnp.int32)
+        sizes = {"size": size, "words": self.words, "slots": self.slots}
+        lanes = _spread(_start(self.arrays, code, jnp.int32(count), **sizes, proceeds=False))
+        results = Ended(jnp.zeros((padded * episodes + 1, COLUMNS), jnp.int32), (), ())
+        rows = np.asarray(self._finished(code, wanted, lanes, results).outcomes)
+        return rows[: count * episodes].reshape(count, episodes, COLUMNS)
+
+    def proceed(self, programs: np.ndarray, workers: int) -> Ended[np.ndarray]:
+        """Run programs int32 [P, N], each on a layout of its own."""
+        return sharing.proceed(self._proceed, programs, self.layouts, workers, MOST_LANES)
+
+    def _proceed(self, programs: np.ndarray, starts: Layout) -> Ended[np.ndarray]:
+        count = len(programs)
+        size = _batch_size(count)
+        rows = np.minimum(np.arange(size + 1), count - 1)  # the last result is for lanes that only fill the batch
+        code = instructions(jnp.asarray(programs[rows[:-1]]), bits=self.bits)
+        begun = jax.tree.map(jnp.asarray, rows_of(starts, rows))
+        sizes = {"size": size, "words": self.words, "slots": self.slots}
+        lanes = _spread(_start(begun, code, jnp.int32(count), **sizes, proceeds=True))
+        room = Ended(jnp.zeros((size + 1, COLUMNS), jnp.int32), begun.state, begun.progress)
+        found = self._finished(code, None, lanes, room)
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], found)
+
+    def _finished(
+        self, code: jax.Array, wanted: _Wanted | None, lanes: Lanes, results: Ended[jax.Array]
+    ) -> Ended[jax.Array]:
+        """Return the results with what became of the runs of a batch."""
         waiting = [lanes]
         while waiting:
             results = self._finish(code, wanted, waiting.pop(), results, waiting)
-        return np.asarray(results)[: count * episodes].reshape(count, episodes, COLUMNS)
+        return results
 
     def _finish(
-        self, code: jax.Array, wanted: _Wanted, lanes: Lanes, results: jax.Array, waiting: list[Lanes]
-    ) -> jax.Array:
+        self, code: jax.Array, wanted: _Wanted | None, lanes: Lanes, results: Ended[jax.Array], waiting: list[Lanes]
+    ) -> Ended[jax.Array]:
         """Step a batch until all its runs have ended, and return the results with their outcomes.
 
         Where a batch would take too much memory, half of its lanes are put into `waiting`.
@@ -186,31 +212,45 @@ def _batch_size(lanes: int) -> int:
     return size if size >= 1024 or size.bit_length() % 2 else 2 * size
 
 
-@jit(static_argnames=("size", "words", "slots"))
-def _start(layouts: Layout, code: jax.Array, count: jax.Array, *, size: int, words: int, slots: int) -> Lanes:
-    """Return the lanes of `count` programs on all layouts, filled up to `size` with runs that have ended."""
-    episodes = len(layouts.units)
+@jit(static_argnames=("size", "words", "slots", "proceeds"))
+def _start(
+    layouts: Layout, code: jax.Array, count: jax.Array, *, size: int, words: int, slots: int, proceeds: bool
+) -> Lanes:
+    """Return the lanes of `count` programs, filled up to `size` with runs that have ended.
+
+    Each program runs on all layouts, or, if it `proceeds`, on its own.
+    """
+    episodes = 1 if proceeds else len(layouts.units)
     index = jnp.arange(size, dtype=jnp.int32)
     used = index < count * episodes
     program = jnp.where(used, index // episodes, 0)
     begin = functools.partial(interpreter.start, layouts, memory=Lockstep.empty(slots), words=words)
-    run = jax.vmap(begin)(index % episodes, jax.vmap(functools.partial(_fetch, code, address=jnp.int32(0)))(program))
+    layout = program if proceeds else index % episodes
+    run = jax.vmap(begin)(layout, jax.vmap(functools.partial(_fetch, code, address=jnp.int32(0)))(program))
     run = run._replace(end=jnp.where(used, RUNNING, FINISHED))
     return Lanes(run, program, jnp.where(used, index, -1))
 
 
 @jit(per="task", static_argnames=("task", "bits", "steps"), donate_argnames=("lanes", "results"))
 def _advance(
-    task: Task, code: jax.Array, wanted: _Wanted, lanes: Lanes, results: jax.Array, *, bits: int, steps: int
-) -> tuple[Lanes, jax.Array, jax.Array]:
+    task: Task,
+    code: jax.Array,
+    wanted: _Wanted | None,
+    lanes: Lanes,
+    results: Ended[jax.Array],
+    *,
+    bits: int,
+    steps: int,
+) -> tuple[Lanes, Ended[jax.Array], jax.Array]:
     """Do a chunk of steps.
 
     Args:
       task: the task.
       code: words of the instructions, uint32 [P, N, WORDS].
-      wanted: which scores are needed.
+      wanted: which scores are needed; None if programs proceed, so that states are wanted.
       lanes: the lanes.
-      results: packed outcomes so far, int32 [P * E + 1, COLUMNS]; the last row is for lanes that fill the batch.
+      results: packed outcomes so far, int32 [P * E + 1, COLUMNS], and with each the state and the progress if programs
+        proceed; the last row is for lanes that fill the batch.
       bits: bits of a REPEAT counter.
       steps: how many steps.
 
@@ -226,9 +266,13 @@ def _advance(
         return interpreter.test(task, fetch, run, running=running, bits=bits)
 
     run = jax.lax.fori_loop(0, steps, lambda _, run: jax.vmap(step)(run, lanes.program), lanes.run)
-    results = results.at[lanes.result].set(pack(run))
-    dropped = _settled(wanted, results[:-1])[lanes.program]
-    end = jnp.where((run.end == RUNNING) & dropped, DROPPED, run.end)
+    ends = (run.state, run.progress) if wanted is None else ((), ())
+    new = Ended(pack(run), *ends)
+    results = jax.tree.map(lambda table, rows: table.at[lanes.result].set(rows), results, new)
+    end = run.end
+    if wanted is not None:
+        dropped = _settled(wanted, results.outcomes[:-1])[lanes.program]
+        end = jnp.where((run.end == RUNNING) & dropped, DROPPED, run.end)
     alive = end == RUNNING
     full = alive & jax.vmap(lambda memory: memory.is_full)(run.memory)
     return lanes._replace(run=run._replace(end=end)), results, jnp.stack([jnp.sum(alive), jnp.sum(full)])

@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -28,15 +28,18 @@ from jaxprl.errors import UserError
 from jaxprl.search.protocol import Improvements, Neighbourhoods
 from jaxprl.types import Array
 from jaxprl.vm import sequential
-from jaxprl.vm.kernel import pieces, worker
+from jaxprl.vm.kernel import pieces, proceeding, worker
+from jaxprl.vm.layouts import rows_of
 from jaxprl.vm.machine import GROWTH, Machine
 from jaxprl.vm.memory import SLOT_WORDS
 from jaxprl.vm.outcomes import COLUMNS, RUNNING, unpack
-from jaxprl.vm.sharing import Work
+from jaxprl.vm.sharing import Ended, Work, put
 from jaxprl.worlds.task import Layout, Task
 
 FEW = 4
 """Programs for which it is not worth while to wake another thread."""
+MANY = 64
+"""The same for `proceed`, where a program is one run."""
 MOST_TICKETS = 2**30
 """Parts of the work of one call, and rows of its tables, so that an int32 counts them."""
 PARTS = 4
@@ -45,7 +48,7 @@ PARTS = 4
 
 @dataclasses.dataclass(frozen=True)
 class Batches(Work):
-    """The engine, for one call of `evaluate` or `first_better`."""
+    """The engine, for one call."""
 
     slots: int = 4096  # slots of the memory of WHILE, a power of two
 
@@ -61,7 +64,7 @@ class Batches(Work):
         """
         kernel, programs = self._kernel(programs)
         found = np.zeros((len(programs), len(self.layouts.units), COLUMNS), np.int32)
-        batch = kernel.batch(*self._leaves, *map(_pointer, (programs, found)), *found.shape[:2], 0)
+        batch = kernel.structure(worker.BATCH)(*self._leaves, *map(_pointer, (programs, found)), *found.shape[:2], 0)
 
         def work() -> None:
             memory = self._memory()
@@ -73,6 +76,28 @@ class Batches(Work):
         if len(crowded):
             larger = self._enlarged(programs.shape[-1])
             found[crowded] = larger.run_programs(programs[crowded], workers, block)
+        return found
+
+    def proceed(self, programs: np.ndarray, workers: int) -> Ended[np.ndarray]:
+        """Run programs int32 [P, N], each on a layout of its own."""
+        kernel, programs = self._kernel(programs)
+        found = Ended.room(self.layouts)
+        ends = pieces.leaves_in(found)
+        fields = proceeding.structure(pieces.leaves_of(self.layouts))
+        shared = kernel.structure(fields)(
+            *self._leaves, *map(_pointer, [*ends, programs, found.outcomes]), len(programs), 0
+        )
+
+        def work() -> None:
+            memory = self._memory()
+            kernel.functions.proceed_programs(ctypes.byref(shared), _pointer(memory))
+
+        workers = min(workers, -(-len(programs) // MANY))
+        in_threads([work] * workers, workers)
+        crowded = np.flatnonzero(unpack(found.outcomes).end == RUNNING)
+        if len(crowded):
+            rest = dataclasses.replace(self, layouts=rows_of(self.layouts, crowded))
+            put(found, crowded, rest._enlarged(programs.shape[-1]).proceed(programs[crowded], workers))
         return found
 
     def first_better(self, question: Neighbourhoods, workers: int) -> Improvements:
@@ -107,7 +132,7 @@ class Batches(Work):
         marks = np.zeros((searches, width), np.uint32)
         scratch = [units, touched, marks, left, score, first, better, crowded]
         numbers = [episodes, self.scale.most, searches, width, parts, 0]
-        shared = kernel.question(*self._leaves, *map(_pointer, [*given, *scratch]), *numbers)
+        shared = kernel.structure(worker.QUESTION)(*self._leaves, *map(_pointer, [*given, *scratch]), *numbers)
 
         def work() -> None:
             memory = self._memory()
@@ -143,7 +168,8 @@ class Batches(Work):
             command = compiler.command()
         except Unavailable as reason:
             return reason
-        return kernel_of(machine, pieces.leaves_of(self.layouts), pieces.width_of(nodes), command)
+        write = proceeding.write if self.proceeds else worker.write
+        return kernel_of(write, (machine, pieces.leaves_of(self.layouts), pieces.width_of(nodes)), command)
 
     @functools.cached_property
     def _arrays(self) -> list[np.ndarray]:
@@ -162,7 +188,8 @@ class Batches(Work):
         larger = dataclasses.replace(self, slots=GROWTH * self.slots)
         if larger.missing(nodes) is None:
             return larger
-        return sequential.Batches(self.task, self.layouts, self.scale, self.bits, self.words, larger.slots)
+        own = self.task, self.layouts, self.scale, self.bits, self.words, larger.slots
+        return sequential.Batches(*own, proceeds=self.proceeds)
 
 
 def prepare(task: Task, layouts: Layout) -> None:
@@ -176,7 +203,7 @@ def prepare(task: Task, layouts: Layout) -> None:
 
     def work() -> None:
         with contextlib.suppress(Unavailable):
-            kernel_of(*key, compiler.command())
+            kernel_of(worker.write, key, compiler.command())
 
     # Not a daemon: a process must not end in the middle of what JAX does in C++.
     threading.Thread(target=work, name="prepare").start()
@@ -184,11 +211,18 @@ def prepare(task: Task, layouts: Layout) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """A compiled text, with the structures through which it is called."""
+    """A compiled text."""
 
     functions: ctypes.CDLL
-    batch: type[ctypes.Structure]
-    question: type[ctypes.Structure]
+    leaves: tuple[str, ...]  # names of the leaves of the layouts
+
+    def structure(self, fields: tuple[tuple[str, ...], tuple[str, ...]]) -> type[ctypes.Structure]:
+        """Return the structure through which a function is called: the leaves, and pointers and numbers behind them."""
+        return _structure(self.leaves, *fields)
+
+
+Text = tuple[Machine, pieces.Leaves, int]
+"""What a text is made from: what all runs share, the leaves of the layouts, and one of `pieces.WIDTHS`."""
 
 
 @functools.cache
@@ -200,33 +234,28 @@ if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads,
     os.register_at_fork(after_in_child=_lock.cache_clear)
 
 
-def kernel_of(
-    machine: Machine, leaves: pieces.Leaves, nodes: int, command: tuple[str, ...]
-) -> Kernel | Unavailable | Unsupported:
-    """Return the kernel of a task for programs with up to `nodes` nodes, or why there is none.
+def kernel_of(write: Callable[..., str], text: Text, command: tuple[str, ...]) -> Kernel | Unavailable | Unsupported:
+    """Return the kernel of a text, or why there is none.
 
     Args:
-      machine: what all runs share.
-      leaves: the leaves of the task's layouts.
-      nodes: one of `pieces.WIDTHS`.
+      write: writes the text (`worker.write`, `proceeding.write`).
+      text: what it is made from.
       command: the compiler's.
     """
     with _lock():  # a thread that asks for what another one is making waits for it
-        return _kernel_of(machine, leaves, nodes, command)
+        return _kernel_of(write, text, command)
 
 
 @functools.lru_cache(compiler.KEPT)
-def _kernel_of(
-    machine: Machine, leaves: pieces.Leaves, nodes: int, command: tuple[str, ...]
-) -> Kernel | Unavailable | Unsupported:
+def _kernel_of(write: Callable[..., str], text: Text, command: tuple[str, ...]) -> Kernel | Unavailable | Unsupported:
     try:
-        functions = compiler.load(worker.write(machine, leaves, nodes), command)
+        functions = compiler.load(write(*text), command)
     except (Unavailable, Unsupported) as reason:
         return reason.anew()
-    names = [leaf.name for leaf in leaves.leaves]
-    return Kernel(functions, *(_structure(names, *fields) for fields in (worker.BATCH, worker.QUESTION)))
+    return Kernel(functions, tuple(leaf.name for leaf in text[1].leaves))
 
 
+@functools.lru_cache(compiler.KEPT)
 def _structure(names: Sequence[str], pointers: Sequence[str], numbers: Sequence[str]) -> type[ctypes.Structure]:
     fields = [(name, ctypes.c_void_p) for name in [*names, *pointers]] + [(name, ctypes.c_int32) for name in numbers]
     return type("Structure", (ctypes.Structure,), {"_fields_": fields})

@@ -158,6 +158,39 @@ class Outcomes:
         return ((self.end != RUNNING) & (self.end != DROPPED)).all(axis=1)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Proceeded:
+    """How P runs ended, and where (`proceed`).
+
+    Example:
+      >>> from jaxprl.dsl.parse import parse
+      >>> from jaxprl.vm.proceed import proceed
+      >>> from jaxprl.worlds.make import make
+      >>> task = make("StairClimber")
+      >>> climb = parse("DEF run m( WHILE c( noMarkersPresent c) w( turnLeft move turnRight move w) m)", task)
+      >>> found = proceed(task, [climb, climb], task.layouts([0, 1]))
+      >>> found.outcomes.units.tolist(), found.returns.tolist(), found.ends.tolist()
+      ([2, 8], [1.0, 1.0], ['T', 'T'])
+      >>> found.layouts.state.cell.shape
+      (2,)
+    """
+
+    outcomes: Columns[np.ndarray]
+    """The units, the calls, the actions and the code of the end (`End`) of every run, int32 [P] each."""
+    layouts: Layout
+    """P stacked layouts, numpy arrays: the state and the progress in which each run ended, and its units as before."""
+
+    @property
+    def returns(self) -> np.ndarray:
+        """Return of every run, float64 [P]: what it added to those before it."""
+        return self.outcomes.units / self.layouts.units
+
+    @property
+    def ends(self) -> np.ndarray:
+        """How every run ended, as `End.letters`: strings [P]."""
+        return _LETTERS[self.outcomes.end]
+
+
 MOST_SCORE = 2**31 - 1
 """The largest score, since searches keep scores as int32."""
 

@@ -17,9 +17,10 @@ from jaxprl.dsl import ast, encode
 from jaxprl.dsl.language import Language
 from jaxprl.errors import UserError
 from jaxprl.search.protocol import Improvements, Neighbourhoods
+from jaxprl.vm.layouts import rows_of
 from jaxprl.vm.outcomes import COLUMNS, End, Outcomes, unpack
-from jaxprl.vm.sharing import Work
-from jaxprl.worlds.plain import environment_of
+from jaxprl.vm.sharing import Ended, Work, put
+from jaxprl.worlds.plain import WorldEnvironment, arrays_of, environment_of
 from jaxprl.worlds.task import Layout, PythonEnvironment, PythonTask
 
 _MOST = 2**31 - 1
@@ -261,7 +262,7 @@ def _first_better(
 
 @dataclasses.dataclass(frozen=True)
 class Batches(Work):
-    """The engine that interprets programs in any task, for one call of `evaluate` or `first_better`.
+    """The engine that interprets programs in any task, for one call.
 
     It is slow and easy to follow. Tasks that are not array code have no other one.
     """
@@ -286,6 +287,17 @@ class Batches(Work):
             return int(self._run(program, layout).reward) * weights[layout]
 
         return _first_better(self.task.language, question, score, len(weights), self.scale.most)
+
+    def proceed(self, programs: np.ndarray, workers: int) -> Ended[np.ndarray]:
+        """Run programs int32 [P, N], each on a layout of its own."""
+        found = Ended.room(self.layouts)
+        for row, nodes in enumerate(programs):
+            start = rows_of(self.layouts, row)
+            environment = WorldEnvironment(self.task, start)
+            outcome = run(encode.decode(nodes, self.task.language), environment)
+            columns = outcome.reward, outcome.calls, outcome.actions, outcome.end  # in the order of `Columns`
+            put(found, row, Ended(np.array(columns), *arrays_of(environment.state, environment.progress, start)))
+        return found
 
     def _run(self, program: ast.Program, layout: int) -> Outcome:
         return run(program, environment_of(self.task, self.layouts, layout)[0])

@@ -22,20 +22,24 @@ from jaxprl.search.protocol import Improvements, Neighbourhoods
 from jaxprl.vm import pruning, sharing
 from jaxprl.vm.compile import TRACED
 from jaxprl.vm.instruction import WORDS
+from jaxprl.vm.layouts import rows_of
 from jaxprl.vm.machine import GROWTH, Machine, fetch_from
 from jaxprl.vm.memory import Direct
 from jaxprl.vm.outcomes import COLUMNS, RUNNING, pack, score_to_beat, unpack
 from jaxprl.vm.pruning import Scoring, Traces
+from jaxprl.vm.sharing import Ended
 from jaxprl.worlds.task import Layout
 from jaxprl.xla import jit
 
 SMALLEST = 32
 """Programs of the smallest batch. So few sizes are compiled, and rows that are not used cost next to nothing."""
+BLOCK = 512
+"""Programs of the largest batch of `proceed`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Batches(sharing.Work):
-    """The engine, for one call of `evaluate` or `first_better`."""
+    """The engine, for one call."""
 
     slots: int = 4096  # slots of the memory of WHILE, a power of two
 
@@ -45,11 +49,25 @@ class Batches(sharing.Work):
 
     def _run(self, programs: np.ndarray) -> np.ndarray:
         count = len(programs)
-        nodes = np.pad(programs, ((0, max(SMALLEST, 1 << (count - 1).bit_length()) - count), (0, 0)))
+        nodes = np.pad(programs, ((0, _room(count) - count), (0, 0)))
         found = np.array(_run_programs(self._machine, nodes, np.int32(count), self.arrays))[:count]
         crowded = np.flatnonzero((unpack(found).end == RUNNING).any(axis=1))
         if len(crowded):
             found[crowded] = self._enlarged()._run(programs[crowded])
+        return found
+
+    def proceed(self, programs: np.ndarray, workers: int) -> Ended[np.ndarray]:
+        """Run programs int32 [P, N], each on a layout of its own."""
+        return sharing.proceed(self._proceed, programs, self.layouts, workers, BLOCK)
+
+    def _proceed(self, programs: np.ndarray, starts: Layout) -> Ended[np.ndarray]:
+        count = len(programs)
+        rows = np.minimum(np.arange(_room(count)), count - 1)
+        found = _proceed(self._machine, programs[rows], np.int32(count), rows_of(starts, rows))
+        found = jax.tree.map(lambda leaf: np.array(leaf[:count]), found)
+        crowded = np.flatnonzero(unpack(found.outcomes).end == RUNNING)
+        if len(crowded):
+            sharing.put(found, crowded, self._enlarged()._proceed(programs[crowded], rows_of(starts, crowded)))
         return found
 
     def first_better(self, question: Neighbourhoods, workers: int) -> Improvements:
@@ -95,6 +113,25 @@ def _run_programs(machine: Machine, nodes: jax.Array, count: jax.Array, layouts:
 
     results = jnp.zeros((nodes.shape[0], episodes, COLUMNS), jnp.int32)
     return jax.lax.fori_loop(0, count, run_program, (results, Direct.empty(machine.slots)))[0]
+
+
+@jit(per="machine", static_argnames="machine")
+def _proceed(machine: Machine, nodes: jax.Array, count: jax.Array, starts: Layout) -> Ended[jax.Array]:
+    """Run the first `count` of P programs, int32 [P, N], each on a start of its own; other rows mean nothing."""
+
+    def run_program(program, carry):
+        ended, memory = carry
+        run = machine.run(fetch_from(machine.code(take(nodes, program))), starts, program, memory)
+        row = Ended(pack(run), run.state, run.progress)
+        return jax.tree.map(functools.partial(_put, index=program), ended, row), run.memory
+
+    room = Ended(jnp.zeros((nodes.shape[0], COLUMNS), jnp.int32), starts.state, starts.progress)
+    return jax.lax.fori_loop(0, count, run_program, (room, Direct.empty(machine.slots)))[0]
+
+
+def _room(count: int) -> int:
+    """Return for how many programs a batch of `count` is compiled."""
+    return max(SMALLEST, 1 << (count - 1).bit_length())
 
 
 class _Parent(NamedTuple):

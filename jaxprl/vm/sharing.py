@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,9 @@ import numpy as np
 
 from jaxprl.codegen.threads import in_threads
 from jaxprl.search.protocol import Improvements, Neighbourhoods
-from jaxprl.vm.outcomes import COLUMNS, Scale
+from jaxprl.types import PyTree
+from jaxprl.vm.layouts import rows_of
+from jaxprl.vm.outcomes import COLUMNS, A, Scale
 from jaxprl.worlds.task import Layout, Task
 
 SHARES = 4
@@ -29,13 +31,14 @@ Answer = Callable[[Neighbourhoods], Improvements]
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What an engine gets for one call of `evaluate` or `first_better`."""
+    """What an engine gets for one call of `evaluate`, `first_better` or `proceed`."""
 
     task: Task
     layouts: Layout
     scale: Scale
     bits: int  # bits of a REPEAT counter
     words: int  # words of the REPEAT counters of a run
+    proceeds: bool = dataclasses.field(default=False, kw_only=True)  # whether the call is one of `proceed`
 
     def missing(self, nodes: int) -> Exception | None:
         """Return why the engine cannot run programs with room for `nodes` nodes here; None if it can."""
@@ -45,6 +48,52 @@ class Work:
     def arrays(self) -> Layout:
         """The layouts as arrays of JAX."""
         return jax.tree.map(jnp.asarray, self.layouts)
+
+
+class Ended(NamedTuple, Generic[A]):
+    """Runs of `proceed` that have ended; every leaf has a leading axis [P]."""
+
+    outcomes: A  # int32 [P, COLUMNS]: packed
+    state: PyTree
+    progress: PyTree
+
+    @classmethod
+    def room(cls, starts: Layout) -> Ended[np.ndarray]:
+        """Return room for the runs that begin in P starts."""
+        state, progress = jax.tree.map(
+            lambda leaf: np.empty_like(leaf, order="C", subok=False), (starts.state, starts.progress)
+        )
+        return Ended(np.zeros((len(starts.units), COLUMNS), np.int32), state, progress)
+
+
+def put(ended: Ended[np.ndarray], rows: int | slice | np.ndarray, part: Ended[np.ndarray]) -> None:
+    """Put other runs into some rows."""
+    for leaf, new in zip(jax.tree.leaves(ended), jax.tree.leaves(part), strict=True):
+        leaf[rows] = new
+
+
+def proceed(
+    run: Callable[[np.ndarray, Layout], Ended[np.ndarray]],
+    programs: np.ndarray,
+    starts: Layout,
+    workers: int,
+    block: int,
+) -> Ended[np.ndarray]:
+    """Run programs in shares, each on a start of its own.
+
+    Args:
+      run: runs a share, int32 [P, N] and P starts, with one thread.
+      programs: int32 [P, N].
+      starts: P starts.
+      workers: threads.
+      block: programs of a share, at most.
+    """
+    parts = _shares(len(programs), workers, block)
+    found = Ended.room(starts)
+    jobs = [functools.partial(run, programs[rows], rows_of(starts, rows)) for rows in parts]
+    for rows, part in zip(parts, in_threads(jobs, workers), strict=True):
+        put(found, rows, part)
+    return found
 
 
 def run_programs(
@@ -62,14 +111,19 @@ def run_programs(
     Returns:
       Packed outcomes, int32 [P, E, COLUMNS].
     """
-    count = len(programs)
+    parts = _shares(len(programs), workers, block)
+    found = np.zeros((len(programs), episodes, COLUMNS), np.int32)
+    jobs = [functools.partial(run, programs[rows]) for rows in parts]
+    for rows, part in zip(parts, in_threads(jobs, workers), strict=True):
+        found[rows] = part
+    return found
+
+
+def _shares(count: int, workers: int, block: int) -> list[slice]:
+    """Return which of `count` programs each share has: every third one if there are three, say."""
     least = 1 if workers == 1 else min(SHARES * workers, max(workers, count // SMALL))
     shares = max(-(-count // block), min(least, count))
-    found = np.zeros((count, episodes, COLUMNS), np.int32)
-    jobs = [functools.partial(run, programs[share::shares]) for share in range(shares)]
-    for share, rows in enumerate(in_threads(jobs, workers)):
-        found[share::shares] = rows
-    return found
+    return [slice(share, None, shares) for share in range(shares)]
 
 
 def first_better(answer: Answer, question: Neighbourhoods, workers: int) -> Improvements:

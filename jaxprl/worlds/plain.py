@@ -36,6 +36,34 @@ def plain_layout(layout: Layout) -> Layout:
     return plain._replace(state=plain.state._replace(hash=None)) if hasattr(plain.state, "hash") else plain
 
 
+def arrays_of(state: PyTree, progress: PyTree, layout: Layout) -> tuple[PyTree, PyTree]:
+    """Convert a plain state and progress to numpy values: the inverse of `plain_layout`.
+
+    Args:
+      state: the state, of Python values.
+      progress: the progress, of Python values.
+      layout: a layout of the task without a leading axis, of numpy values. It has the types, and the hash.
+
+    Returns:
+      The state and the progress.
+    """
+    plain = with_hash_of(state, layout.state), progress
+    return jax.tree.map(_array, (layout.state, layout.progress), plain)
+
+
+def with_hash_of(state: PyTree, start: PyTree) -> PyTree:
+    """Return a state with the hash of another one, if the states of its world have a field `hash`.
+
+    A run may begin with any hash: it says what has changed since then.
+    """
+    return state._replace(hash=start.hash) if hasattr(state, "hash") else state
+
+
+def _array(leaf: np.ndarray, value: PyTree) -> np.ndarray:
+    """Return a Python value as an array with the type of a leaf."""
+    return np.frombuffer(value, np.uint8) if isinstance(value, bytes) else np.asarray(value, leaf.dtype)
+
+
 def _plain(leaf: PyTree) -> PyTree:
     """Return a leaf of a layout as a Python value."""
     array = np.asarray(leaf)

@@ -25,6 +25,7 @@ from jaxprl.vm.compile import COUNT_BITS
 from jaxprl.vm.instruction import MOST_NODES
 from jaxprl.vm.machine import Machine
 from jaxprl.vm.outcomes import score_to_beat
+from jaxprl.vm.sharing import Ended
 from jaxprl.worlds import ops, registry
 from jaxprl.worlds.task import Layout, Task
 
@@ -85,16 +86,20 @@ def name_of(path: Any) -> str:
 
 def arrays_of(layouts: Layout) -> list[np.ndarray]:
     """Return the leaves that `leaves_of` describes, as numpy arrays."""
-    leaves = jax.tree.leaves(_start_of(layouts))
-    return [np.ascontiguousarray(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype)) for leaf in leaves]
+    return [np.ascontiguousarray(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype)) for leaf in leaves_in(layouts)]
+
+
+def leaves_in(ends: Layout | Ended) -> list[Any]:
+    """Return the leaves of the state and the progress, in the order of `Leaves`."""
+    return jax.tree.leaves(_start_of(ends))
 
 
 def leaves_on_device(layouts: Layout) -> list[jax.Array]:
     """Return the leaves that `leaves_of` describes, on the device."""
-    return [jnp.asarray(leaf) for leaf in jax.tree.leaves(_start_of(layouts))]
+    return [jnp.asarray(leaf) for leaf in leaves_in(layouts)]
 
 
-def _start_of(layouts: Layout) -> PyTree:
+def _start_of(layouts: Layout | Ended) -> PyTree:
     return {"state": layouts.state, "progress": layouts.progress}
 
 

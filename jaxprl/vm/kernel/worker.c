@@ -1,8 +1,4 @@
-/* What one thread does: it takes tickets until there are none left. The functions that it calls stand above, translated
-   from array code (worker.py); before them stand the layouts and the sizes: NODES of a program, WORDS of an instruction,
-   COLUMNS of an outcome. */
-
-static inline int32_t taken(int32_t *tickets) { return __atomic_fetch_add(tickets, 1, __ATOMIC_RELAXED); }
+/* What one thread does: it takes tickets until there are none left (tickets.c). */
 
 /* A run, and one that collects the nodes that it comes to. */
 static __attribute__((noinline)) struct run_result plain_run(
@@ -16,15 +12,6 @@ static __attribute__((noinline)) struct run_result traced_run(
     uint32_t runs)
 {
     return run(code, marks, true, LAYOUTS(all), layout, table, runs);
-}
-
-/* The instructions of a program. Its nodes come first, and behind them there are zeros. */
-static void compile(const int32_t *nodes, uint32_t *code)
-{
-    if (nodes[SHORT] == 0)
-        short_instructions(nodes, code);
-    else
-        instructions(nodes, code);
 }
 
 /* Every program on every layout. A ticket is a program. */

@@ -18,14 +18,14 @@ from jaxprl.vm.kernel.pieces import MOST_LAYOUTS, SHORT, Leaves, Piece, array
 from jaxprl.vm.machine import Machine, fetch_from
 from jaxprl.vm.memory import Direct
 from jaxprl.vm.outcomes import COLUMNS, RUNNING
-from jaxprl.worlds.task import Layout
+from jaxprl.worlds.task import Layout, Task
 from jaxprl.xla import guarded
 
 IN_GLIDING = ("tree-pre", "schedule-insns2")
 """Optimizations that cost more than they bring where a run only walks and turns (`interpreter.glide`): they compute
 ahead what is seldom needed, and then there are too few registers. Without them CleanHouse takes 4.2 ns a call, not
 4.8."""
-HARNESS = Path(__file__).with_name("worker.c")
+HARNESS = tuple(Path(__file__).with_name(name) for name in ("tickets.c", "worker.c"))
 BATCH = ("programs", "outcomes"), ("count", "episodes", "tickets")
 """Pointers and numbers of `struct batch` behind the layouts (`worker.c`)."""
 QUESTION = (
@@ -60,7 +60,7 @@ def write(machine: Machine, layouts: Leaves, nodes: int) -> str:
         text.sizes(sizes),
         f"struct layouts {{\n{fields}}};\n{text.macro('LAYOUTS(all)', passed)}\n",
         *(piece.written() for piece in _pieces(machine, layouts, nodes)),
-        HARNESS.read_text(),
+        *(file.read_text() for file in HARNESS),
     ]
     return "\n".join(parts)
 
@@ -119,5 +119,10 @@ def _run(machine: Machine, layouts: Leaves, nodes: int) -> Piece:
     }
     results = ["units", "calls", "actions", "end", "visited_0", "visited_1", "table"]
     in_place = {len(results) - 1: list(args).index("table")}
-    style = Style(without=IN_GLIDING) if machine.task.quiet else C
-    return Piece("run", run, args, results, in_place, pieces.known_by(machine, layouts, nodes), style)
+    known_by = pieces.known_by(machine, layouts, nodes)
+    return Piece("run", run, args, results, in_place, known_by, style_of(machine.task))
+
+
+def style_of(task: Task) -> Style:
+    """Return how the function is written that does a whole run."""
+    return Style(without=IN_GLIDING) if task.quiet else C
