@@ -35,9 +35,9 @@ FEW = "DoorKey", "CleanHouse", "Snake", "StairClimber", "LavaGap", "RedBlueDoor"
 TASKS = [task if isinstance(task, str) else task.name for task in jaxprl.tasks()]
 
 
-def kernel(name):
+def kernel(name, **options):
     task = jaxprl.make(name)
-    return gpu.kernel_of(*pieces.usual(task, task.layouts(range(2)), cuda.Batches.slots), H200)
+    return gpu.kernel_of(*pieces.usual(task, task.layouts(range(2)), cuda.Batches.slots), H200, **options)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,17 @@ def test_a_task_compiles(name):
         assert found[worker].spilled == 0
         assert found[worker].occupancy(gpu.THREADS) >= 0.6
     assert found["compile_programs"].spilled == found["prepare_question"].spilled == 0
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in ("DoorKey", "Snake") else pytest.param(name, marks=pytest.mark.full) for name in FEW]
+)
+def test_what_proceeds_compiles(name):
+    found = figures(kernel(name, proceeds=True).code)
+    assert set(found) == {"compile_programs", "proceed_programs"}
+    assert found["proceed_programs"].registers <= 48
+    assert found["proceed_programs"].spilled == found["compile_programs"].spilled == 0
+    assert found["proceed_programs"].occupancy(gpu.THREADS) >= 0.6
 
 
 @pytest.mark.parametrize("neighbourhood", ["grammar", "small", "parts"])

@@ -34,9 +34,11 @@ from jaxprl.types import Array
 from jaxprl.vm import lanes
 from jaxprl.vm.kernel import gpu, pieces
 from jaxprl.vm.kernel.gpu import Answers, Kernel, Memory
+from jaxprl.vm.layouts import rows_of
 from jaxprl.vm.machine import GROWTH, Machine
 from jaxprl.vm.outcomes import COLUMNS, RUNNING, unpack
-from jaxprl.vm.sharing import Ended, Work
+from jaxprl.vm.sharing import Ended, Work, put
+from jaxprl.worlds.task import Layout
 from jaxprl.xla import jit
 
 MOST_PROGRAMS = 2**15
@@ -52,7 +54,7 @@ AXIS = "gpus"
 
 @dataclasses.dataclass(frozen=True)
 class Batches(Work):
-    """The engine, for one call of `evaluate` or `first_better`."""
+    """The engine, for one call."""
 
     slots: int = 256  # slots of each thread's memory of WHILE, a power of two
     launcher: Launcher | None = None  # where kernels run; None for the GPU that JAX uses
@@ -84,19 +86,33 @@ class Batches(Work):
     def _run(self, programs: np.ndarray) -> np.ndarray:
         kernel = self._kernel(programs.shape[-1])
         devices = _devices(kernel)
-        rows = max(FEWEST_PROGRAMS, 1 << (len(programs) - 1).bit_length())
-        rows = -(-rows // len(devices)) * len(devices)
-        share = rows // len(devices)
-        counts = np.clip(len(programs) - share * np.arange(len(devices)), 0, share).astype(np.int32)
-        wide = np.zeros((rows, kernel.nodes), np.int32)
-        wide[: len(programs), : programs.shape[1]] = programs[:, : kernel.nodes]
-        with _Borrowed(kernel, share * len(self.layouts.units)) as borrowed:
+        wide, counts = _shared(kernel, devices, programs)
+        with _Borrowed(kernel, len(wide) // len(devices) * len(self.layouts.units)) as borrowed:
             outcomes, borrowed.memory = _run_programs(kernel, devices, self._leaves, wide, counts, borrowed.memory)
             return np.asarray(outcomes)[: len(programs)].copy()
 
     def proceed(self, programs: np.ndarray, workers: int) -> Ended[np.ndarray]:
-        """Run programs int32 [P, N], each on a layout of its own, by the engine `lanes`."""
-        return lanes.Batches(self.task, self.layouts, self.scale, self.bits, self.words).proceed(programs, workers)
+        """Run programs int32 [P, N], each on a layout of its own."""
+        found = Ended.room(self.layouts)
+        for first in range(0, len(programs), MOST_PROGRAMS):
+            rows = slice(first, first + MOST_PROGRAMS)
+            put(found, rows, self._proceed(programs[rows], rows_of(self.layouts, rows)))
+        crowded = np.flatnonzero(unpack(found.outcomes).end == RUNNING)
+        if len(crowded):
+            rest = dataclasses.replace(self, layouts=rows_of(self.layouts, crowded))
+            put(found, crowded, rest._enlarged(programs.shape[-1]).proceed(programs[crowded], workers))
+        return found
+
+    def _proceed(self, programs: np.ndarray, starts: Layout) -> Ended[np.ndarray]:
+        kernel, count = self._kernel(programs.shape[-1]), len(programs)
+        devices = _devices(kernel)
+        wide, counts = _shared(kernel, devices, programs)
+        rows = np.minimum(np.arange(len(wide)), count - 1)
+        leaves, structure = pieces.arrays_of(rows_of(starts, rows)), pieces.leaves_of(starts).structure
+        with _Borrowed(kernel, len(wide) // len(devices)) as borrowed:
+            outcomes, ends, borrowed.memory = _proceed(kernel, devices, leaves, wide, counts, borrowed.memory)
+            leaves = [np.asarray(end)[:count].copy() for end in ends]
+            return Ended(np.asarray(outcomes)[:count].copy(), **jax.tree.unflatten(structure, leaves))
 
     def first_better(self, question: Neighbourhoods, workers: int) -> Improvements:
         """Find the first better neighbour of S programs; see `evaluate.first_better`."""
@@ -151,12 +167,14 @@ class Batches(Work):
         larger = dataclasses.replace(self, slots=GROWTH * self.slots)
         if larger.missing(nodes) is None:
             return larger
-        return lanes.Batches(self.task, self.layouts, self.scale, self.bits, self.words)
+        own = self.task, self.layouts, self.scale, self.bits, self.words
+        return lanes.Batches(*own, proceeds=self.proceeds)
 
     def _kernel(self, nodes: int) -> Kernel:
         machine = Machine(self.task, self.bits, self.words, self.slots)
         launcher = self.launcher or launch.here()
-        return gpu.kernel_of(machine, pieces.leaves_of(self.layouts), pieces.width_of(nodes), launcher)
+        text = machine, pieces.leaves_of(self.layouts), pieces.width_of(nodes)
+        return gpu.kernel_of(*text, launcher, proceeds=self.proceeds)
 
     @functools.cached_property
     def _leaves(self) -> list[jax.Array]:
@@ -208,6 +226,16 @@ def _padded(question: Neighbourhoods, searches: int, nodes: int) -> Neighbourhoo
     )
 
 
+def _shared(kernel: Kernel, devices: tuple[jax.Device, ...], programs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return programs with further rows and nodes as a kernel takes them, and how many each device has of them."""
+    rows = max(FEWEST_PROGRAMS, 1 << (len(programs) - 1).bit_length())
+    rows = -(-rows // len(devices)) * len(devices)
+    share = rows // len(devices)
+    wide = np.zeros((rows, kernel.nodes), np.int32)
+    wide[: len(programs), : programs.shape[1]] = programs[:, : kernel.nodes]
+    return wide, np.clip(len(programs) - share * np.arange(len(devices)), 0, share).astype(np.int32)
+
+
 def _devices(kernel: Kernel) -> tuple[jax.Device, ...]:
     """Return the devices that share the work: all local ones, unless the launcher has fewer."""
     return tuple(jax.local_devices()[: kernel.launcher.devices])
@@ -227,6 +255,22 @@ def _run_programs(
         return outcomes, _several(memory)
 
     return _over(devices, share, "rsss", "ss")(leaves, programs, counts, memory)
+
+
+@jit(per="kernel", static_argnames=("kernel", "devices"), donate_argnames="memory")
+def _proceed(
+    kernel: Kernel,
+    devices: tuple[jax.Device, ...],
+    leaves: list[jax.Array],
+    programs: jax.Array,
+    counts: jax.Array,
+    memory: Memory,
+) -> tuple[jax.Array, list[jax.Array], Memory]:
+    def share(leaves, programs, counts, memory):
+        outcomes, ends, memory = gpu.proceed(kernel, leaves, programs, counts[0], _one(memory))
+        return outcomes, ends, _several(memory)
+
+    return _over(devices, share, "ssss", "sss")(leaves, programs, counts, memory)
 
 
 @jit(per="kernel", static_argnames=("kernel", "devices", "most"), donate_argnames="memory")

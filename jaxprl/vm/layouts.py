@@ -38,7 +38,8 @@ def check_starts(task: Task, layouts: Layout, count: int) -> None:
     """Raise UserError unless the layouts are stacked ones of a task, one for each of `count` programs."""
     if not isinstance(layouts, Layout):
         raise UserError(f"layouts {layouts!r}: expected those of Task.layouts, or of an earlier call")
-    if np.ndim(layouts.units) != 1:
+    units = layouts.units
+    if not isinstance(units, np.ndarray | jax.Array) or units.ndim != 1 or units.dtype.kind not in "iu":
         raise UserError("layouts: expected stacked ones, as Task.layouts gives them")
     expected, structure = _start_of(task)
     start = layouts.state, layouts.progress
@@ -50,7 +51,7 @@ def check_starts(task: Task, layouts: Layout, count: int) -> None:
             name = ("state", "progress")[path[0].idx] + jax.tree_util.keystr(path[1:])
             own = f"{own_dtype} {['P', *own_shape]}".replace("'", "")
             raise UserError(f"layouts: {name} is {dtype} {list(shape)}; stacked ones of task {task.name} have {own}")
-    wrong = {len(layouts.units), *(shape[0] for _, shape, _ in found)} - {count}
+    wrong = {len(units), *(shape[0] for _, shape, _ in found)} - {count}
     if wrong:
         raise UserError(f"{count} programs and {wrong.pop()} layouts: each program runs on a layout of its own")
 

@@ -81,10 +81,11 @@ def _proceeded(
     """Do what `proceed` does with nodes int32 [P, N]."""
     check_starts(task, layouts, len(nodes))
     layouts = jax.tree.map(lambda leaf: np.asarray(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype)), layouts)
-    found = Ended.room(layouts)
+    nothing = Scale(np.zeros(len(nodes), np.int64), 1)  # no return is compared, so their units need not go together
     if len(nodes):
-        nothing = Scale(np.zeros(len(nodes), np.int64), 1)  # no return is compared, so their units need not go together
         batches = engine_for(task, nodes, layouts, nothing, engine, slots, proceeds=True)
         found = batches.proceed(nodes, workers or default_workers())
+    else:
+        found = Ended.room(layouts)
     state = with_hash_of(found.state, layouts.state)
     return Proceeded(unpack(found.outcomes), Layout(state, found.progress, layouts.units))

@@ -85,7 +85,9 @@ class Kernel:
         return self.threads * self.slots * SLOT_WORDS
 
 
-def kernel_of(machine: Machine, layouts: pieces.Leaves, nodes: int, launcher: Launcher) -> Kernel:
+def kernel_of(
+    machine: Machine, layouts: pieces.Leaves, nodes: int, launcher: Launcher, *, proceeds: bool = False
+) -> Kernel:
     """Return the kernels of a task.
 
     Args:
@@ -93,12 +95,13 @@ def kernel_of(machine: Machine, layouts: pieces.Leaves, nodes: int, launcher: La
       layouts: the leaves of the task's layouts.
       nodes: nodes of a program, one of `pieces.WIDTHS`.
       launcher: where they run.
+      proceeds: whether they are those for `proceed`, or for the rest.
 
     Raises:
       Unsupported: a rule of the task has an operation that is not translated.
       Unavailable: they cannot be compiled or launched here.
     """
-    found = _kernel_of(machine, layouts, nodes, launcher)
+    found = _kernel_of(machine, layouts, nodes, launcher, proceeds)
     if not isinstance(found, Kernel):
         raise found.anew()
     return found
@@ -106,10 +109,10 @@ def kernel_of(machine: Machine, layouts: pieces.Leaves, nodes: int, launcher: La
 
 @functools.lru_cache(256)
 def _kernel_of(
-    machine: Machine, layouts: pieces.Leaves, nodes: int, launcher: Launcher
+    machine: Machine, layouts: pieces.Leaves, nodes: int, launcher: Launcher, proceeds: bool
 ) -> Kernel | Unavailable | Unsupported:
     try:
-        written = gpu_worker.write(machine, layouts, nodes)
+        written = gpu_worker.write(machine, layouts, nodes, proceeds=proceeds)
         code = launcher.compiled(written.text)
     except (Unavailable, Unsupported) as reason:
         return reason.anew()
@@ -159,19 +162,54 @@ def run_programs(
     running = kernel.call("run_programs", rows * episodes, kernel.threads)
     workers = running.blocks * running.threads
     sizes = jnp.stack([count, jnp.int32(episodes), jnp.int32(workers)])
-    compiling = kernel.call("compile_programs", rows, min(COMPILING, kernel.threads))
-    scratch = compiling.blocks * compiling.threads * kernel.scratch
-    codes, tickets, _ = _launch(
-        kernel,
-        compiling,
-        [sizes, programs],
-        [_shape(rows, kernel.nodes, WORDS, dtype=np.uint32), _shape(1), _shape(scratch, dtype=np.uint8)],
-    )
+    codes, tickets = _codes(kernel, sizes, programs)
     operands = [*leaves, sizes, codes, memory.earlier.reshape(1)]
     results = [_shape(rows, episodes, COLUMNS)]
     _, tables, outcomes = _launch(kernel, running, operands, results, changed=[tickets, memory.tables])
     used = (count * episodes).astype(np.uint32)
     return outcomes, Memory(tables, memory.earlier + used)
+
+
+def _codes(kernel: Kernel, sizes: jax.Array, programs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the instructions of programs, uint32 [P, N, WORDS], and the counter of tickets.
+
+    Args:
+      kernel: the kernels.
+      sizes: int32 [3]: how many of the programs are run, on how many layouts each, and by how many threads.
+      programs: int32 [P, N].
+    """
+    rows = programs.shape[0]
+    compiling = kernel.call("compile_programs", rows, min(COMPILING, kernel.threads))
+    scratch = compiling.blocks * compiling.threads * kernel.scratch
+    results = [_shape(rows, kernel.nodes, WORDS, dtype=np.uint32), _shape(1), _shape(scratch, dtype=np.uint8)]
+    codes, tickets, _ = _launch(kernel, compiling, [sizes, programs], results)
+    return codes, tickets
+
+
+def proceed(
+    kernel: Kernel, leaves: list[jax.Array], programs: jax.Array, count: jax.Array, memory: Memory
+) -> tuple[jax.Array, list[jax.Array], Memory]:
+    """Run programs, each on a start of its own.
+
+    Args:
+      kernel: the kernels.
+      leaves: the leaves of the starts, [P, ...].
+      programs: int32 [P, N].
+      count: int32, how many of the programs are run.
+      memory: the memories, which are used up.
+
+    Returns:
+      Packed outcomes, int32 [P, COLUMNS], RUNNING where a memory became full; the leaves of the states and the progress
+      in which the runs ended, [P, ...]; and the memories.
+    """
+    rows = programs.shape[0]
+    running = kernel.call("proceed_programs", rows, kernel.threads)
+    sizes = jnp.stack([count, jnp.int32(1), jnp.int32(running.blocks * running.threads)])
+    codes, tickets = _codes(kernel, sizes, programs)
+    operands = [*leaves, sizes, codes, memory.earlier.reshape(1)]
+    results = [_shape(rows, COLUMNS), *(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)]
+    _, tables, outcomes, *ends = _launch(kernel, running, operands, results, changed=[tickets, memory.tables])
+    return outcomes, ends, Memory(tables, memory.earlier + count.astype(np.uint32))
 
 
 def first_better(

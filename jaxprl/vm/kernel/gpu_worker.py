@@ -34,7 +34,9 @@ from jaxprl.vm.outcomes import COLUMNS, RUNNING
 from jaxprl.worlds.task import Layout
 from jaxprl.xla import guarded
 
-HARNESS = Path(__file__).with_name("gpu_worker.cu")
+THREAD, WORKER, PROCEEDING = (
+    Path(__file__).with_name(name) for name in ("gpu_threads.cu", "gpu_worker.cu", "gpu_proceeding.cu")
+)
 THREADS = 128
 """Threads of a block."""
 BLOCKS = 10
@@ -74,18 +76,20 @@ class Written(NamedTuple):
 
 
 @guarded
-def write(machine: Machine, layouts: Leaves, nodes: int) -> Written:
+def write(machine: Machine, layouts: Leaves, nodes: int, *, proceeds: bool = False) -> Written:
     """Return the text of the engine in CUDA.
 
     Args:
       machine: what all runs share.
       layouts: the leaves of the task's layouts.
       nodes: nodes of a program, one of `pieces.WIDTHS`.
+      proceeds: whether programs run on starts of their own.
 
     Raises:
       Unsupported: a rule of the task has an operation that is not translated.
     """
     leaves = [f"{c_type(leaf.dtype)} *{leaf.name}" for leaf in layouts.leaves]
+    ends = [f"{c_type(leaf.dtype)} *end_{leaf.name}" for leaf in layouts.leaves]
     rules = pieces.remembered(
         ["rules of a run"], pieces.known_by(machine, layouts, nodes), functools.partial(_rules, machine, layouts, nodes)
     )
@@ -94,8 +98,6 @@ def write(machine: Machine, layouts: Leaves, nodes: int) -> Written:
         "MARKS": TRACED // 32, "THREADS": THREADS, "BLOCKS": BLOCKS, "LOOK": LOOK, "BALLOT": BALLOT,
         "SLOTS": machine.slots, "SLOT_WORDS": SLOT_WORDS,
     }  # fmt: skip
-    touched, changed = array(TRACED // 32, dtype=np.uint32), array(2)
-    differs = Piece("differs", pruning.differs, {"touched": touched, "changed": changed}, ["differs"], style=CUDA)
     style = Style(is_cuda=True, has_scratch=True)
     instructions = [piece.written() for piece in pieces.instructions(machine, nodes, style)]
     scratch = max(map(int, re.findall(r"enum { SCRATCH_\w+ = (\d+) };", "\n".join(instructions))))
@@ -106,17 +108,27 @@ def write(machine: Machine, layouts: Leaves, nodes: int) -> Written:
             "struct layouts {\n" + "".join(f"    const {leaf};\n" for leaf in leaves) + "};",
             text.macro("LAYOUTS(all)", [f"(all).{leaf.name}" for leaf in layouts.leaves]),
             text.macro("LEAVES", [f"const {leaf}" for leaf in leaves]),
-            text.macro("ALL_LEAVES", [leaf.name for leaf in layouts.leaves]) + "\n",
+            text.macro("ALL_LEAVES", [leaf.name for leaf in layouts.leaves]),
+            "struct ends {\n" + "".join(f"    {end};\n" for end in ends) + "};",
+            text.macro("ENDS", ends),
+            text.macro("ALL_ENDS", [f"end_{leaf.name}" for leaf in layouts.leaves]) + "\n",
             *instructions,
-            *(piece.written() for piece in pieces.comparisons(nodes, CUDA)),
-            differs.written(),
+            *([] if proceeds else [piece.written() for piece in _comparisons(nodes)]),
             rules,
             f"enum {{ SCRATCH = {scratch} }};\n",
-            HARNESS.read_text(),
+            THREAD.read_text(),
+            (PROCEEDING if proceeds else WORKER).read_text(),
         ]
     )
     (run_bytes,) = map(int, re.findall(r"enum { RUN_BYTES = (\d+) };", rules))
     return Written(whole, run_bytes, scratch)
+
+
+def _comparisons(nodes: int) -> list[Piece]:
+    """Return what says which runs a search needs."""
+    args = {"touched": array(TRACED // 32, dtype=np.uint32), "changed": array(2)}
+    differs = Piece("differs", pruning.differs, args, ["differs"], style=CUDA)
+    return [*pieces.comparisons(nodes, CUDA), differs]
 
 
 def _rules(machine: Machine, layouts: Leaves, nodes: int) -> str:
@@ -141,6 +153,8 @@ def _rules(machine: Machine, layouts: Leaves, nodes: int) -> str:
             f"enum {{ RUN_BYTES = {sum(field.size * np.dtype(field.dtype).itemsize for field in arrays)} }};",
             f"#define ARRAYS_OF_RUN {declared}",
             f"#define ARRAYS {''.join(f', {field.name}' for field in arrays)}",
+            f"#define ARRAY_PARAMS {''.join(f', const {c_type(field.dtype)} *{field.name}' for field in arrays)}",
+            everything.keeping(carried),
             text.macro("CARRIED(run)", passed) + "\n",
             everything.start(changing).written(),
             everything.step(changing).written(),
@@ -193,6 +207,28 @@ class _Carried:
         ]
         names = [name if ok else f"own_{old}" for name, ok, old in zip(short, free, whole, strict=True)]
         return [field._replace(name=name) for field, name in zip(fields, names, strict=True)]
+
+    def keeping(self, carried: list[Field]) -> str:
+        """Return the text that puts the state and the progress of a run into a row of `struct ends`.
+
+        What runs do not carry is what it was at the start.
+        """
+        fields, lines = iter(self.fields), []
+        leaves = {leaf.name: leaf for leaf in self.layouts.leaves}
+        for path, shape in jax.tree_util.tree_flatten_with_path(_state(self.run))[0]:
+            name = pieces.name_of(path)
+            own = [next(fields) for _ in range(shape.size if _is_small(shape) else 1)]
+            if name not in leaves:
+                continue
+            row = f"{name} + (row) * {shape.size}"
+            if own[0].shape:
+                source = own[0].name if own[0] in carried else f"(starts).{row}"
+                lines.append(f"copy((ends).end_{row}, {source}, {shape.size});")
+                continue
+            for place, field in enumerate(own):
+                source = f"(run).{field.name}" if field in carried else f"((starts).{row})[{place}]"
+                lines.append(f"((ends).end_{row})[{place}] = {source};")
+        return "#define KEEP(starts, ends, row, run) " + "".join(f"\\\n    {line}" for line in lines)
 
     def start(self, fields: list[Field]) -> Piece:
         """Return what starts a run."""
