@@ -19,6 +19,7 @@ ANSWERS = """
 import jax, numpy as np
 from jaxprl.search.protocol import Neighbourhoods
 from jaxprl.vm.evaluate import evaluate, first_better
+from jaxprl.vm.proceed import proceed
 from jaxprl.worlds.make import make
 def answers(leaves):
     task = make("DoorKey")
@@ -27,7 +28,8 @@ def answers(leaves):
     programs = question.programs.reshape(-1, question.programs.shape[2])
     runs = evaluate(task, programs, layouts, engine="lanes", workers=1)
     answer = first_better(task, question, layouts, engine="lanes", workers=1)
-    return [jax.local_device_count(), [leaf.tolist() for leaf in (*runs.columns, *answer)]]
+    ends = jax.tree.leaves(proceed(task, programs, task.layouts(range(len(programs))), engine="lanes").layouts)
+    return [jax.local_device_count(), [leaf.tolist() for leaf in (*runs.columns, *answer, *ends)]]
 """
 IN_A_PROCESS = f"""
 from jaxprl.xla import prefer_whole_loops
@@ -64,9 +66,11 @@ with launch.using(Emulated(threads=2, devices=given["devices"])):
     runs = evaluate(task, programs, layouts, engine="cuda")
     answer = first_better(task, question, layouts, engine="cuda")
     options = {"neighbourhood": given["neighbourhood"]}
+    ends = jaxprl.proceed(task, programs, task.layouts(range(len(programs))), engine="cuda")
     config = jaxprl.Config("DoorKey", "hc", budget=400, seeds=range(6), layouts=range(4), options=options)
     results = jaxprl.run(config, Path(tempfile.mkdtemp()) / "run", engine="cuda")
-found = [leaf.tolist() for leaf in (*runs.columns, *answer)], [[row["program"], row["found_at"]] for row in results]
+leaves = *runs.columns, *answer, *ends.outcomes, *jax.tree.leaves(ends.layouts)
+found = [leaf.tolist() for leaf in leaves], [[row["program"], row["found_at"]] for row in results]
 print(json.dumps([sizes[0], found]))
 """
 

@@ -65,11 +65,12 @@ from jaxprl.vm.evaluate import first_better
 from jaxprl.worlds.karel.world import LANGUAGE
 task = jaxprl.make("Seeder")
 program = jaxprl.parse(PROGRAM, task)
-keys = jax.random.split(jax.random.key(0), 3)
+keys, layouts = jax.random.split(jax.random.key(0), 3), task.layouts([0])
 env = jaxprl.make_env("Seeder", layout_seeds=range(2))
 state = env.start(0)
 for engine in (None, "native", "sequential", "lanes"):
     in_child(lambda: jaxprl.evaluate(task, [program], engine=engine))
+in_child(lambda: jaxprl.proceed(task, [program], layouts))
 in_child(lambda: sample.random_programs(LANGUAGE, keys))
 in_child(lambda: search_keys([0]))
 in_child(lambda: env.step(state, 0))
@@ -103,7 +104,7 @@ envs.close()
 print(evaluated())
 """
     said, pooled, goes_on = (part.strip().splitlines() for part in "\n".join(lines(code)).split("--"))
-    assert len(said) == 15
+    assert len(said) == 16
     assert [line for line in said if not refused(line)] == ["True None"]  # of the child that had a child
     assert refused(pooled[0])
     assert goes_on[:3] == ["True 3", "True 0.0", "(2, 16, 8, 8)"]
