@@ -29,6 +29,7 @@ from jaxprl.vm.trace import trace
 from jaxprl.worlds import registry
 from jaxprl.worlds.make import make
 from jaxprl.worlds.task import Task, World, prompt_name
+from jaxprl.worlds.variants import properties_of
 
 MOST_RUNS = 2**26
 """Runs of one `jaxprl evaluate`, whose outcomes are in memory together."""
@@ -38,16 +39,21 @@ MOST_MOMENTS = 20_000
 
 
 def list_tasks(arguments: Sequence[str]) -> int:
-    """List the tasks: name, domain, size of the world, and the goal in words."""
+    """List the tasks: name, domain, size of the world, and the goal in words. In brackets is what can be put behind the
+    name: `@HxW` for another size, `:crashable` for a world where actions crash."""
     parser = command_parser("tasks", list_tasks.__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     options = parser.parse_args(arguments)
     for task in registry.tasks().values():
         size = _size(task.world) if isinstance(task, Task) else "-"
+        sizes, properties = task.sizes.in_words if isinstance(task, Task) and task.sizes else None, properties_of(task)
         if options.json:
-            print(json.dumps({"task": task.name, "domain": task.language.name, "size": size, **task.words}))
+            row = {"task": task.name, "domain": task.language.name, "size": size, "sizes": sizes}
+            print(json.dumps({**row, "properties": properties, **task.words}))
         else:
-            print(f"{task.name:33} {task.language.name:17} {size:7} {task.words.get('goal', '')}")
+            behind = ", ".join([*(["@HxW"] if sizes else []), *(f":{name}" for name in properties)])
+            words = f"{task.words.get('goal', '')}{f' [{behind}]' if behind else ''}"
+            print(f"{task.name:33} {task.language.name:17} {size:7} {words}")
     return 0
 
 
@@ -178,7 +184,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 def trace_program(arguments: Sequence[str]) -> int:
     """Follow a program on one layout; a JSON object per call: kind, name, line in the program's Python text, result of
     a perception, pose after it (Karel: row, column, direction; MiniGrid: x, y, direction; null in worlds without one),
-    reward and terminated of an action."""
+    reward and terminated of an action. One that crashed also has `"crashed": true`."""
     parser = command_parser("trace", trace_program.__doc__)
     _add_run(parser)
     options = parser.parse_args(arguments)

@@ -42,6 +42,7 @@ from jaxprl.runs.signals import StopRequest
 from jaxprl.types import JSON
 from jaxprl.vm.evaluate import ENGINES, engine_in_words
 from jaxprl.worlds.make import short_name
+from jaxprl.worlds.variants import FORM
 
 OPTION = "option:"
 """Prefix of the argparse destinations of methods' own options."""
@@ -181,7 +182,9 @@ def spent(usage: JSON) -> str:
 
 def parser() -> argparse.ArgumentParser:
     parser = command_parser("run", __doc__)
-    parser.add_argument("--task", help=f"one of `jaxprl tasks`, farama:NAME or file.py:NAME (default: {TASK})")
+    parser.add_argument(
+        "--task", help=f"one of `jaxprl tasks`, farama:NAME or file.py:NAME; variants are {FORM} (default: {TASK})"
+    )
     parser.add_argument(
         "--published",
         metavar="NAME",

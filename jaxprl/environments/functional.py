@@ -97,7 +97,8 @@ class Environment:
     def step(self, state: State, action: Int) -> tuple[State, jax.Array, jax.Array]:
         """Take one action.
 
-        After termination the state stays as it is and the rewards are 0.
+        An action that crashes, in a world where actions can, ends the episode like one that the task ends. After
+        termination the state stays as it is and the rewards are 0.
 
         Args:
           state: the state of one copy.
@@ -108,11 +109,10 @@ class Environment:
           episode has terminated, bool.
         """
         step = self.task.step(state.world, state.progress, jnp.asarray(action, jnp.int32) + 1, False)
-        world, progress, units, terminated = step
-        new = State(world, progress, state.units, terminated)
+        new = State(step.state, step.progress, state.units, step.terminated | step.crashed)
         new = jax.tree.map(lambda new, old: jnp.asarray(new).astype(old.dtype), new, state)
         new = jax.tree.map(lambda new, old: jnp.where(state.terminated, old, new), new, state)
-        reward = jnp.where(state.terminated, 0.0, jnp.float32(units) / jnp.float32(state.units))
+        reward = jnp.where(state.terminated, 0.0, jnp.float32(step.units) / jnp.float32(state.units))
         return new, reward, new.terminated
 
     @guarded

@@ -14,8 +14,8 @@ A process that has not imported this module, like a spawned worker, does so by t
 - Actions are integers in the order of the language's action names. `functional.observe` describes the observations.
 - `reset(seed=s)` starts the layout of seed s.
 - The reward is the task's, as a float. The return of an episode is at most 1.
-- An episode terminates when the task ends it; after that the state stays as it is. It is truncated after `max_steps`
-  actions, by default the world's call limit.
+- An episode terminates when the task ends it or, in a world where actions can crash, when one does; after that the
+  state stays as it is. It is truncated after `max_steps` actions, by default the world's call limit.
 - `gymnasium.make_vec` creates a vectorized environment in JAX, which steps all copies in one jitted call (`vector.py`).
 """
 
@@ -129,7 +129,7 @@ class WorldEnv(gymnasium.Env):
         units = 0
         if not self.terminated:
             units, terminated = plain.act(self.task.language.action_names[int(action)], at_limit=False)
-            self.terminated = bool(terminated)
+            self.terminated = bool(terminated) or bool(plain.crashed)
         self.steps += 1
         truncated = self.steps >= self.max_steps and not self.terminated
         return self._observation(), units / plain.units, self.terminated, truncated, self._info()

@@ -51,7 +51,7 @@ def resolve(config: Config) -> Job:
     options = method.make_options(config.options)
     job = Job(
         task=task,
-        task_name=task_name,
+        task_name=task_name if is_in_file(task_name) else task.name,  # `Maze@8x8` is `Maze`
         method=method,
         options=options,
         seeds=_search_seeds(config),

@@ -20,11 +20,13 @@ from jaxprl.llm import prompts
 
 MOST_STEPS = 50
 """The most steps of an episode that a prompt shows."""
-LIMIT, REPEATED, TERMINATED, LAST_CALL, FINISHED = (
+LIMIT, REPEATED, IMPOSSIBLE, TERMINATED, LAST_CALL, TERMINATED_BY_CRASH, FINISHED = (
     "the limit of actions and perceptions was reached.",
     "a while loop was about to begin a round in a state of the world in which it had begun one before.",
+    "the agent crashed, since its last action was not possible where it was.",
     "the task ended the episode.",
     "the task ended the episode, at the last action that was allowed.",
+    "the task ended the episode, at an action that was not possible and crashed the agent.",
     "the program came to its end.",
 )
 """The ways in which an episode ends, in words."""
@@ -70,7 +72,7 @@ class Episode(NamedTuple):
     calls: int
     """The number of all steps."""
     end: str
-    """How the episode ended: one of `LIMIT`, `REPEATED`, `TERMINATED`, `LAST_CALL` and `FINISHED`."""
+    """How the episode ended, in words: `LIMIT`, `FINISHED` and so on."""
 
 
 class Past(NamedTuple):

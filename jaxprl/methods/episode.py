@@ -52,6 +52,8 @@ def _place(moment: Moment) -> tuple[str | None, str | None]:
 
 
 def _end(trace: Trace, call_limit: int) -> str:
+    if trace.crashed_by_action:
+        return revision_prompts.TERMINATED_BY_CRASH if End.TERMINATED in trace.end else revision_prompts.IMPOSSIBLE
     if trace.end == End.CRASHED:
         return revision_prompts.LIMIT if trace.calls == call_limit else revision_prompts.REPEATED
     return ENDS[trace.end]

@@ -22,6 +22,7 @@ from jaxprl.search.pool import Pool, Starts
 from jaxprl.search.program_space import random_programs
 from jaxprl.search.protocol import UNKNOWN, Event, Points, Search, State, programs_of
 from jaxprl.types import JSON, PyTree
+from jaxprl.worlds import variants
 from jaxprl.worlds.task import FARAMA, prompt_name
 
 
@@ -38,8 +39,11 @@ def check_recorded(job: Job, instead: str = "--llm openai, --llm none or --metho
 
 
 def answered_task(job: Job) -> str:
-    """Return the task whose recorded answers are used: for a real environment, that of the same task on our world."""
-    return job.task_name.removeprefix(FARAMA)
+    """Return the name of the task whose recorded answers are used.
+
+    For a variant it is the task of which it is one, and for a real environment the same task on our world.
+    """
+    return job.task_name.removesuffix(variants.suffix_of(job.task)).removeprefix(FARAMA)
 
 
 def answers_identity(job: Job) -> JSON:

@@ -8,6 +8,7 @@ programs the same meaning in plain Python.
 - A call is one action or one perception. `calls` counts them; `not`, `and`, `or`, REPEAT and constants cost nothing.
 - An action changes the state, then the task rewards it. If the task says so, the run is terminated.
 - The call number `call_limit` crashes the run. An action that is this call still happens and is rewarded.
+- In some worlds an action can crash the run by itself. It is rewarded, too.
 - When the test of a WHILE holds, the state is compared with every state in which the test of the same WHILE held
   earlier in the run, also before the WHILE was last entered. If it was there before, the run crashes and the body is
   not done.
@@ -89,7 +90,7 @@ def act(task: Task, run: Run[M], chain: jax.Array, acts: jax.Array) -> Run[M]:
     action = jnp.where(acts, next_action(run.chain), 0)
     calls = run.calls + jnp.where(acts, 1, 0)
     at_limit = acts & (calls == world.call_limit)
-    new_state, new_progress, reward, terminated = task.step(state, progress, action, at_limit)
+    new_state, new_progress, reward, terminated, broken = task.step(state, progress, action, at_limit)
     new_progress = jax.tree.map(
         lambda new, old: old if new is old else jnp.where(acts, new, old), new_progress, progress
     )
@@ -97,7 +98,10 @@ def act(task: Task, run: Run[M], chain: jax.Array, acts: jax.Array) -> Run[M]:
         lambda new, old: jnp.asarray(new).astype(old.dtype), (new_state, new_progress), (state, progress)
     )
     terminated = acts & terminated
-    crashed = at_limit & ~terminated if world.terminated_hides_crash else at_limit
+    crashed = (
+        at_limit if broken is False else at_limit | (acts & broken)
+    )  # where no action crashes, nothing is computed
+    crashed = crashed & ~terminated if world.terminated_hides_crash else crashed
     return run._replace(
         state=new_state,
         progress=new_progress,

@@ -32,7 +32,8 @@ class End(enum.IntFlag):
     TERMINATED = 1
     """The task ended the run."""
     CRASHED = 2
-    """The run reached the call limit, or a WHILE came to a state that it had been in before."""
+    """The run reached the call limit, a WHILE came to a state that it had been in before, or, in some worlds, an action
+    crashed."""
     FINISHED = 4
     """The program ran off its end."""
     DROPPED = 8

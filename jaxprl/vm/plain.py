@@ -41,6 +41,8 @@ class Call:
     """The reward of the action, in the environment's units; None for a perception."""
     terminated: bool | None
     """Whether the action ended the run; None for a perception."""
+    crashed: bool | None
+    """Whether the action crashed the run by itself, which some worlds have; None for a perception."""
     statement: int
     """Index into `ast.statements` of the action, or of the statement whose condition the perception is in."""
 
@@ -57,6 +59,8 @@ class Outcome:
     """Actions alone."""
     end: End = End.FINISHED
     """How the run ended."""
+    crashed_by_action: bool = False
+    """Whether an action crashed the run by itself, not because the call limit was reached or a state repeated."""
 
 
 class _Ended(Exception):
@@ -164,12 +168,13 @@ class _Machine:
         outcome.actions += 1
         at_limit = outcome.calls == self.environment.call_limit
         reward, terminated = self.environment.act(name, at_limit=at_limit)
+        outcome.crashed_by_action = bool(getattr(self.environment, "crashed", False))
         outcome.reward += reward
         if self.observe:
-            self.observe(Call("action", name, None, reward, terminated, statement))
-        if terminated or at_limit:
+            self.observe(Call("action", name, None, reward, terminated, outcome.crashed_by_action, statement))
+        if terminated or at_limit or outcome.crashed_by_action:
             hidden = terminated and self.environment.terminated_hides_crash
-            crashed = at_limit and not hidden
+            crashed = (at_limit or outcome.crashed_by_action) and not hidden
             outcome.end = End(End.TERMINATED * bool(terminated) | End.CRASHED * crashed)
             raise _Ended
 
@@ -177,7 +182,7 @@ class _Machine:
         self.outcome.calls += 1
         result = self.environment.perceive(name)
         if self.observe:
-            self.observe(Call("perception", name, result, None, None, statement))
+            self.observe(Call("perception", name, result, None, None, None, statement))
         if self.outcome.calls == self.environment.call_limit:
             self.crash()
         return result

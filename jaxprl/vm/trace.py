@@ -34,6 +34,8 @@ class Moment(NamedTuple):
     """The reward of an action, as a part of a return of 1; None for a perception and at the start."""
     terminated: bool | None
     """Whether an action ended the run; None for a perception and at the start."""
+    crashed: bool | None
+    """Whether an action crashed the run by itself, which some worlds have; None where `terminated` is None."""
     total: float
     """The return so far."""
     pose: list[int] | None
@@ -70,11 +72,14 @@ class Trace:
     """The return of the run."""
     end: End
     """How the run ended."""
+    crashed_by_action: bool
+    """Whether an action crashed the run by itself, not because the call limit was reached or a state repeated."""
 
     def rows(self) -> list[JSON]:
         """Return the calls as dictionaries that JSON can hold.
 
         The keys are kind, name, result, pose, reward, terminated and line, with the meanings that `Moment` gives them.
+        An action that crashed the run by itself also has the key crashed, which is True.
         """
         return [
             {
@@ -85,6 +90,7 @@ class Trace:
                 "reward": moment.reward,
                 "terminated": moment.terminated,
                 "line": moment.line,
+                **({"crashed": True} if moment.crashed else {}),
             }
             for moment in self.moments[1:]
         ]
@@ -141,7 +147,10 @@ def follow(
     follower = _Follower(environment, units, statement_lines(program), most, pictures)
     follower.add(None)
     outcome = plain.run(program, environment, follower.add)
-    return Trace(program, follower.moments, outcome.calls, outcome.actions, outcome.reward / units, outcome.end)
+    value = outcome.reward / units
+    return Trace(
+        program, follower.moments, outcome.calls, outcome.actions, value, outcome.end, outcome.crashed_by_action
+    )
 
 
 @dataclasses.dataclass
@@ -163,11 +172,12 @@ class _Follower:
             return
         world, number = self._world(), len(self.moments)
         if call is None:
-            self.moments.append(Moment(number, "start", "", 0, None, None, None, *world))
+            self.moments.append(Moment(number, "start", "", 0, None, None, None, None, *world))
             return
         reward = None if call.reward is None else call.reward / self.units
         line = self.lines[call.statement]
-        self.moments.append(Moment(number, call.kind, call.name, line, call.result, reward, call.terminated, *world))
+        outcome = call.result, reward, call.terminated, call.crashed
+        self.moments.append(Moment(number, call.kind, call.name, line, *outcome, *world))
 
     def _world(self) -> tuple[float, list[int] | None, PyTree, Picture | None]:
         """Return the return so far, and what there is to see of the world: pose, state and picture."""

@@ -103,14 +103,8 @@ def _expect(condition: bool, mistake: str) -> None:
 def _check_values(task: Task | PythonTask) -> None:
     """Check the fields of a task that are neither rules nor layouts."""
     _expect(isinstance(task.name, str) and bool(task.name.strip()), "its name is no text")
-    world = (
-        () if isinstance(task, PythonTask) else ("act", "perceive", "key", "pose", "language", "poses", "call_limit")
-    )
-    lacking = [
-        name
-        for name in (*world, *(("terminated_hides_crash",) if world else ()))
-        if not hasattr(getattr(task, "world", None), name)
-    ]
+    rules = "act", "perceive", "key", "pose", "language", "poses", "call_limit", "terminated_hides_crash"
+    lacking = [name for name in rules if isinstance(task, Task) and not hasattr(task.world, name)]
     _expect(not lacking, f"its world lacks {', '.join(lacking)} (jaxprl/worlds/task.py, World)")
     _expect(isinstance(task.language, Language), f"its language is a {type(task.language).__name__}, not a Language")
     _expect(
@@ -205,6 +199,10 @@ class _ArrayTrial:
             _expect(type(pair) is tuple and len(pair) == 2, "act(..) does not give a pair: state, event")
             new_state, event = pair
             _same_form("the state from act(..)", new_state, "the one before", state)
+        if hasattr(self.world, "crashed"):
+            with _calling("crashed(event)"):
+                crashed = jax.eval_shape(self.world.crashed, event)
+                _expect(_is(crashed, np.bool_), f"crashed(..) gives {_described(crashed)}, not a bool")
         if self.task.quiet:
             with _calling("glide(state, action)"):
                 glided = jax.eval_shape(self.world.glide, state, number)
@@ -237,13 +235,13 @@ class _ArrayTrial:
             _expect(_is(result[3], np.bool_), f"reward(..) gives terminated as {_described(result[3])}, not as a bool")
 
     def steps_of(self, state: PyTree, progress: PyTree, action: jax.Array) -> tuple[PyTree, ...]:
-        """Return what an action leads to on arrays: the state, the progress, the units, termination, all perceptions
-        (bool [perceptions]), whether it only changes a pose (False if the task is not quiet), and the pose."""
+        """Return what an action leads to on arrays: the step, all perceptions (bool [perceptions]), whether it only
+        changes a pose (False if the task is not quiet), and the pose."""
         quiet = self.world.glide(state, action)[1] if self.task.quiet else jnp.bool_(False)
-        state, progress, units, terminated = self.task.step(state, progress, action, jnp.bool_(False))
+        step = self.task.step(state, progress, action, jnp.bool_(False))
         codes = jnp.arange(len(self.task.language.perceptions), dtype=jnp.int32)
-        sensed = jax.lax.map(lambda code: self.world.perceive(state, code), codes)
-        return state, progress, units, terminated, sensed, quiet, self.world.key(state)[0]
+        sensed = jax.lax.map(lambda code: self.world.perceive(step.state, code), codes)
+        return *step, sensed, quiet, self.world.key(step.state)[0]
 
     @guarded
     def notes(self) -> list[str]:
@@ -266,16 +264,15 @@ class _ArrayTrial:
                 with _calling(f"{path}, in plain Python: glide"):
                     glided, quiet = self.world.glide(state, code)
             with _calling(f"{path}, in plain Python: act, reward, perceive or key"):
-                state, progress, units, ended = self.task.step(state, progress, code, False)
+                state, progress, units, ended, crashed = self.task.step(state, progress, code, False)
                 sensed = [self.world.perceive(state, code) for code in range(len(self.task.language.perceptions))]
                 key = self.world.key(state)
                 _expect(isinstance(key, Hashable), f"key(..) gives {key!r} in plain Python, which cannot be hashed")
             if self.task.quiet:
-                same = (
-                    (state, progress, units, ended) == (glided, before[1], 0, False) if quiet else glided == before[0]
-                )
+                idle = (state, progress, units, ended, crashed) == (glided, before[1], 0, False, False)
+                same = idle if quiet else glided == before[0]
                 _expect(same, f"{path}: {names[code - 1]} does not do what glide(..) says, or the task is not quiet")
-            self.uses.acted(names[code - 1], (state, progress) != before or bool(units) or bool(ended))
+            self.uses.acted(names[code - 1], (state, progress) != before or any((units, ended, crashed)))
             for word, value in zip(self.task.language.perception_names, sensed, strict=True):
                 self.uses.seen.setdefault(word, set()).add(bool(value))
             total += units
@@ -288,9 +285,9 @@ class _ArrayTrial:
                     arrays = self.step(*arrays[:2], jnp.int32(code))
                 self.compare(
                     f"{path}: after {index + 1} of them, {names[code - 1]} the last,",
-                    (state, progress, units, ended, tuple(sensed), quiet), arrays,
+                    (state, progress, units, ended, crashed, tuple(sensed), quiet), arrays,
                 )  # fmt: skip
-            if ended:
+            if ended or crashed:
                 return
 
     def compare(self, where: str, ours: tuple, arrays: tuple) -> None:
@@ -300,8 +297,8 @@ class _ArrayTrial:
             0 <= int(pose) < self.world.poses, f"{where} the pose of key(..) is {pose}, not below {self.world.poses}"
         )
         state, progress, _ = plain_layout(Layout(result[0], result[1], np.int32(0)))
-        rest = (result[2].item(), result[3].item(), tuple(result[4].tolist()), result[5].item())
-        parts = "the state", "the progress", "units", "terminated", "perceptions", "what glide(..) says"
+        rest = (*(each.item() for each in result[2:5]), tuple(result[5].tolist()), result[6].item())
+        parts = "the state", "the progress", "units", "terminated", "crashed", "perceptions", "what glide(..) says"
         for part, one, other in zip(parts, ours, (state, progress, *rest), strict=True):
             _expect(
                 one == other, f"{where} {part} differs: {_short(one)} in plain Python and {_short(other)} on arrays"

@@ -75,7 +75,8 @@ def _plain(leaf: PyTree) -> PyTree:
 class WorldEnvironment:
     """One layout of an array task as a `PythonEnvironment`.
 
-    Its rewards are whole numbers: units of the layout, of which `units` make a return of 1.
+    Its rewards are whole numbers: units of the layout, of which `units` make a return of 1. `crashed` says whether the
+    latest action crashed the run.
 
     Args:
       task: the task.
@@ -86,12 +87,13 @@ class WorldEnvironment:
         self.task = task
         self.call_limit, self.terminated_hides_crash = task.world.call_limit, task.world.terminated_hides_crash
         self.state, self.progress, self.units = plain_layout(layout)
+        self.crashed = False
         self.actions = {name: code for code, name in enumerate(task.language.action_names, 1)}
         self.perceptions = {name: code for code, name in enumerate(task.language.perception_names)}
 
     def act(self, action: str, *, at_limit: bool) -> tuple[int, bool]:
         step = self.task.step(self.state, self.progress, self.actions[action], at_limit)
-        self.state, self.progress, units, terminated = step
+        self.state, self.progress, units, terminated, self.crashed = step
         return units, terminated
 
     def perceive(self, perception: str) -> bool:

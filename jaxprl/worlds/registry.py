@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Iterator
 
 from jaxprl.errors import UserError
+from jaxprl.worlds import variants
 from jaxprl.worlds.task import PythonTask, Task
 
 _TASK_FILES = {
@@ -34,7 +35,7 @@ def register(task: Task | PythonTask) -> Task | PythonTask:
       The task.
 
     Raises:
-      UserError: it is not a task, or a task of that name exists already.
+      UserError: it is not a task, or a task of that name exists already, or it is named like a variant of one.
 
     Example:
       >>> import dataclasses
@@ -49,8 +50,18 @@ def register(task: Task | PythonTask) -> Task | PythonTask:
         raise UserError(f"a task is named {task.name!r}; its name is a text that is not blank")
     if task.name in _TASKS:
         raise UserError(f"there is already a task {task.name!r}")
+    if base := _named_like(task.name):
+        raise UserError(f"a task is named {task.name!r}, like a variant of {base}; it needs another name")
     _TASKS[task.name] = task
     return task
+
+
+def _named_like(name: str) -> str | None:
+    """Return the name of the task of which a name means a variant, or None if it means none."""
+    base, suffix = variants.split(name, _TASKS)
+    with contextlib.suppress(UserError):
+        return base if base in _TASKS and variants.variant(_TASKS[base], suffix) else None
+    return None
 
 
 @contextlib.contextmanager
@@ -82,13 +93,16 @@ def tasks() -> dict[str, Task | PythonTask]:
 
 
 def is_own(task: Task | PythonTask) -> bool:
-    """Return whether a task was registered in this process, and is not one of the package."""
-    return task.name not in _OF_PACKAGE and _TASKS.get(task.name) is task
+    """Return whether a task, or that of which it is a variant, was registered in this process, and is not one of the
+    package."""
+    base = variants.base_of(task)
+    return base.name not in _OF_PACKAGE and _TASKS.get(base.name) is base
 
 
 def is_of_package(task: Task | PythonTask) -> bool:
-    """Return whether a task is one of the package, not one of a user or one made from it."""
-    return task.name in _OF_PACKAGE and _TASKS.get(task.name) is task
+    """Return whether a task is one of the package or a variant of one, not one of a user or one made from it."""
+    base = variants.base_of(task)
+    return base.name in _OF_PACKAGE and _TASKS.get(base.name) is base
 
 
 for _domain, _files in _TASK_FILES.items():

@@ -47,6 +47,7 @@ class Step(NamedTuple):
     progress: PyTree  # the progress of the task afterwards
     units: PyTree  # int32 []: the reward, in units of the layout
     terminated: PyTree  # bool []: whether the run is over
+    crashed: PyTree = False  # bool []: whether the action crashed the run; the value False in a world where none does
 
 
 class World(Protocol):
@@ -60,6 +61,10 @@ class World(Protocol):
     A state is a pytree, for example a NamedTuple, of numpy scalars and one-dimensional arrays of bool, uint8, int32 or
     uint32. Its structure, shapes and dtypes never change. If a state has a field `hash`, this is two uint32 on arrays,
     `ops.NO_CHANGE` at the start, and None in plain Python; `ops.updated_hash` computes it.
+
+    A world whose actions can crash the run also has a rule `crashed(event) -> bool []`: whether the action with this
+    event, as `act` returned it, crashed the run. The action is rewarded all the same. `glide` leaves such actions to
+    `act`. A rule that is the Python value False, whatever the event, costs nothing.
     """
 
     @property
@@ -74,7 +79,7 @@ class World(Protocol):
 
     @property
     def terminated_hides_crash(self) -> bool:
-        """Whether a run that is terminated by the call that crashes it is reported as terminated only."""
+        """Whether a run that is terminated by the call that crashes it is reported as terminated only, not as both."""
         ...
 
     @property
@@ -88,7 +93,7 @@ class World(Protocol):
         Args:
           state: the state.
           action: 0 for nothing, which leaves the state as it is; 1, 2, ... for the actions of the language.
-          at_limit: whether this is the call that crashes the run.
+          at_limit: whether this is the call number `call_limit`.
 
         Returns:
           The state afterwards, and an event: a pytree from which the reward learns what happened.
@@ -150,6 +155,28 @@ The docstring of each reward is its specification. It states rewards as parts of
 
 
 @dataclasses.dataclass(frozen=True)
+class Sizes:
+    """The sizes at which a task can be made, besides the one that it has: `NAME@HxW` (`worlds/variants.py`)."""
+
+    make: Callable[[int, int], Task]
+    """(height, width) -> the task in a world of this size; its name does not matter. It is called for sizes within the
+    bounds, and raises UserError for one that the task cannot have all the same."""
+    least: tuple[int, int]
+    """The smallest height and width."""
+    most: tuple[int, int] = (255, 255)
+    """The largest height and width."""
+
+    @property
+    def in_words(self) -> str:
+        """The bounds, like `5x5 to 255x255`."""
+        return "{}x{} to {}x{}".format(*self.least, *self.most)
+
+    def has(self, height: int, width: int) -> bool:
+        """Return whether a size is within the bounds."""
+        return self.least[0] <= height <= self.most[0] and self.least[1] <= width <= self.most[1]
+
+
+@dataclasses.dataclass(frozen=True)
 class Task:
     """A world, its layouts and a reward.
 
@@ -189,6 +216,8 @@ class Task:
     quiet: bool = False
     """Whether an action that changes nothing but a pose (`World.glide`) brings no reward, ends nothing and leaves the
     state and the progress as they are. Runs then skip the reward for such actions, which saves most of their time."""
+    sizes: Sizes | None = dataclasses.field(default=None, compare=False)
+    """The other sizes at which the task can be made; None if it has one size only."""
 
     @property
     def language(self) -> Language:
@@ -217,8 +246,8 @@ class Task:
           at_limit: whether this is the call that crashes the run.
 
         Returns:
-          The new state and progress, the reward in units, and whether the run is terminated. All are scalars of one
-          run, Python values or JAX arrays like the arguments.
+          The new state and progress, the reward in units, whether the run is terminated, and whether the action crashed
+          it. All are scalars of one run, Python values or JAX arrays like the arguments.
 
         Example:
           >>> from jaxprl.worlds.make import make
@@ -230,19 +259,23 @@ class Task:
           (-4, 4, True)
         """
         state, event = self.world.act(state, action, at_limit)
-        return Step(*self.reward(self.world, progress, state, event))
+        crashed = self.world.crashed(event) if hasattr(self.world, "crashed") else False
+        return Step(*self.reward(self.world, progress, state, event), crashed)
 
     def __hash__(self) -> int:
         return hash((self.name, self.world))
 
 
 class PythonEnvironment(Protocol):
-    """An environment in which the plain-Python interpreter (`vm/plain.py`) runs a program."""
+    """An environment in which the plain-Python interpreter (`vm/plain.py`) runs a program.
+
+    One whose actions can crash the run also has `crashed`: whether the latest action did.
+    """
 
     call_limit: int
     """The number of the call that crashes the run."""
     terminated_hides_crash: bool
-    """Whether a run that is terminated by the call that crashes it is reported as terminated only."""
+    """Whether a run that is terminated by the call that crashes it is reported as terminated only, not as both."""
 
     def act(self, action: str, *, at_limit: bool) -> tuple[float, bool]:
         """Do an action.

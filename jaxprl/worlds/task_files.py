@@ -18,7 +18,7 @@ from pathlib import Path
 from jaxprl.errors import UserError
 from jaxprl.files import expanded, read_bytes
 from jaxprl.output import say
-from jaxprl.worlds import registry
+from jaxprl.worlds import registry, variants
 from jaxprl.worlds.check import check
 from jaxprl.worlds.task import PythonTask, Task
 
@@ -31,16 +31,17 @@ def names_file(name: str) -> bool:
 
 
 def make(name: str) -> Task | PythonTask:
-    """Return a task from a file, after it has passed `check`. The notes of `check` go to standard error.
+    """Return a task from a file, or a variant of one, after it has passed `check`, whose notes go to standard error.
 
     Args:
-      name: `path.py:NAME`.
+      name: `path.py:NAME`; for a variant with `@HxW`, `:crashable` or both behind it.
 
     Returns:
       The task.
 
     Raises:
-      UserError: there is no such file or task, or something goes wrong in the file; then the message has its line.
+      UserError: there is no such file or task, the task has no such variant, or something goes wrong in the file; then
+        the message has its line.
     """
     path, task_name = split(name)
     return _checked(path, _content(path), task_name)
@@ -82,17 +83,19 @@ def _checked(path: Path, content: bytes, task_name: str) -> Task | PythonTask:
     """Return a task of a file after checking it, once per process."""
     shown = _text(str(path))
     tasks = _tasks(path.resolve(), content, shown)
-    if task_name not in tasks:
+    base, suffix = variants.split(task_name, tasks)
+    if base not in tasks:
         there = ", ".join(f"{shown}:{known}" for known in tasks)
         mistake = f"has no task {task_name!r}" if task_name else "needs the name of a task"
         raise UserError(f"task file {shown} {mistake}; there is {there}")
     try:
-        notes = check(tasks[task_name])
+        task = variants.variant(tasks[base], suffix)
+        notes = check(task)
     except UserError as error:
         raise UserError(f"{error}{_place(error, shown)}") from None
     for note in notes:
         say(f"note: {note}")
-    return tasks[task_name]
+    return task
 
 
 @functools.cache

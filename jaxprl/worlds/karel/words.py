@@ -20,6 +20,14 @@ MEANINGS = {
     "noMarkersPresent": "the robot's cell holds no marker.",
 }
 """What each action and perception does (`Language.meanings`)."""
+CRASHES = "An action that is not possible crashes the robot: it changes nothing, and the episode ends."
+"""What there is to say besides of a world that is crashable, as a sentence."""
+CRASHING = {
+    "move": "go one cell forward; if a wall is in the way, the robot crashes.",
+    "putMarker": "put one marker on the cell under the robot; if there are 10, the robot crashes.",
+    "pickMarker": "take one marker from the cell under the robot; if there is none, the robot crashes.",
+}
+"""What the actions that can crash do in a world that is crashable."""
 DIRECTIONS = ("north", "east", "south", "west")
 """The names of the directions 0..3."""
 SIGNS = (

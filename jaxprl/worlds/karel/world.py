@@ -1,8 +1,12 @@
-"""Karel's world: a robot on a grid of walls and piles of markers (the Karel of LLM-GS, where moves never crash).
+"""Karel's world: a robot on a grid of walls and piles of markers.
 
 The grid has H rows x W columns, with row 0 on top. Directions are 0 N, 1 E, 2 S, 3 W. A cell is a wall or open, and
 holds 0..10 markers. `move` goes to the cell ahead if that is inside the grid and not a wall, and otherwise turns the
 robot around. `pickMarker` takes one marker if there is one; `putMarker` adds one if there are fewer than 10.
+
+That is the Karel of LLM-GS, whose actions never crash. In a world that is `crashable`, as other published systems have
+it, an action that is not possible (`move` where the way is not clear, `pickMarker` on an empty cell, `putMarker` on a
+cell of 10) changes nothing and crashes the run. The task still rewards it.
 
 Every rule is written once on scalars (`worlds/ops.py`). On JAX values it is jitted and vmapped; on Python ints and
 bytes it is the plain-Python world.
@@ -33,6 +37,10 @@ LANGUAGE = Language(
     meanings=words.MEANINGS,
 )  # fmt: skip
 """Karel's language."""
+CRASHABLE = dataclasses.replace(
+    LANGUAGE, world=(*words.WORLD, words.CRASHES), meanings={**words.MEANINGS, **words.CRASHING}
+)
+"""The same language, with the meanings that its words have in a world that is crashable."""
 
 NOTHING, MOVE, LEFT, RIGHT, PUT, PICK = range(6)
 """The codes of actions: 0 does nothing, then the actions of the language in order."""
@@ -72,6 +80,7 @@ class Event(NamedTuple):
     change: Int  # int32 []: the markers put (+1) or taken (-1) on the robot's cell
     count: Int  # type: ignore[assignment]  # int32 []: after putMarker and pickMarker, the markers on the robot's cell
     byte: Int  # int32 []: the contents before the action of the cell ahead for `move`, else of the robot's cell
+    crashed: Bool = False  # bool []: whether the action crashed the run; the value False if the world is not crashable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +92,7 @@ class KarelWorld:
     Args:
       height: the number H of rows.
       width: the number W of columns.
+      crashable: whether an action that is not possible crashes the run.
 
     Example:
       >>> from jaxprl.worlds.karel.layouts import EAST, border, nothing
@@ -98,12 +108,17 @@ class KarelWorld:
 
     height: int
     width: int
+    crashable: bool = False
 
-    language = LANGUAGE
     call_limit = 10_001
     """The number of the call that crashes the run; 10,000 are free. If it is an action, it still happens and counts."""
     terminated_hides_crash = False
     """A run that is terminated by the call that crashes it is reported as both."""
+
+    @property
+    def language(self) -> Language:
+        """Karel's language."""
+        return CRASHABLE if self.crashable else LANGUAGE
 
     @property
     def stride(self) -> int:
@@ -175,31 +190,35 @@ class KarelWorld:
         Args:
           state: the state.
           action: the code of the action.
-          at_limit: whether this is the call that crashes the run. A `move` then turns the robot around even where the
-            way is clear (kept from the published system).
+          at_limit: whether this is the call number `call_limit`. A `move` then turns the robot around even where the
+            way is clear (kept from the published system), or changes nothing if the world is crashable.
 
         Returns:
           The state afterwards, and what happened.
         """
         looked = self._looked(state, action)
         byte = ops.read(state.cells, looked)
-        state, moved, change = self._pose_after(state, action, looked, byte, at_limit)
+        state, moved, change, crashed = self._pose_after(state, action, looked, byte, at_limit)
         state = self._put(state, looked, byte, change)
-        return state, Event(moved=moved, change=change, count=(byte & COUNT) + change, byte=byte)
+        return state, Event(moved=moved, change=change, count=(byte & COUNT) + change, byte=byte, crashed=crashed)
+
+    def crashed(self, event: Event) -> Bool:
+        """Return whether the action with this event crashed the run, bool []."""
+        return event.crashed if self.crashable else False
 
     def glide(self, state: KarelState, action: Int) -> tuple[KarelState, Bool]:
-        """Do an action if it changes no marker.
+        """Do an action if it changes no marker and does not crash the run.
 
         Args:
           state: the state.
           action: the code of the action, not 0.
 
         Returns:
-          The state afterwards, and whether the action changes no marker. If it does, the pose stays as it is.
+          The state afterwards, and whether the action did no more than this. If it does more, the pose stays as it is.
         """
         looked = self._looked(state, action)
-        state, _, change = self._pose_after(state, action, looked, ops.peek(state.cells, looked), False)
-        return state, change == 0
+        state, _, change, crashed = self._pose_after(state, action, looked, ops.peek(state.cells, looked), False)
+        return state, (change == 0) & ops.invert(crashed) if self.crashable else change == 0
 
     def _looked(self, state: KarelState, action: Int) -> Int:
         """Return the cell that an action is about: the one ahead for `move`, else the robot's."""
@@ -207,14 +226,25 @@ class KarelWorld:
 
     def _pose_after(
         self, state: KarelState, action: Int, looked: Int, byte: Int, at_limit: Bool
-    ) -> tuple[KarelState, Bool, Int]:
-        """Return the state with the pose after an action, whether the robot moved, and how many markers it puts."""
+    ) -> tuple[KarelState, Bool, Int, Bool]:
+        """Return what an action does: the state with the pose after it, whether the robot moved, how many markers it
+        puts, and whether it crashed the run."""
         moving = action == MOVE
         moved = moving & self._is_clear(byte, state.opened) & ops.invert(at_limit)
-        turn = ops.where(moving & ops.invert(moved), 2, ops.where(action == LEFT, 3, ops.where(action == RIGHT, 1, 0)))
+        around = 0 if self.crashable else 2
+        turn = ops.where(
+            moving & ops.invert(moved), around, ops.where(action == LEFT, 3, ops.where(action == RIGHT, 1, 0))
+        )
         change = _change(byte, action == PUT, action == PICK)
         cell, direction = ops.where(moved, looked, state.cell), (state.direction + turn) & 3
-        return state._replace(cell=cell, direction=direction), moved, change
+        crashed = self._is_impossible(state, action, byte) if self.crashable else False
+        return state._replace(cell=cell, direction=direction), moved, change, crashed
+
+    def _is_impossible(self, state: KarelState, action: Int, byte: Int) -> Bool:
+        """Return whether an action is not possible, where `byte` holds the contents of the cell that it is about."""
+        count = byte & COUNT
+        blocked = (action == MOVE) & ops.invert(self._is_clear(byte, state.opened))
+        return blocked | ((action == PUT) & (count == MAX_MARKERS)) | ((action == PICK) & (count == 0))
 
     def perceive(self, state: KarelState, perception: Int) -> Bool:
         """Return the truth of a perception.

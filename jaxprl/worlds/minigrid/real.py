@@ -66,7 +66,7 @@ def real(name: str) -> PythonTask:
             f"environment {name!r} is not one of minigrid's; jaxprl.worlds.from_gym.gym_task makes a task of it"
         )
     else:
-        raise unknown("environment of minigrid", name, [*_PUBLISHED, *_IDS])
+        raise unknown("environment of minigrid", name, NAMES)
     twin = registry.tasks().get(name)
     env = _unseen(_made(name, make_env))
     return gym_task(
@@ -164,6 +164,8 @@ _PUBLISHED: dict[str, Callable[[], gymnasium.Env]] = {
     "RedBlueDoor": lambda: RedBlueDoor(layouts.red_blue_door()),
 }
 """The environments of the published tasks."""
+NAMES = (*_PUBLISHED, *_IDS)
+"""The names of all environments, without `farama:`."""
 
 
 def _interface(language: Language) -> Interface:
