@@ -17,7 +17,7 @@ import pytest
 from jaxprl.cli import train as command
 from jaxprl.dsl import encode, text
 from jaxprl.errors import Stopped, UserError
-from jaxprl.latent import data, sequences, train, vae
+from jaxprl.latent import data, free_run, kinds, sequences, train, vae
 from jaxprl.latent.grammar import Grammar, masks
 from jaxprl.latent.space import SHIPPED, LatentSpace, Origin
 from jaxprl.runs.checkpoint import Every, flat, rebuilt
@@ -30,7 +30,7 @@ from jaxprl.worlds.task import Layout
 
 TASK = data.RANDOM_STATES
 GRAMMAR = Grammar.of(KAREL)
-RECIPE = train.Recipe(batch=32, draws=128, sizes=vae.Sizes(24, 16, 16, 8), warm_up=5, runs=2, run_steps=12)
+RECIPE = train.Recipe(batch=32, draws=128, sizes=kinds.Sizes(24, 16, 16, 8), warm_up=5, runs=2, run_steps=12)
 
 
 random_states = jax.jit(data.random_states, static_argnums=(0, 2))
@@ -283,18 +283,19 @@ def test_a_sequence_does_not_depend_on_those_beside_it_by_a_single_bit():
     shapes = jax.eval_shape(lambda: vae.init(GRAMMAR, jax.random.key(0))["decoder"])
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: jnp.asarray(0.1 * rng.standard_normal(leaf.shape), jnp.float32), shapes)
-    latents = jax.random.normal(jax.random.key(1), (512, vae.SIZES.latent), jnp.float32)
+    latents = jax.random.normal(jax.random.key(1), (512, kinds.LEAPS.sizes.latent), jnp.float32)
+    size = kinds.LEAPS.sizes.decoder
 
     @jax.jit
     def first_step(latents):
-        lanes = vae._first_lanes(GRAMMAR, params, latents)
-        h = vae.gru.step(params["gru"], lanes.always[:, : 3 * vae.SIZES.decoder], lanes.h)
-        hidden = jnp.tanh(h @ params["hidden"]["w"][:, : vae.SIZES.decoder].T + lanes.always[:, -vae.SIZES.decoder :])
-        return lanes.always, h, vae._linear(params["out"], hidden)
+        lanes = free_run.first_lanes(GRAMMAR, params, latents)
+        h = vae.gru.step(params["gru"], lanes.always[:, : 3 * size], lanes.h)
+        hidden = jnp.tanh(h @ params["hidden"]["w"][:, :size].T + lanes.always[:, -size:])
+        return lanes.always, h, vae.linear(params["out"], hidden)
 
     whole = [np.asarray(leaf) for leaf in first_step(latents)]
-    for size in (64, 192):
-        rows = rng.permutation(512)[:size]
+    for count in (64, 192):
+        rows = rng.permutation(512)[:count]
         for part, leaf in zip(first_step(latents[rows]), whole, strict=True):
             np.testing.assert_array_equal(part, leaf[rows])
 
@@ -311,10 +312,10 @@ def test_a_latent_decodes_to_the_same_program_in_any_company():
 
 def test_free_running_says_what_teacher_forcing_says(space):
     """The decoder under its own tokens, in stages that drop ended sequences, against one pass over them."""
-    latent = jax.random.normal(jax.random.key(1), (4 * vae.FEWEST, space.size), jnp.float32)
-    written, ended = jax.jit(vae.free_run, static_argnums=0)(GRAMMAR, space.params, latent)
+    latent = jax.random.normal(jax.random.key(1), (4 * free_run.FEWEST, space.size), jnp.float32)
+    written, ended = jax.jit(free_run.free_run, static_argnums=0)(GRAMMAR, space.params, latent)
     assert ended.all()
-    unstaged, _ = jax.jit(functools.partial(vae.free_run, in_stages=False), static_argnums=0)(
+    unstaged, _ = jax.jit(functools.partial(free_run.free_run, in_stages=False), static_argnums=0)(
         GRAMMAR, space.params, latent
     )
     np.testing.assert_array_equal(written, unstaged)

@@ -20,7 +20,12 @@ def test_the_command_works_from_a_wheel(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
         names = archive.namelist()
-    for name in ("jaxprl/py.typed", "jaxprl/report/report.css", "jaxprl/latent/karel.npz"):
+    for name in (
+        "jaxprl/py.typed",
+        "jaxprl/report/report.css",
+        "jaxprl/latent/karel.npz",
+        "jaxprl/latent/karel_hprl.npz",
+    ):
         assert name in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     sweep = tmp_path / "sweep.toml"

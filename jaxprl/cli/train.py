@@ -1,6 +1,7 @@
 """Train the program VAE, report on it, and write the model file that ships.
 
 jaxprl train --out runs/vae                      # from scratch
+jaxprl train --out runs/hprl --space-kind hprl   # the space of HPRL: 64 dimensions, simplified programs
 jaxprl train --out runs/vae --resume             # go on from the newest checkpoint
 jaxprl train --out runs/vae --resume --steps 0 --export karel.npz
 jaxprl train --out runs/vae --resume --steps 0 --no-report --export karel.npz      # the model file alone
@@ -25,6 +26,7 @@ from jaxprl.errors import Stopped, UserError
 from jaxprl.files import check_output
 from jaxprl.latent import data, quality, train
 from jaxprl.latent.grammar import Grammar
+from jaxprl.latent.kinds import KINDS, LEAPS
 from jaxprl.latent.space import LatentSpace, Origin
 from jaxprl.runs.checkpoint import Checkpoints, Every, Saved, flat, rebuilt
 from jaxprl.runs.record import RunDirectory, environment
@@ -43,7 +45,7 @@ EVALUATED = 512
 
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
-    recipe, every = train.Recipe(seed=options.seed), checked(options)
+    recipe, every = train.Recipe.of(KINDS[options.space_kind], seed=options.seed), checked(options)
     prepare_jax()
     check_devices()
     directory = RunDirectory(options.out, dataclasses.asdict(recipe), resume=options.resume)
@@ -66,7 +68,7 @@ class Training:
     def __init__(self, recipe: train.Recipe, directory: RunDirectory):
         self.recipe, self.directory = recipe, directory
         self.task = data.RANDOM_STATES
-        self.grammar = Grammar.of(self.task.language)
+        self.grammar = Grammar.of(recipe.kind.language(self.task.language))
         self.checkpoints = Checkpoints(directory)
         self.state = train.start(recipe, self.grammar)
         self.seconds = 0.0
@@ -113,8 +115,9 @@ class Training:
     def _record(self, step: int, row: dict[str, float]) -> None:
         if step % 500 == 0:
             if self.held_out is None:
-                self.held_out = data.held_out_programs(self.task, 0, EVALUATED)
-            row["held_out"] = quality.reconstruction(self.grammar, self.state.average, self.held_out)["programs"]
+                self.held_out = data.held_out_programs(self.task, 0, EVALUATED, self.recipe.kind)
+            found = quality.reconstruction(self.grammar, self.state.average, self.held_out, self.recipe.kind)
+            row["held_out"] = found["programs"]
         self.directory.append("metrics.jsonl", {"step": step, "seconds": round(self.seconds, 1), **row})
         held_out = f" | held-out programs {row['held_out']:.3f}" if "held_out" in row else ""
         print(
@@ -126,8 +129,9 @@ class Training:
     def origin(self) -> Origin:
         """Return how the model was trained, without a report."""
         device = environment()
+        kind = "" if self.recipe.kind is LEAPS else f"--space-kind {self.recipe.space_kind} "
         return Origin(
-            command=f"jaxprl train --seed {self.recipe.seed} --steps {int(self.state.step)}",
+            command=f"jaxprl train {kind}--seed {self.recipe.seed} --steps {int(self.state.step)}",
             seed=self.recipe.seed,
             steps=int(self.state.step),
             seconds=round(self.seconds),
@@ -136,7 +140,8 @@ class Training:
 
     def report(self, programs: int) -> Origin:
         """Write report and curve, and return the origin of the model with the report."""
-        found = quality.full_report(self.grammar, self.task, self.state.average, programs=programs)
+        average, kind = self.state.average, self.recipe.kind
+        found = quality.full_report(self.grammar, self.task, average, programs=programs, kind=kind)
         origin = dataclasses.replace(self.origin(), report=found)
         self.directory.write_json("report.json", dataclasses.asdict(origin))
         text = quality.in_words(dataclasses.asdict(origin), self.directory.path / "metrics.jsonl")
@@ -146,7 +151,7 @@ class Training:
 
     def export(self, file: Path, origin: Origin) -> None:
         """Write the model file."""
-        LatentSpace(self.grammar, self.state.average, origin).save(file)
+        LatentSpace(self.grammar, self.state.average, origin, self.recipe.space_kind).save(file)
         print(f"model -> {file}")
 
 
@@ -186,6 +191,7 @@ def parser() -> argparse.ArgumentParser:
     parser = command_parser("train", __doc__)
     parser.add_argument("--out", type=path, default=Path("runs/vae"), help="run directory")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the run directory")
+    parser.add_argument("--space-kind", choices=list(KINDS), default=LEAPS.name, help="default: leaps")
     parser.add_argument("--seed", type=whole(0, seeds.MOST), default=0, help=f"0 (the default) to {seeds.MOST}")
     parser.add_argument("--steps", type=whole(0, MOST_STEPS), default=40_000, help="steps at which the training ends")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="or the seconds that it may go on now")

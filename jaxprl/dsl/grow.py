@@ -30,7 +30,7 @@ from jaxprl.dsl.encode import (
     REPEAT,
     WHILE,
 )
-from jaxprl.dsl.language import COUNTS, Language
+from jaxprl.dsl.language import Language
 from jaxprl.types import Int
 
 STATEMENT, CONDITION, PLAIN_CONDITION, NUMBER = range(4)
@@ -122,7 +122,7 @@ class Tables(NamedTuple):
                 allowed[:4] *= structure
                 allowed[4] *= concat
                 rows.append(_thresholds(allowed))
-        # An operand is one of 64 choices: 0..31 are perceptions and 32..63 negated perceptions; or 0..19 are counts.
+        # An operand is one of 64 choices: 0..31 are perceptions and 32..63 negated perceptions; or 0..63 are counts.
         perceptions = np.zeros(32)
         perceptions[: len(language.perceptions)] = list(language.perceptions.values())
         perceptions /= perceptions.sum()
@@ -130,7 +130,7 @@ class Tables(NamedTuple):
         operands = [
             _thresholds(np.concatenate([perceptions * (1 - negated), perceptions * negated])),
             _thresholds(np.concatenate([perceptions, perceptions * 0])),
-            _thresholds(np.concatenate([np.full(len(COUNTS), 1 / len(COUNTS)), np.zeros(64 - len(COUNTS))])),
+            _thresholds(np.isin(np.arange(64), language.counts) / len(language.counts)),
         ]
         tokens = np.ones(32, np.int32)
         tokens[: len(language.perceptions)] = tokens_of_perceptions(language)

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 
 from jaxprl.errors import UserError
 
-STATEMENT_PROBABILITIES: Mapping[str, float] = {
+STATEMENT_PROBABILITIES: dict[str, float] = {
     "While": 0.15, "Repeat": 0.03, "Concat": 0.50, "If": 0.08, "IfElse": 0.04, "Action": 0.20,
 }  # fmt: skip
 """Probabilities of statement types in both published domains (LLM-GS; LEAPS for Karel)."""
 COUNTS = range(20)
-"""The REPEAT counts that sampling draws from, uniformly. Text may hold any integer."""
+"""The REPEAT counts of both published domains. Text may hold any integer."""
 
 STRUCTURE = ("DEF", "WHILE", "IF", "IFELSE", "ELSE", "REPEAT", "run", "range")
 """Words that no language can use for an action or a perception, besides Python's keywords."""
@@ -68,6 +68,8 @@ class Language:
     """For each perception whose negation is itself a perception: that perception."""
     statements: Mapping[str, float] = dataclasses.field(default_factory=lambda: STATEMENT_PROBABILITIES)
     """The probability of each statement type, with the keys of `STATEMENT_PROBABILITIES`."""
+    counts: range = COUNTS
+    """The REPEAT counts that sampling draws from, uniformly, from 0 to 63."""
     max_tokens: int = 45
     """The largest number of tokens of a sampled program."""
     max_height: int = 4
@@ -129,6 +131,8 @@ def _mistake(language: Language) -> str | None:
         return f"statements has probabilities for {', '.join(STATEMENT_PROBABILITIES)}, 0 for those it does without"
     if not SHORTEST <= language.max_tokens <= Language.max_tokens:
         return f"max_tokens is {language.max_tokens}; it goes from {SHORTEST} to {Language.max_tokens}"
+    if not language.counts or not {*language.counts} <= {*range(64)}:
+        return f"counts is {language.counts}; it holds at least one count, from 0 to 63"
     if not 0 <= language.not_probability <= 1:
         return f"not_probability is {language.not_probability}; it goes from 0 to 1"
     if others := {*language.complements, *language.complements.values()} - {*perceptions}:

@@ -1,9 +1,9 @@
 """Training data, generated as it is used: random programs and what they do on random Karel states.
 
-Programs are drawn from the grammar (`dsl/sample.py`). Each is run on `EXECUTIONS` random 8x8 states, for up to 100
-actions per run. Only programs whose branches are all exercised are kept: every action of the text has to be done in at
-least one of the runs. Of equal programs in a draw only one is kept; otherwise a third of the data would consist of the
-five programs with one action.
+Programs are drawn from the grammar (`dsl/sample.py`) and, for a space of kind `hprl`, simplified (`simplify.py`). Each
+is run on `EXECUTIONS` random 8x8 states, for up to 100 actions per run (50 for `hprl`). Only programs whose branches
+are all exercised are kept: every action of the text has to be done in at least one of the runs. Of equal programs in a
+draw only one is kept; otherwise a third of the data would consist of the five programs with one action.
 
 Whether a program is held out depends on a hash of its nodes. So no held-out program is ever trained on, however long
 the training, and nothing has to be stored.
@@ -24,6 +24,9 @@ from jaxprl.dsl import encode
 from jaxprl.dsl.encode import ACTION
 from jaxprl.dsl.sample import random_programs
 from jaxprl.errors import UserError
+from jaxprl.latent.grammar import Grammar
+from jaxprl.latent.kinds import LEAPS, Kind
+from jaxprl.latent.simplify import simplified
 from jaxprl.types import PyTree
 from jaxprl.vm import interpreter
 from jaxprl.vm.compile import COUNT_BITS, instructions_of
@@ -39,11 +42,9 @@ from jaxprl.xla import guarded, jit
 
 EXECUTIONS = 10
 """Runs of each program."""
-MOST_ACTIONS = 100
-"""The most actions of a run."""
 MOST_STEPS = 400
 """The most instructions of a run: nested REPEATs can perceive for a long time without an action."""
-WALL_PROBABILITY = MARKER_PROBABILITY = 0.1
+MARKER_PROBABILITY = 0.1
 HELD_OUT = 64
 """One program in this many is held out."""
 _SLOTS = 1024
@@ -60,16 +61,17 @@ class Executions(NamedTuple):
 
 
 @guarded
-def random_states(world: KarelWorld, key: jax.Array, count: int) -> KarelState:
+def random_states(world: KarelWorld, key: jax.Array, count: int, *, walls: float = LEAPS.walls) -> KarelState:
     """Draw random Karel states (LEAPS, appendix on the dataset).
 
-    The border consists of walls. Every other cell is a wall with probability 0.1, and an open cell has a single marker
-    with probability 0.1. The robot stands on an open cell and faces any direction.
+    The border consists of walls. Every other cell is a wall with the given probability, and an open cell has a single
+    marker with probability 0.1. The robot stands on an open cell and faces any direction.
 
     Args:
       world: the size of the states.
       key: a JAX random key.
       count: number of states.
+      walls: the probability of a wall.
 
     Returns:
       The states, with a leading axis [count].
@@ -78,12 +80,12 @@ def random_states(world: KarelWorld, key: jax.Array, count: int) -> KarelState:
     shape = count, world.height, world.width
     row, column = jnp.arange(world.height), jnp.arange(world.width)
     inner = ((row > 0) & (row < world.height - 1))[:, None] & ((column > 0) & (column < world.width - 1))[None, :]
-    walls = jax.random.bernoulli(wall_key, WALL_PROBABILITY, shape) | ~inner[None]
-    markers = jax.random.bernoulli(marker_key, MARKER_PROBABILITY, shape) & ~walls
-    lottery = jnp.where(walls, -1.0, jax.random.uniform(cell_key, shape))
+    is_wall = jax.random.bernoulli(wall_key, walls, shape) | ~inner[None]
+    markers = jax.random.bernoulli(marker_key, MARKER_PROBABILITY, shape) & ~is_wall
+    lottery = jnp.where(is_wall, -1.0, jax.random.uniform(cell_key, shape))
     place = jnp.argmax(lottery.reshape(count, -1), axis=1).astype(jnp.int32)
     cells = jnp.full((count, world.height + 2, world.stride), WALL, jnp.uint8)
-    cells = cells.at[:, 1:-1, 1:-1].set(jnp.where(walls, WALL, markers.astype(jnp.int32)).astype(jnp.uint8))
+    cells = cells.at[:, 1:-1, 1:-1].set(jnp.where(is_wall, WALL, markers.astype(jnp.int32)).astype(jnp.uint8))
     return KarelState(
         cell=(place // world.width + 1) * world.stride + place % world.width + 1,
         direction=jax.random.randint(direction_key, (count,), 0, 4),
@@ -108,7 +110,16 @@ RANDOM_STATES = Task("RandomStates", KarelWorld(8, 8), _no_layout, _nothing)
 
 
 @guarded
-def execute(task: Task, programs: jax.Array, states: PyTree, which: jax.Array, *, runs: int, steps: int) -> Executions:
+def execute(
+    task: Task,
+    programs: jax.Array,
+    states: PyTree,
+    which: jax.Array,
+    *,
+    runs: int,
+    steps: int,
+    most_actions: int = LEAPS.most_actions,
+) -> Executions:
     """Run programs and record their actions and perceptions.
 
     Args:
@@ -118,6 +129,7 @@ def execute(task: Task, programs: jax.Array, states: PyTree, which: jax.Array, *
       which: int32 [P, EXECUTIONS], index of the state that each run starts from.
       runs: R, how many of the runs are returned.
       steps: T, how many of their actions are returned.
+      most_actions: the most actions of a run.
 
     Returns:
       The runs. `exercised` refers to all `EXECUTIONS` runs.
@@ -135,7 +147,7 @@ def execute(task: Task, programs: jax.Array, states: PyTree, which: jax.Array, *
 
         def goes_on(carry: tuple[Run[Direct], _Log, jax.Array]) -> jax.Array:
             run, _, taken = carry
-            return (run.end == RUNNING) & ~run.memory.is_full & (taken < MOST_STEPS) & (run.actions < MOST_ACTIONS)
+            return (run.end == RUNNING) & ~run.memory.is_full & (taken < MOST_STEPS) & (run.actions < most_actions)
 
         def advance(carry: tuple[Run[Direct], _Log, jax.Array]) -> tuple[Run[Direct], _Log, jax.Array]:
             run, log, taken = carry
@@ -225,7 +237,9 @@ class Draw(NamedTuple):
 
 
 @guarded
-def draw(task: Task, key: jax.Array, count: int, *, held_out: bool = False, runs: int, steps: int) -> Draw:
+def draw(
+    task: Task, key: jax.Array, count: int, *, held_out: bool = False, runs: int, steps: int, kind: Kind = LEAPS
+) -> Draw:
     """Draw programs from the grammar and run them on random states.
 
     Args:
@@ -235,33 +249,40 @@ def draw(task: Task, key: jax.Array, count: int, *, held_out: bool = False, runs
       held_out: whether held-out programs are wanted, instead of those for training.
       runs: as in `execute`.
       steps: as in `execute`.
+      kind: the kind of program space that they are for.
 
     Returns:
       The programs and their runs.
     """
     program_key, state_key, which_key = jax.random.split(key, 3)
-    programs = random_programs(task.language, jax.random.split(program_key, count))
+    language = kind.language(task.language)
+    programs, kept = random_programs(language, jax.random.split(program_key, count)), jnp.ones(count, bool)
+    if kind.simplifies:
+        programs, kept = simplified(Grammar.of(language), programs)
     assert isinstance(task.world, KarelWorld)
-    states = random_states(task.world, state_key, count)
+    states = random_states(task.world, state_key, count, walls=kind.walls)
     which = jax.random.randint(which_key, (count, EXECUTIONS), 0, count)
     hashes = marks(programs)
     order = jnp.argsort(hashes, stable=True)
     again = jnp.append(jnp.zeros(1, bool), hashes[order][1:] == hashes[order][:-1])
     first = jnp.zeros(count, bool).at[order].set(~again)
-    wanted = first & (is_held_out(programs) == held_out)
+    wanted = kept & first & (is_held_out(programs) == held_out)
     # Unwanted programs are replaced by empty ones, which end at once.
-    executions = execute(task, jnp.where(wanted[:, None], programs, 0), states, which, runs=runs, steps=steps)
+    chosen = jnp.where(wanted[:, None], programs, 0)
+    limits = {"runs": runs, "steps": steps, "most_actions": kind.most_actions}
+    executions = execute(task, chosen, states, which, **limits)
     return Draw(programs, executions, wanted & executions.exercised)
 
 
 @guarded
-def held_out_programs(task: Task, seed: int, count: int) -> np.ndarray:
+def held_out_programs(task: Task, seed: int, count: int, kind: Kind = LEAPS) -> np.ndarray:
     """Return distinct held-out programs.
 
     Args:
       task: the task whose world and language are used.
       seed: determines the programs, an integer from 0 to 2**32 - 1.
       count: number of programs, 1 or more.
+      kind: the kind of program space that they are for.
 
     Returns:
       int32 [count, N], nodes.
@@ -274,7 +295,7 @@ def held_out_programs(task: Task, seed: int, count: int) -> np.ndarray:
     seed = checked_seed(seed)
     distinct: dict[bytes, np.ndarray] = {}
     for number in range(10**6):
-        part = _draw_held_out(task, jax.random.fold_in(jax.random.key(seed), number))
+        part = _draw_held_out(task, kind, jax.random.fold_in(jax.random.key(seed), number))
         for program in np.asarray(part.programs)[np.asarray(part.wanted)]:
             distinct.setdefault(program.tobytes(), program)
         if len(distinct) >= count:
@@ -282,6 +303,6 @@ def held_out_programs(task: Task, seed: int, count: int) -> np.ndarray:
     return np.stack(list(distinct.values())[:count])
 
 
-@jit(per="task", static_argnames="task")
-def _draw_held_out(task: Task, key: jax.Array) -> Draw:
-    return draw(task, key, 2**13, held_out=True, runs=1, steps=1)
+@jit(per=("task", "kind"), static_argnames=("task", "kind"))
+def _draw_held_out(task: Task, kind: Kind, key: jax.Array) -> Draw:
+    return draw(task, key, 2**13, held_out=True, runs=1, steps=1, kind=kind)

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprl.dsl.language import COUNTS, Language
+from jaxprl.dsl.language import Language
 from jaxprl.xla import guarded
 
 STATEMENT, CONDITION, COUNT = "<statement>", "<condition>", "<count>"
@@ -33,6 +33,8 @@ PADDING = "<pad>"
 """The token that follows the end of a program."""
 _BOTTOM = 0
 """The symbol at the bottom of the stack."""
+_NEVER = 10**4
+"""More tokens than any program has."""
 _BLOCKS = "mwire"
 """The letters of the brackets around blocks."""
 
@@ -43,7 +45,7 @@ _Rules = dict[str, dict[str, tuple[str, ...]]]
 class Automaton(NamedTuple):
     """The state of the automaton for one sequence."""
 
-    stack: jax.Array  # int32 [depth]: symbols that have to follow, the next one on top; the bottom stays
+    stack: jax.Array  # uint8 [depth]: symbols that have to follow, the next one on top; the bottom stays
     size: jax.Array  # int32: number of symbols on the stack
     least: jax.Array  # int32: tokens of the shortest program that the sequence can become
 
@@ -85,8 +87,6 @@ class Grammar:
         self.steps = language.max_tokens - (0 if every_token else 3)
         """Steps of the longest sequence. With every token it begins behind `DEF` and ends with one token of padding;
         otherwise it begins behind `DEF run m(`."""
-        self.depth = language.max_tokens + 2
-        """Room on the stack."""
         rules = _rules(language)
         least = _least(rules)
         self.forced = np.array([word not in {w for rule in rules.values() for w in rule} for word in self.words])
@@ -97,13 +97,13 @@ class Grammar:
         shape = len(symbols), len(self.words)
         self.allowed = np.zeros(shape, bool)
         """Whether a symbol can begin with a token."""
-        self.pushed = np.zeros((*shape, longest), np.int32)
+        self.pushed = np.zeros((*shape, longest), np.uint8)
         """The symbols that the token pushes onto the stack, the deepest one first."""
         self.count = np.zeros(shape, np.int32)
         """How many symbols it pushes."""
-        self.longer = np.zeros(shape, np.int32)
-        """By how many tokens it makes the shortest program longer. A <statement> takes at least one token: `move` takes
-        one, so the program grows by 0; the shortest WHILE takes 7, so it grows by 6."""
+        self.longer = np.full(shape, _NEVER, np.int32)
+        """By how many tokens it makes the shortest program longer, `_NEVER` if it is not allowed. A <statement> takes
+        one token or more: `move` takes one, so the program grows by 0; the shortest WHILE takes 7, so it grows by 6."""
 
         def enter(symbol: str, word: str, rest: tuple[str, ...], longer: int) -> None:
             """Fill in the tables for a token that replaces a symbol by `rest`."""
@@ -117,16 +117,28 @@ class Grammar:
                 enter(symbol, word, rest, 1 + sum(least.get(each, 1) for each in rest) - least[symbol])
         for symbol in symbols[1 + len(rules) :]:
             enter(symbol, symbol, (), 0)
-        self.allowed[_BOTTOM, self.padding] = True
+        self.allowed[_BOTTOM, self.padding], self.longer[_BOTTOM, self.padding] = True, 0
         self.pushed[_BOTTOM], self.count[_BOTTOM] = _BOTTOM, 1
         rest = ("run", "m(", STATEMENT, _rest("m"))
         self._start = [_BOTTOM, *(number[each] for each in rest[::-1] if every_token or each in rules)]
         self._least = 1 + sum(least.get(each, 1) for each in rest)
+        self.depth = len(self._start) + self._growth(language.max_tokens - self._least)
+        """Room on the stack."""
+
+    def _growth(self, tokens: int) -> int:
+        """Return by how many symbols the stack can grow at most while the shortest program gets `tokens` longer."""
+        costs = {int(longer): 0 for longer in np.unique(self.longer[self.allowed])}
+        for longer in costs:
+            costs[longer] = int((self.count[self.allowed & (self.longer == longer)] - 1).max())
+        most = [max(0, costs[0])]  # what costs nothing can happen once on top of everything else
+        for room in range(1, tokens + 1):
+            most.append(max([most[room - 1], *(most[room - n] + gain for n, gain in costs.items() if 0 < n <= room)]))
+        return most[tokens]
 
     @guarded
     def start(self) -> Automaton:
         """Return the automaton before the first step of a sequence."""
-        stack = np.zeros(self.depth, np.int32)
+        stack = np.zeros(self.depth, np.uint8)
         stack[: len(self._start)] = self._start
         return Automaton(jnp.asarray(stack), jnp.int32(len(self._start)), jnp.int32(self._least))
 
@@ -145,8 +157,7 @@ class Grammar:
           bool [V]. After the end of the program it is the padding alone.
         """
         top = automaton.stack[automaton.size - 1]
-        fits = automaton.least + jnp.asarray(self.longer)[top] <= self.language.max_tokens
-        return jnp.asarray(self.allowed)[top] & fits
+        return jnp.asarray(self.longer)[top] <= self.language.max_tokens - automaton.least
 
     @guarded
     def advance(self, automaton: Automaton, token: jax.Array) -> Automaton:
@@ -161,9 +172,11 @@ class Grammar:
         # `place` is the place of each stack entry among the new symbols, which begin where the top was. If 2 symbols
         # replace the top of 3, it is -2, -1, 0, 1, 2, ...: two entries stay, and the new size is 4.
         place = jnp.arange(self.depth, dtype=jnp.int32) - (automaton.size - 1)
-        new = pushed[jnp.clip(place, 0, pushed.shape[0] - 1)]
+        stack = automaton.stack
+        for number in range(pushed.shape[0]):  # a chain of selections is much faster than a gather
+            stack = jnp.where(place == number, pushed[number], stack)
         return Automaton(
-            stack=jnp.where(place < 0, automaton.stack, new),
+            stack=stack,
             size=automaton.size - 1 + count,
             least=automaton.least + jnp.asarray(self.longer)[top, token],
         )
@@ -195,7 +208,7 @@ def _rest(letter: str) -> str:
 
 def _words(language: Language) -> tuple[str, ...]:
     """Return the tokens of a language in the order of the published vocabulary, which ends with the padding."""
-    counts = [f"R={count}" for count in COUNTS]
+    counts = [f"R={count}" for count in language.counts]
     names = dict.fromkeys(text.split()[0] for text in language.perceptions)
     arguments = dict.fromkeys(word for words in language.arguments.values() for word in words)
     brackets = ["h(", "h)"] if arguments else []
@@ -224,7 +237,7 @@ def _rules(language: Language) -> _Rules:
         name, *argument = text.split()
         condition[name] = ("h(", f"<argument of {name}>", "h)") if argument else ()
     rules[CONDITION] = condition
-    rules[COUNT] = {f"R={count}": () for count in COUNTS}
+    rules[COUNT] = {f"R={count}": () for count in language.counts}
     for name, arguments in language.arguments.items():
         rules[f"<argument of {name}>"] = dict.fromkeys(arguments, ())
     return rules

@@ -13,7 +13,9 @@ import numpy as np
 
 from jaxprl.errors import UserError
 from jaxprl.latent import data, sequences, vae
+from jaxprl.latent.free_run import free_run
 from jaxprl.latent.grammar import Grammar, masks
+from jaxprl.latent.kinds import LEAPS, Kind
 from jaxprl.latent.space import LatentSpace
 from jaxprl.types import JSON
 from jaxprl.vm.evaluate import evaluate
@@ -38,40 +40,43 @@ class Reconstruction(TypedDict):
     """Share of programs that the decoder gives back from the mean of their latent."""
 
 
-@jit(per="grammar", static_argnames="grammar")
-def _reconstruct(grammar: Grammar, params: vae.Params, programs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Encode programs int32 [P, N] and decode the means of their latents.
+@jit(per=("grammar", "kind"), static_argnames=("grammar", "kind"))
+def _reconstruct(
+    grammar: Grammar, params: vae.Params, programs: jax.Array, kind: Kind
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Encode programs int32 [P, N] and decode the latents of their means.
 
     Returns:
       Which tokens are right under teacher forcing, bool [P, T]; which tokens belong to a program, bool [P, T]; and
       which programs the decoder gives back by itself, bool [P].
     """
     tokens, length, fine = jax.vmap(functools.partial(sequences.from_nodes, grammar))(programs)
-    mean, _ = vae.encode(params, tokens, length)
-    scores = vae.logits(params, mean, vae.inputs_of(grammar, tokens))
+    latent = kind.latent_of(vae.encode(params, tokens, length)[0])
+    scores = vae.logits(params, latent, vae.inputs_of(grammar, tokens))
     guessed = jnp.argmax(jnp.where(masks(grammar, tokens), scores, -jnp.inf), axis=-1).T
     counted = jnp.arange(tokens.shape[1])[None, :] < length[:, None]
-    written, _ = vae.free_run(grammar, params, mean)
+    written, _ = free_run(grammar, params, latent)
     return guessed == tokens, counted, fine & jnp.all(written == tokens, axis=1)
 
 
-def reconstruction(grammar: Grammar, params: vae.Params, programs: np.ndarray) -> Reconstruction:
+def reconstruction(grammar: Grammar, params: vae.Params, programs: np.ndarray, kind: Kind = LEAPS) -> Reconstruction:
     """Measure how well a model reconstructs programs.
 
     Args:
       grammar: the grammar of the model's sequences.
       params: the parameters of the model.
       programs: int32 [P, N], nodes.
+      kind: the kind of the model's program space.
 
     Returns:
       The shares of right tokens and of programs that come back.
     """
-    right, counted, whole = (np.asarray(part) for part in _reconstruct(grammar, params, programs))
+    right, counted, whole = (np.asarray(part) for part in _reconstruct(grammar, params, programs, kind))
     return {"tokens": float(right[counted].mean()), "programs": float(whole.mean())}
 
 
 @guarded
-def full_report(grammar: Grammar, task: Task, params: vae.Params, *, programs: int) -> JSON:
+def full_report(grammar: Grammar, task: Task, params: vae.Params, *, programs: int, kind: Kind = LEAPS) -> JSON:
     """Measure everything that is reported of a model.
 
     Args:
@@ -79,6 +84,7 @@ def full_report(grammar: Grammar, task: Task, params: vae.Params, *, programs: i
       task: the task that training data was generated with (`data.RANDOM_STATES`).
       params: the parameters of the model, with the behaviour network.
       programs: number of held-out programs, and of latents that are drawn, 1 to `MOST_PROGRAMS`.
+      kind: the kind of the model's program space.
 
     Returns:
       The report, which `in_words` prints.
@@ -88,16 +94,16 @@ def full_report(grammar: Grammar, task: Task, params: vae.Params, *, programs: i
     """
     if not 1 <= programs <= MOST_PROGRAMS:
         raise UserError(f"{programs} programs: a report looks at 1 to {MOST_PROGRAMS}")
-    held_out = data.held_out_programs(task, 0, programs)
-    space = LatentSpace(grammar, params)
+    held_out = data.held_out_programs(task, 0, programs, kind)
+    space = LatentSpace(grammar, params, kind=kind.name)
     draws = jax.random.normal(jax.random.key(0), (programs, space.size))
-    decoded, valid = (np.asarray(part) for part in space.decode(draws))
+    decoded, valid = (np.asarray(part) for part in space.decode(space.latent_of(draws)))
     distinct = len(np.unique(decoded[valid], axis=0))
     return {
         "held_out_programs": programs,
-        "reconstruction": reconstruction(grammar, params, held_out),
-        "reconstruction_by_length": _by_length(grammar, params, held_out),
-        "behaviour_accuracy": behaviour_accuracy(grammar, task, params),
+        "reconstruction": reconstruction(grammar, params, held_out, kind),
+        "reconstruction_by_length": _by_length(grammar, params, held_out, kind),
+        "behaviour_accuracy": behaviour_accuracy(grammar, task, params, kind=kind),
         "draws": programs,
         "valid": float(valid.mean()),
         "distinct": distinct / max(int(valid.sum()), 1),
@@ -105,9 +111,9 @@ def full_report(grammar: Grammar, task: Task, params: vae.Params, *, programs: i
     }
 
 
-def _by_length(grammar: Grammar, params: vae.Params, programs: np.ndarray) -> dict[str, float]:
+def _by_length(grammar: Grammar, params: vae.Params, programs: np.ndarray, kind: Kind) -> dict[str, float]:
     """Return the share of programs that come back, by the length of their sequence."""
-    _, counted, whole = (np.asarray(part) for part in _reconstruct(grammar, params, programs))
+    _, counted, whole = (np.asarray(part) for part in _reconstruct(grammar, params, programs, kind))
     length = counted.sum(axis=1)
     bounds = [(1, 5), (6, 10), (11, 15), (16, 20), (21, grammar.steps)]
     parts = {f"{low}-{high}": whole[(length >= low) & (length <= high)] for low, high in bounds}
@@ -115,7 +121,9 @@ def _by_length(grammar: Grammar, params: vae.Params, programs: np.ndarray) -> di
 
 
 @guarded
-def behaviour_accuracy(grammar: Grammar, task: Task, params: vae.Params, draws: int = 2**15) -> float:
+def behaviour_accuracy(
+    grammar: Grammar, task: Task, params: vae.Params, draws: int = 2**15, kind: Kind = LEAPS
+) -> float:
     """Measure how well the behaviour network predicts the actions of held-out programs.
 
     Args:
@@ -123,31 +131,32 @@ def behaviour_accuracy(grammar: Grammar, task: Task, params: vae.Params, draws: 
       task: the task that training data was generated with.
       params: the parameters of the model, with the behaviour network.
       draws: number of programs that are drawn; those that are held out count.
+      kind: the kind of the model's program space.
 
     Returns:
       The share of actions that it predicts from the means of the programs' latents.
     """
-    drawn = _held_out_behaviour(task, draws)
+    drawn = _held_out_behaviour(task, kind, draws)
     wanted = np.asarray(drawn.wanted)
     programs = np.asarray(drawn.programs)[wanted]
     tokens, length, _ = jax.vmap(functools.partial(sequences.from_nodes, grammar))(programs)
-    mean, _ = vae.encode(params, tokens, length)
+    latent = kind.latent_of(vae.encode(params, tokens, length)[0])
     runs = jax.tree.map(lambda leaf: leaf[wanted], drawn.executions)
-    scores = vae.behaviour_logits(params, mean, runs.action, runs.seen)
+    scores = vae.behaviour_logits(params, latent, runs.action, runs.seen)
     right = np.asarray(jnp.argmax(scores, axis=-1)).transpose(1, 2, 0) == np.asarray(runs.action)
     counted = np.arange(right.shape[2]) < np.asarray(runs.length)[..., None]
     return float(right[counted].mean())
 
 
-@jit(per="task", static_argnames=("task", "draws"))
-def _held_out_behaviour(task: Task, draws: int) -> data.Draw:
+@jit(per=("task", "kind"), static_argnames=("task", "kind", "draws"))
+def _held_out_behaviour(task: Task, kind: Kind, draws: int) -> data.Draw:
     """Draw programs, and run those that are held out."""
-    return data.draw(task, jax.random.key(1), draws, held_out=True, runs=2, steps=20)
+    return data.draw(task, jax.random.key(1), draws, held_out=True, runs=2, steps=20, kind=kind)
 
 
 @guarded
 def smoothness(space: LatentSpace, task_name: str, points: int = 256) -> dict[str, dict[str, float]]:
-    """Measure how similarly the programs of z and z + sigma e behave on a task, for z and e drawn from N(0, I).
+    """Measure how similarly the programs of z and z + sigma e behave on a task, for actions z and e from N(0, I).
 
     Args:
       space: the program space.
@@ -163,8 +172,8 @@ def smoothness(space: LatentSpace, task_name: str, points: int = 256) -> dict[st
     key = jax.random.key(0)
     z = jax.random.normal(key, (points, space.size))
     noise = jax.random.normal(jax.random.fold_in(key, 1), z.shape)
-    latents = jnp.concatenate([z[None], z[None] + jnp.array(SIGMAS)[:, None, None] * noise[None]])
-    programs, valid = (np.asarray(part) for part in space.decode(latents))
+    actions = jnp.concatenate([z[None], z[None] + jnp.array(SIGMAS)[:, None, None] * noise[None]])
+    programs, valid = (np.asarray(part) for part in space.decode(space.latent_of(actions)))
     programs = np.where(valid[..., None], programs, programs[valid][0])
     outcomes = evaluate(task, programs.reshape(-1, programs.shape[-1]), layouts)
     returns = outcomes.mean_returns.reshape(len(SIGMAS) + 1, points)

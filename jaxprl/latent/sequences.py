@@ -17,7 +17,6 @@ import numpy as np
 
 from jaxprl.dsl import encode
 from jaxprl.dsl.encode import ACTION, CONCAT, COUNT, IF, IFELSE, KIND_BITS, NOT, PERCEPTION, PROGRAM, REPEAT, WHILE
-from jaxprl.dsl.language import COUNTS
 from jaxprl.latent.grammar import Automaton, Grammar
 from jaxprl.xla import guarded
 
@@ -46,7 +45,7 @@ class Tables(NamedTuple):
         unknown = np.ones(_LARGEST, bool)
         unknown[[encode.PAD, PROGRAM, CONCAT]] = False
         singles = {name: ACTION | index << KIND_BITS for index, name in enumerate(language.action_names)}
-        singles |= {f"R={count}": COUNT | count << KIND_BITS for count in COUNTS}
+        singles |= {f"R={count}": COUNT | count << KIND_BITS for count in language.counts}
         singles |= {"not": NOT, **_STRUCTURES}
         for index, text in enumerate(language.perception_names):
             name, *argument = text.split()

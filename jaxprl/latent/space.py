@@ -26,7 +26,9 @@ from jaxprl.dsl import encode as nodes_of_programs
 from jaxprl.dsl.language import Language
 from jaxprl.errors import UserError
 from jaxprl.latent import sequences, vae
+from jaxprl.latent.free_run import FEWEST, free_run
 from jaxprl.latent.grammar import Grammar
+from jaxprl.latent.kinds import KINDS, LEAPS, Name
 from jaxprl.types import JSON
 from jaxprl.worlds.karel.world import LANGUAGE as KAREL
 from jaxprl.xla import guarded, jit
@@ -34,12 +36,14 @@ from jaxprl.xla import guarded, jit
 FORMAT = 1
 """Version of the format of model files."""
 SHIPPED = Path(__file__).parent / "karel.npz"
-"""The model for Karel's language."""
+"""The model of kind `leaps` for Karel's language."""
+SHIPPED_HPRL = Path(__file__).parent / "karel_hprl.npz"
+"""The model of kind `hprl` for Karel's language."""
 CHUNK = 512
-"""Number of latents that one thread decodes together on a CPU. The rest is decoded `vae.FEWEST` at a time, since every
+"""Number of latents that one thread decodes together on a CPU. The rest is decoded `FEWEST` at a time, since every
 further size would have to be compiled."""
 WIDE_CHUNK = 2048
-"""Number of latents that are decoded together on other devices. It never varies (`vae.free_run`)."""
+"""Number of latents that are decoded together on other devices. It never varies (`free_run`)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,16 +67,19 @@ class Origin:
 class LatentSpace:
     """Programs as points of a real vector space.
 
-    Latents drawn from the normal distribution N(0, I) decode to programs like those that the grammar draws.
+    Actions drawn from the normal distribution N(0, I) have latents that decode to programs like those that the grammar
+    draws. In a space of kind `leaps` an action is the latent itself; in one of kind `hprl` the latent is its tanh, so
+    that latents lie in (-1, 1)^D.
 
     Args:
       grammar: the grammar of the model's sequences.
       params: the parameters of the model. The behaviour network is not needed.
       origin: how the model was trained.
+      kind: the kind of the space, `leaps` or `hprl`.
     """
 
-    def __init__(self, grammar: Grammar, params: vae.Params, origin: Origin | None = None):
-        self.grammar, self.origin = grammar, origin or Origin()
+    def __init__(self, grammar: Grammar, params: vae.Params, origin: Origin | None = None, kind: Name = LEAPS.name):
+        self.grammar, self.origin, self.kind = grammar, origin or Origin(), kind
         self.params = {part: params[part] for part in ("encoder", "decoder")}
 
     @property
@@ -86,13 +93,37 @@ class LatentSpace:
         return _checksum(_halves(self.params))
 
     @guarded
+    def latent_of(self, action: np.ndarray | jax.Array) -> jax.Array:
+        """Return the latents of actions: their tanh in a space of kind `hprl`, the actions themselves in others.
+
+        Args:
+          action: float32 [..., latent].
+
+        Returns:
+          float32 [..., latent].
+        """
+        return KINDS[self.kind].latent_of(jnp.asarray(action))
+
+    @guarded
+    def action_of(self, latent: np.ndarray | jax.Array) -> jax.Array:
+        """Return the actions of latents, the inverse of `latent_of`.
+
+        Args:
+          latent: float32 [..., latent]. Entries close to 1 or -1 have the action of the last number before.
+
+        Returns:
+          float32 [..., latent].
+        """
+        return KINDS[self.kind].action_of(jnp.asarray(latent))
+
+    @guarded
     def decode(self, latents: np.ndarray | jax.Array) -> tuple[jax.Array, jax.Array]:
         """Decode latents to programs.
 
         The program of a latent depends neither on the other latents nor on their number.
 
         Args:
-          latents: float32 [..., latent].
+          latents: float32 [..., latent], points of the space (`latent_of`).
 
         Returns:
           The nodes of the programs, int32 [..., WIDTH], and which of them are valid, bool [...]. A program is not valid
@@ -123,7 +154,7 @@ class LatentSpace:
 
     @guarded
     def encode(self, programs: np.ndarray | jax.Array) -> jax.Array:
-        """Encode programs to the means of their latents.
+        """Encode programs to the latents of their means.
 
         Args:
           programs: nodes, int32 [..., N].
@@ -135,19 +166,19 @@ class LatentSpace:
           UserError: if a program is not in the space (`outside`).
         """
         programs = jnp.asarray(programs)
-        latents, fine = _encode(self.grammar, self.params, programs.reshape(-1, programs.shape[-1]))
+        means, fine = _encode(self.grammar, self.params, programs.reshape(-1, programs.shape[-1]))
         if not bool(jnp.all(fine)):
             row = np.asarray(programs).reshape(-1, programs.shape[-1])[int(jnp.argmin(fine))]
             text = str(nodes_of_programs.decode(row, self.grammar.language))
             raise UserError(f"not in the learned program space: {self.outside(row)}: {text}")
-        return latents.reshape(*programs.shape[:-1], -1)
+        return self.latent_of(means).reshape(*programs.shape[:-1], -1)
 
     @guarded
     def outside(self, program: np.ndarray) -> str | None:
         """Return why a program is not in the space.
 
         A program is not in the space if it is longer than the language's `max_tokens`, or if it has words that were
-        never learned (`and`, `or`, constants, counts outside 0..19).
+        never learned (`and`, `or`, constants, counts outside 0..19, in a space of kind `hprl` outside 2..5).
 
         Args:
           program: nodes, int32 [N].
@@ -168,6 +199,7 @@ class LatentSpace:
         arrays = _halves(self.params)
         about = {
             "format": FORMAT,
+            "kind": self.kind,
             "language": self.grammar.language.name,
             "words": self.grammar.words,
             "every_token": self.grammar.every_token,
@@ -184,8 +216,8 @@ class LatentSpace:
         """Read a model file.
 
         Args:
-          file: the file; by default the model that ships with the package.
-          language: the language of the programs.
+          file: the file; by default the model of kind `leaps` that ships with the package.
+          language: the language of the task that the programs are for.
 
         Returns:
           The space.
@@ -196,7 +228,10 @@ class LatentSpace:
         arrays, about = _content(file)
         if about["format"] != FORMAT:
             raise UserError(f"model {file} has format {about['format']}; this version reads format {FORMAT}")
-        grammar = Grammar.of(language, every_token=about["every_token"])
+        kind = about.get("kind", LEAPS.name)  # files from before there were kinds do not say it
+        if kind not in KINDS:
+            raise UserError(f"model {file} is a space of kind {kind!r}; this version knows {', '.join(KINDS)}")
+        grammar = Grammar.of(KINDS[kind].language(language), every_token=about["every_token"])
         if tuple(about["words"]) != grammar.words:
             raise UserError(
                 f"model {file} knows programs of the language {about['language']}; that of the task, {language.name}, "
@@ -205,7 +240,7 @@ class LatentSpace:
         if _checksum(arrays) != about["checksum"]:
             raise UserError(f"model {file} is damaged: its checksum is another one")
         params = _nested({name: jnp.asarray(leaf, jnp.float32) for name, leaf in arrays.items()})
-        return cls(grammar, params, Origin(**about["origin"]))
+        return cls(grammar, params, Origin(**about["origin"]), kind)
 
 
 _ABOUT = {"format": int, "language": str, "words": list, "every_token": bool, "checksum": str, "origin": dict}
@@ -256,14 +291,14 @@ def _chunk_sizes(count: int) -> list[int]:
     if jax.default_backend() != "cpu":
         return [WIDE_CHUNK] * -(-count // WIDE_CHUNK)
     whole, rest = divmod(count, CHUNK)
-    return [CHUNK] * whole + ([CHUNK] if rest > CHUNK // 2 else [vae.FEWEST] * -(-rest // vae.FEWEST))
+    return [CHUNK] * whole + ([CHUNK] if rest > CHUNK // 2 else [FEWEST] * -(-rest // FEWEST))
 
 
 @jit(per="grammar", static_argnames=("grammar", "in_stages"))
 def _decode(grammar: Grammar, params: vae.Params, latents: jax.Array, in_stages: bool) -> tuple[jax.Array, jax.Array]:
     """Return the nodes of latents [B, latent], and which of them are valid."""
     with jax.default_matmul_precision("float32"):  # by default, accelerators round the factors of products
-        tokens, ended = vae.free_run(grammar, params, latents, in_stages=in_stages)
+        tokens, ended = free_run(grammar, params, latents, in_stages=in_stages)
     programs, room = jax.vmap(functools.partial(sequences.to_nodes, grammar))(tokens)
     return programs, ended & room
 

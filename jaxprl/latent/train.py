@@ -16,14 +16,18 @@ import optax
 
 from jaxprl.latent import data, sequences, vae
 from jaxprl.latent.grammar import Grammar, masks
+from jaxprl.latent.kinds import KINDS, LEAPS, Kind, Name, Sizes
 from jaxprl.types import PyTree
 from jaxprl.worlds.seeds import checked_seed
 from jaxprl.worlds.task import Task
 from jaxprl.xla import guarded, jit
 
-PACKING = ((5, 256), (2, 240), (2, 208), (3, 168), (4, 136), (4, 104), (4, 72), (5, 36), (5, 12))
-"""The packing of a batch of 256 programs. It has enough rows for the usual lengths of training programs; a program that
-is longer than its row does not count."""
+PACKING: dict[Name, vae.Packing] = {
+    "leaps": ((5, 256), (2, 240), (2, 208), (3, 168), (4, 136), (4, 104), (4, 72), (5, 36), (5, 12)),
+    "hprl": ((3, 256), (2, 248), (1, 224), (2, 192), (2, 160), (3, 136), (3, 104), (4, 64), (5, 28), (12, 6)),
+}
+"""The packing of a batch of 256 programs, by kind of program space. It has enough rows for the usual lengths of
+training programs; a program that is longer than its row does not count."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Recipe:
     batch: int = 256
     """Programs per step."""
     draws: int = 832
-    """Programs that are drawn for a batch. About 40 % of them are distinct and have all their branches exercised."""
+    """Programs that are drawn for a batch. Of them 35 to 40 % are distinct and have all their branches exercised."""
     runs: int = 2
     """Runs of each program, out of ten, that the behaviour network imitates."""
     run_steps: int = 20
@@ -53,15 +57,27 @@ class Recipe:
     need not be known in advance."""
     average: float = 0.999
     """Decay of the running average of the parameters; the average is what is evaluated and shipped."""
-    sizes: vae.Sizes = vae.SIZES
+    sizes: Sizes = LEAPS.sizes
     """The sizes of the networks."""
+    space_kind: Name = LEAPS.name
+    """The name of the kind of program space."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seed", checked_seed(self.seed))
 
+    @classmethod
+    def of(cls, kind: Kind, *, seed: int = 0) -> Recipe:
+        """Return the recipe for a kind of program space."""
+        return cls(seed=seed, sizes=kind.sizes, space_kind=kind.name)
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of program space."""
+        return KINDS[self.space_kind]
+
     def packing(self) -> vae.Packing | None:
         """Return the packing of a batch, if there is one for its size."""
-        return PACKING if self.batch == 256 else None
+        return PACKING[self.space_kind] if self.batch == 256 else None
 
 
 class State(NamedTuple):
@@ -88,7 +104,7 @@ def optimizer(recipe: Recipe) -> optax.GradientTransformation:
 @guarded
 def start(recipe: Recipe, grammar: Grammar) -> State:
     """Return the state of a training before the first step."""
-    params = vae.init(grammar, jax.random.fold_in(jax.random.key(recipe.seed), 2**31 - 1), recipe.sizes)
+    params = vae.init(grammar, jax.random.fold_in(jax.random.key(recipe.seed), 2**31 - 1), recipe.sizes, recipe.kind)
     return State(jnp.int32(0), params, jax.tree.map(jnp.copy, params), optimizer(recipe).init(params))
 
 
@@ -105,7 +121,7 @@ def batch_of(recipe: Recipe, grammar: Grammar, task: Task, key: jax.Array) -> va
     Returns:
       The batch, longest programs first. If too few of the drawn programs are usable, the rest has weight 0.
     """
-    drawn = data.draw(task, key, recipe.draws, runs=recipe.runs, steps=recipe.run_steps)
+    drawn = data.draw(task, key, recipe.draws, runs=recipe.runs, steps=recipe.run_steps, kind=recipe.kind)
     (chosen,) = jnp.nonzero(drawn.wanted, size=recipe.batch, fill_value=0)
     enough = jnp.arange(recipe.batch) < jnp.sum(drawn.wanted)
     tokens, length, fine = jax.vmap(functools.partial(sequences.from_nodes, grammar))(drawn.programs[chosen])
@@ -143,7 +159,7 @@ def advance(recipe: Recipe, grammar: Grammar, task: Task, state: State, steps: i
         data_key, noise_key = jax.random.split(key)
         batch = batch_of(recipe, grammar, task, data_key)
         grade = jax.value_and_grad(vae.loss, has_aux=True)
-        (loss, parts), gradient = grade(state.params, batch, noise_key, grammar, packing)
+        (loss, parts), gradient = grade(state.params, batch, noise_key, grammar, packing, recipe.kind)
         with jax.numpy_dtype_promotion("standard"):  # optax takes a float to an integer power
             updates, optimizer_state = optimizer(recipe).update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)

@@ -5,7 +5,8 @@ those of the dense ones, and a task that LEAPS does not have takes those of Door
 `cem` is the same search with the same parameters for every task, by default DoorKey's. `cebs` and `latent-hc` have one
 published set each (Carvalho et al. 2024).
 
-The searches start from random latents, or with `--llm` from the latents of a language model's programs.
+The searches start from random latents, or with `--llm` from the latents of a language model's programs. In a space of
+kind `hprl`, whose latents lie in (-1, 1)^D, they search among actions, whose tanh latents are (`Actions`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 from jaxprl.dsl import encode
 from jaxprl.dsl.language import Language
 from jaxprl.errors import UserError
-from jaxprl.latent.space import SHIPPED, LatentSpace
+from jaxprl.latent.space import SHIPPED, SHIPPED_HPRL, LatentSpace
 from jaxprl.methods.base import Job, Method, Setup, option
 from jaxprl.methods.from_programs import answers_identity, check_recorded, from_programs
 from jaxprl.search.cem import Parameters, around_each, around_mean, cross_entropy
@@ -54,7 +55,9 @@ SIGMAS = (1e-6, 1e6)
 """The least and the largest sigma. float32 loses smaller steps when they are added to a latent."""
 DRAWS = 64
 """Draws from N(0, I) of which at least one must decode to a program, or a space is refused."""
-SPACE_HELP = "model file of the program space (default: the one that ships)"
+SPACE_HELP = "program space: a model file, or leaps or hprl, which ship (default: leaps)"
+_SHIPPED = {"leaps": SHIPPED, "hprl": SHIPPED_HPRL}
+"""The model files that ship, by the names of their kinds."""
 SIGMA_HELP = "standard deviation of the candidates around their centre"
 PATIENCE_HELP = "generations in a row without a better elite after which a new run starts"
 MOST_PATIENCE = 2**20
@@ -127,14 +130,34 @@ def parameters(job: Job) -> Parameters:
     return Parameters(options.k, getattr(options, "elite", 0), options.sigma, getattr(options, "patience", 1))
 
 
-def program_space(job: Job) -> LatentSpace:
+def program_space(job: Job, default: Path = SHIPPED) -> LatentSpace:
     """Return the program space of a job. Raises UserError if it is not of the task's language."""
-    return _loaded(job.options.space or SHIPPED, job.task.language)
+    chosen = job.options.space or default
+    return _loaded(_SHIPPED.get(str(chosen), chosen), job.task.language)
 
 
 @functools.cache
 def _loaded(file: Path, language: Language) -> LatentSpace:
     return LatentSpace.load(file, language)
+
+
+class Actions:
+    """The actions of a program space as a `Space`: latents are their `LatentSpace.latent_of`.
+
+    Latents themselves would leave a space of kind `hprl`, since the searches draw from N(0, I) and add noise.
+
+    Args:
+      space: the program space.
+    """
+
+    def __init__(self, space: LatentSpace):
+        self.space, self.size, self.outside = space, space.size, space.outside
+
+    def decode(self, actions: Array) -> tuple[jax.Array, jax.Array]:
+        return self.space.decode(self.space.latent_of(actions))
+
+    def encode(self, programs: Array) -> jax.Array:
+        return self.space.action_of(self.space.encode(programs))
 
 
 def check(job: Job) -> None:
@@ -168,7 +191,7 @@ def build(setup: Setup, make: Callable[..., Search]) -> Search:
       make: (space, parameters, start=, pool=, budget=, goal=) -> Search.
     """
     job = setup.job
-    space = program_space(job)
+    space = Actions(program_space(job))
     limits = {"budget": job.budget, "goal": setup.goal}
     if not job.uses_llm:
         return make(space, parameters(job), start=random_latents(space), pool=None, **limits)
