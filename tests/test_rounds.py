@@ -46,6 +46,13 @@ def results(folder):
 CASES = {
     "hc": {"task": "DoorKey", "method": "hc", "budget": 3000, "seeds": range(3)},
     "llm-gs": {"task": "DoorKey", "method": "llm-gs", "budget": 3000, "seeds": range(2)},
+    "small neighbours": {
+        "task": "DoorKey",
+        "method": "hc",
+        "budget": 700,
+        "seeds": range(2),
+        "options": {"neighbourhood": "small"},
+    },
     "a task of MiniGrid": {"task": "LavaGap", "method": "hc", "budget": 1000, "seeds": [5]},
 }
 

@@ -15,7 +15,7 @@ from jaxprl.search.driver import drive, with_intervals
 from jaxprl.search.hill_climbing import hill_climbing
 from jaxprl.search.pool import Pool, best_first, joined, pooled_starts, stacked
 from jaxprl.search.program_space import mutations, random_starts
-from jaxprl.search.protocol import UNKNOWN, Event, Improvements, search_keys
+from jaxprl.search.protocol import UNKNOWN, Event, Improvements, search_keys, select
 from jaxprl.search.schedule import Constant, Growing
 from jaxprl.worlds.karel.world import LANGUAGE
 
@@ -64,6 +64,26 @@ def play(search, seeds, **options):
         events[seeds[event.search]].append((event.evaluated, event.score, program, event.source))
 
     return drive(search, begin(search, seeds), first_better, record=record, **options), events
+
+
+def test_each_search_makes_neighbours_of_its_own_parts():
+    def other_keys(parts, programs, keys, counts):
+        """Neighbours as usual where the part is 0; others where it is not."""
+        folded = jax.vmap(lambda part, row: jax.vmap(lambda key: jax.random.fold_in(key, part))(row))(parts, keys)
+        chosen = select(parts == 0, jax.random.key_data(keys), jax.random.key_data(folded))
+        return mutations(LANGUAGE, programs, jax.random.wrap_key_data(chosen, impl="threefry2x32"), counts)
+
+    start = functools.partial(random_starts, LANGUAGE)
+    search = hill_climbing(neighbours=other_keys, start=start, schedule=TWENTY, budget=300, goal=GOAL, parts="parts")
+    state = search.init(search_keys((5, 5)), parts=jnp.array([0, 1], jnp.int32))
+    events = {0: [], 1: []}
+    state = drive(search, state, first_better, record=lambda event: events[event.search].append(event.evaluated))
+    _, usual = play(toy(budget=300), (5,))
+    assert events[0] == [row[0] for row in usual[5]]
+    assert events[1] != events[0]
+    assert events[1][0] == events[0][0]  # both start from the same program
+    assert state.parts.tolist() == [0, 1]
+    assert jax.tree.structure(state) == jax.tree.structure(search.template)
 
 
 def one_by_one(search_key, budget, schedule, goal):
