@@ -499,7 +499,7 @@ def test_answers_that_join_later_leave_the_parts_counted(tmp_path):
             tmp_path, server.url, method="llm-gs", task="CleanHouseSparse", options=options, budget=3_000
         )
     assert result["llm"]["answers"] > 32
-    assert result["llm"]["parts"]["conditions"] == 8
+    assert result["llm"]["parts"]["conditions"] == 7
 
 
 class AfterSomeTime:
