@@ -3,8 +3,9 @@
     python experiments/benchmark_proceed.py
     python experiments/benchmark_proceed.py --tasks Snake --programs 1000 --workers 1
 
-Programs are drawn as searches draw them; starts are fresh layouts. Each figure is the median of several repetitions;
-what is compiled before does not count.
+Programs are drawn as searches draw them; starts are fresh layouts. Runs per second are by the clock, nanoseconds are
+CPU time of all threads together, so that they say something on a busy machine, too. Each figure is the best of several
+repetitions; what is compiled before does not count.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--workers", type=whole(1, 1024), nargs="+", default=[1, cores()], help="a row each")
     options = parser.parse_args(arguments)
     jaxprl.prefer_whole_loops()
-    print("| task, threads | | runs/s | ns a call | ns a run | calls a run |\n|---|---|---|---|---|---|")
+    print("| task, threads | | runs/s | CPU ns a call | CPU ns a run | calls a run |\n|---|---|---|---|---|---|")
     for name in options.tasks:
         for workers in dict.fromkeys(options.workers):
             for line in measured(jaxprl.make(name), options.programs, options.repeats, workers):
@@ -53,13 +54,13 @@ def measured(task: jaxprl.Task, count: int, repeats: int, workers: int) -> list[
     }
     for number in (1, LAYOUTS):
         layouts = some(fresh, np.arange(number))
-        jobs[f"`evaluate`, {number} layouts"] = lambda layouts=layouts: int(
+        jobs[f"`evaluate`, {number} {'layout' if number == 1 else 'layouts'}"] = lambda layouts=layouts: int(
             jaxprl.evaluate(task, programs, layouts, workers=workers).calls.sum()
         )
     found = []
     for (name, job), runs in zip(jobs.items(), (count, count, LAYOUTS * count), strict=True):
-        calls, seconds = job(), timed(job, repeats)
-        figures = f"{runs / seconds:,.0f} | {seconds / calls * 1e9:.1f} | {seconds / runs * 1e9:,.0f}"
+        calls, (seconds, busy) = job(), timed(job, repeats)
+        figures = f"{runs / seconds:,.0f} | {busy / calls * 1e9:.1f} | {busy / runs * 1e9:,.0f}"
         found.append(f"{name} | {figures} | {calls / runs:.1f}")
     return found
 
@@ -68,14 +69,14 @@ def some(layouts: jaxprl.Layout, rows: np.ndarray) -> jaxprl.Layout:
     return jax.tree.map(lambda leaf: leaf[rows], layouts)
 
 
-def timed(job: Callable[[], int], repeats: int) -> float:
-    """Return the median of the seconds that a job takes."""
-    seconds = []
+def timed(job: Callable[[], int], repeats: int) -> tuple[float, float]:
+    """Return the fewest seconds that a job takes, by the clock and of CPU time."""
+    found = []
     for _ in range(repeats):
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         job()
-        seconds.append(time.perf_counter() - started)
-    return float(np.median(seconds))
+        found.append((time.perf_counter() - started, time.process_time() - busy))
+    return min(seconds for seconds, _ in found), min(busy for _, busy in found)
 
 
 if __name__ == "__main__":
