@@ -3,8 +3,8 @@
 It differs from hill climbing in that ties are accepted, so that it drifts along plateaus, and in that programs have a
 limited size instead of restarts. Carvalho et al. (2024) publish results of such a search with their code (class
 `StochasticHillClimbing`), though not in the paper. The size is theirs: the number of statements, conditions and counts
-of a program. Deviations: the limits of the language hold as well, and the neighbours are those of
-`program_space.mutations`; theirs are regrown with a height of at most 2, wherever they stand.
+of a program. Their neighbours are those of the neighbourhood `small` (`methods/neighbourhoods.py`). Deviations: the
+limits of the language hold for neighbours as well, and the first program has a limited size too.
 
 The n-th program of a search is drawn with the key `fold_in(search key, n)`. A program that is too large is drawn again
 from that key and does not count as evaluated.
@@ -78,7 +78,8 @@ def limited_neighbours(neighbours: Neighbours, max_nodes: int, *given: PyTree) -
 
 def limited_starts(start: Start, max_nodes: int, keys: jax.Array, climb: jax.Array) -> jax.Array:
     """Return programs int32 [S, N] no larger than `max_nodes`, drawn by `start`."""
-    return _drawn_limited(lambda keys: (start(keys, climb),), max_nodes, keys)[0]
+    width = max(encode.WIDTH, 1 << (2 * max_nodes - 1).bit_length())  # there are fewer Concats than other nodes
+    return _drawn_limited(lambda keys: (start(keys, climb),), max_nodes, keys)[0][:, :width]
 
 
 Drawn = tuple[jax.Array, ...]

@@ -22,8 +22,8 @@ def random_starts(language: Language, keys: jax.Array, climb: jax.Array, *, limi
 def random_programs(language: Language, keys: jax.Array, *, limits_tokens: bool = True) -> jax.Array:
     """Return one random program per key, int32 [B, N].
 
-    Without the limit of tokens, rows have room for the largest program that an engine runs. It does not matter to
-    searches: as few as one in a hundred million programs in Karel's language is larger, and drawn again.
+    Without the limit of tokens, rows have room for the largest program that an engine runs; one that is larger, in
+    Karel's language one in a hundred million, is drawn again.
     """
     width = encode.WIDTH if limits_tokens else PROGRAM_NODES
     return sample.random_programs(language, keys, width, limits_tokens=limits_tokens)
