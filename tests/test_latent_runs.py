@@ -55,6 +55,10 @@ class StopsAfter:
     [
         {"method": "leaps", "llm": "recorded"},
         *(pytest.param({"method": method}, marks=pytest.mark.full) for method in ("leaps", "cem", "cebs", "latent-hc")),
+        *(
+            pytest.param({"method": method, "options": {"space": Path("hprl")}}, marks=pytest.mark.full)
+            for method in ("leaps", "cem", "cebs", "latent-hc")
+        ),
     ],
 )
 def test_a_run_leaves_the_same_alone_among_others_and_after_a_stop(tmp_path, options):

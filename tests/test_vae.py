@@ -208,7 +208,7 @@ def _behaviour(program, start) -> tuple[list[tuple[int, int]], bool]:
         perceive, key = environment.perceive, environment.key
 
         def act(self, action, *, at_limit):
-            if len(rows) == data.MOST_ACTIONS:
+            if len(rows) == kinds.LEAPS.most_actions:
                 raise Enough
             seen = sum(environment.perceive(name) << bit for bit, name in enumerate(KAREL.perception_names))
             rows.append((KAREL.action_names.index(action), seen))
@@ -218,7 +218,7 @@ def _behaviour(program, start) -> tuple[list[tuple[int, int]], bool]:
         plain.run(program, Watched())
     except Enough:
         return rows, False
-    return rows, len(rows) < data.MOST_ACTIONS
+    return rows, len(rows) < kinds.LEAPS.most_actions
 
 
 def test_random_states_are_as_described():
