@@ -22,9 +22,10 @@ BELOW = {  # each room, and the rooms that it may import
     "search": {"errors", "types", "xla", "dsl", "worlds"},
     "vm": {"caches", "codegen", "errors", "types", "xla", "dsl", "worlds", "search"},
     "latent": {"errors", "files", "types", "xla", "dsl", "worlds", "vm"},
+    "rl": {"types", "xla", "worlds", "latent"},
     "llm": {"errors", "files", "output", "types", "dsl"},
     "runs": {"errors", "output", "types"},
-    "methods": {"errors", "files", "types", "xla", "dsl", "worlds", "search", "vm", "latent", "llm"},
+    "methods": {"errors", "files", "types", "xla", "dsl", "worlds", "search", "vm", "latent", "rl", "llm"},
     "experiment": {
         "caches", "errors", "output", "types", "xla", "dsl", "worlds", "search", "vm", "llm", "methods", "runs"
     },
