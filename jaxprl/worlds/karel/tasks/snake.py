@@ -53,7 +53,8 @@ def generate(rng: np.random.RandomState) -> Layout:
     # The generator has drawn nothing yet, so a copy of it gives the draws for new food.
     afresh = np.random.RandomState()
     afresh.set_state(rng.get_state())
-    spawns = [WORLD.cell(*inner_cell(afresh, height, width)) for _ in range(STREAM)]
+    drawn = afresh.randint(1, np.tile([height - 1, width - 1], STREAM))  # what `inner_cell` draws, but all at once
+    spawns = [WORLD.cell(row, column) for row, column in drawn.reshape(-1, 2).tolist()]
     column = rng.randint(2, width - 2)
     row = rng.randint(1, height - 1)
     food = row, column
