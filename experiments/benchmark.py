@@ -11,6 +11,7 @@
 - search: hill climbing, everything included, in programs that count as evaluated.
 - engines: hill climbing with each engine for CPUs, in turn.
 - start: the whole of a short `jaxprl run`, with empty caches and with full ones.
+- hprl (Karel): its programs decoded and run per second, and the share of the time of each part.
 - world (MiniGrid): random actions in thousands of copies of the world, and in `minigrid` itself.
 - scaling: cost per program against the number of runs in a call, and against the number of threads.
 
@@ -36,6 +37,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from benchmark_hprl import Measured
 from benchmark_output import Row, plot, table
 
 import jaxprl
@@ -141,6 +143,10 @@ class Benchmark:
         tasks = json.loads(gzip.decompress(file.read_bytes()))["tasks"]
         if task.name not in tasks:
             raise jaxprl.UserError(none)
+        if "hprl" in options.sections and task.language.name != "karel":
+            raise jaxprl.UserError(
+                f"section hprl needs a program space, which there is for Karel tasks, not {task.name}"
+            )
         if "world" in options.sections and task.language.name != "minigrid":
             raise jaxprl.UserError(f"section world compares with minigrid; {task.name} is a Karel task")
         golden = tasks[task.name]["programs"]
@@ -323,6 +329,16 @@ def start(bench: Benchmark) -> list[Row]:
     return [row(f"jaxprl run, {caches} caches", "runs", 1, 0.0, times) for caches, times in seconds.items()]
 
 
+def hprl(bench: Benchmark) -> list[Row]:
+    """Run searches by `hprl` up to a fixed number of updates."""
+    rows = []
+    for number in bench.options.searches:
+        measured = Measured(bench.task, LAYOUTS, number)
+        first, seconds, (programs, shares) = timed(measured.run, min(SLOW_REPEATS, bench.options.repeats))
+        rows.append(row(f"hprl, {number} side by side", "programs decoded", programs, first, seconds, shares=shares))
+    return rows
+
+
 def world(bench: Benchmark) -> list[Row]:
     """Step environments with random actions; episodes that have ended go on."""
     from jaxprl.worlds.minigrid import act, from_farama, layouts
@@ -370,6 +386,7 @@ SECTIONS: dict[str, Callable[[Benchmark], list[Row]]] = {
     "search": searches,
     "engines": engines,
     "start": start,
+    "hprl": hprl,
     "world": world,
     "scaling": scaling,
 }

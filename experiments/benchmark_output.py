@@ -28,6 +28,8 @@ def table(report: Row) -> str:
             f"{each['name']:48}{each['per second']:14,.{digits}f}{quartiles:>24}{nanoseconds:>10}"
             f"{each['first run - median, s']:9.1f}s"
         )
+        if "shares" in each:
+            lines.append("  " + ", ".join(f"{part} {share:.0%}" for part, share in each["shares"].items()))
     quotients = [key for key, value in report.items() if isinstance(value, float)]
     return "\n".join([*lines, *(f"{key}: {report[key]:.2f}" for key in quotients)])
 

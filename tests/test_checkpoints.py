@@ -36,6 +36,7 @@ RUNS = {
     "leaps": "--task Seeder --method leaps --seeds 0-1 --budget 1500 --layouts 0-3",
     "latent-hc": "--task Seeder --method latent-hc --llm recorded --seeds 3,1 --budget 1500 --layouts 0-1",
     "hc-parts": "--task Seeder --method hc --neighbourhood parts --seeds 0-1 --budget 1500 --layouts 0-1",
+    "hprl": "--task Seeder --method hprl --seeds 0-1 --budget 1500 --layouts 0-3 --episodes 64",
     "hc-minigrid": "--task PutNear --method hc --seeds 5 --budget 11000 --layouts 0-1",
 }
 
@@ -116,7 +117,10 @@ def kill_once(name: str, out: Path, rng: random.Random, seconds: float) -> bool:
 
 @pytest.mark.parametrize(
     "name",
-    ["hc-karel", *(pytest.param(name, marks=pytest.mark.full) for name in ("llm-gs-minigrid", "leaps", "hc-parts"))],
+    [
+        "hc-karel",
+        *(pytest.param(name, marks=pytest.mark.full) for name in ("llm-gs-minigrid", "leaps", "hc-parts", "hprl")),
+    ],
 )
 def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, unbroken, name):
     want, seconds = unbroken(name)

@@ -54,6 +54,7 @@ class StopsAfter:
     "options",
     [
         {"method": "leaps", "llm": "recorded"},
+        {"method": "hprl", "options": {"episodes": 64, "observe": "state"}},
         *(pytest.param({"method": method}, marks=pytest.mark.full) for method in ("leaps", "cem", "cebs", "latent-hc")),
         *(
             pytest.param({"method": method, "options": {"space": Path("hprl")}}, marks=pytest.mark.full)
@@ -67,7 +68,7 @@ def test_a_run_leaves_the_same_alone_among_others_and_after_a_stop(tmp_path, opt
     results = run(config, whole)
     assert all(result["evaluated"] == 250 or result["return"] == 1 for result in results)
     start = "llm" if "llm" in options else "random"
-    assert {row["source"] for row in read_lines(whole / "programs.jsonl")} <= {start, "mutation"}
+    assert {row["source"] for row in read_lines(whole / "programs.jsonl")} <= {start, "mutation", "policy"}
     run(Config("Seeder", seeds=(3,), **LIMITS, **options), alone)
     assert left_by(alone, 3) == left_by(whole, 3)
     with pytest.raises(Stopped):

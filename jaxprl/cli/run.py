@@ -88,6 +88,8 @@ def main(arguments: Sequence[str]) -> int:
             f"seed {result['seed']}: return {result['return']:.4f} ({result['unseen_return']:.4f} on "
             f"{result['unseen_layouts']:,} unseen layouts) after {result['evaluated']:,} programs, {result['stop']}"
         )
+        if "policy" in result:
+            print(f"  {policy_in_words(result['policy'])}")
         if "llm" in result:
             print(f"  {in_words(result['llm'])}")
     if job.asks:
@@ -148,6 +150,15 @@ def in_words(counts: JSON) -> str:
         found = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
         text += f"\n  their parts: {found}; {equal} more run like another one, {large} are too large for any program"
     return text
+
+
+def policy_in_words(policy: JSON) -> str:
+    """Return in words what a search's policy did (`search.hprl.summary`)."""
+    which = "of its last update" if policy["updates"] else "so far"
+    return (
+        f"the policy, after {policy['updates']:,} updates: mean return {policy['policy_return']:.4f} in the episodes "
+        f"{which}; {policy['programs']:,} programs decoded, {policy['invalid']:.1%} of the actions invalid"
+    )
 
 
 def settings(options: argparse.Namespace) -> Settings | None:

@@ -11,7 +11,8 @@ from jaxprl.search.protocol import Candidates, Improvements, Neighbourhoods, Sea
 from jaxprl.search.rounds import Rounds
 from jaxprl.vm.device import several_rounds
 from jaxprl.vm.evaluate import check_engine, evaluate, expected_engine, first_better, prepare, scores
-from jaxprl.vm.outcomes import Outcomes, Scale
+from jaxprl.vm.outcomes import Outcomes, Proceeded, Scale
+from jaxprl.vm.proceed import proceed
 from jaxprl.worlds.task import Layout, PythonTask, Task
 
 MOST_WORKERS = 1024
@@ -69,6 +70,11 @@ class Evaluator:
     def evaluate_on(self, programs: np.ndarray, layouts: Layout) -> Outcomes:
         """Return the outcomes of programs, nodes int32 [P, N], on other layouts."""
         return evaluate(self.task, programs, layouts, workers=self.workers, engine=self.engine)
+
+    def proceed(self, programs: np.ndarray, layouts: Layout) -> Proceeded:
+        """Return what programs, nodes int32 [P, N], do from P starts on, each on its own."""
+        assert isinstance(self.task, Task)
+        return proceed(self.task, programs, layouts, workers=self.workers, engine=self.engine)
 
     def several(self, search: Search, state: State, width: int) -> tuple[State, Rounds] | None:
         """Do several rounds of searches on a GPU, if that can be done (`search.rounds.Device`)."""

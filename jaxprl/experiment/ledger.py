@@ -16,7 +16,7 @@ from jaxprl.llm.programs import Answers, total
 from jaxprl.methods.base import Job
 from jaxprl.output import say
 from jaxprl.runs.progress import Progress
-from jaxprl.runs.record import ANSWERS, ROUNDS, RunDirectory
+from jaxprl.runs.record import ANSWERS, ROUNDS, UPDATES, RunDirectory
 from jaxprl.search.protocol import Event
 from jaxprl.types import JSON
 
@@ -80,6 +80,10 @@ class Ledger:
         """Record what one occasion of asking brought."""
         self.directory.append(ROUNDS, {"seed": self.seeds[search], **row})
 
+    def record_update(self, search: int, row: JSON) -> None:
+        """Record what an update of a search's policy was like."""
+        self.directory.append(UPDATES, {"seed": self.seeds[search], **row})
+
     def leave_out(self, search: int, why: str) -> None:
         """Leave out a search that has no program to start from. Raises UserError if no search is left."""
         self.left_out.add(search)
@@ -94,13 +98,14 @@ class Ledger:
         best = max((self.evaluator.mean_return(event.score) for event, _ in self.bests.values()), default=None)
         self.progress.show(best, int(sum(evaluated)), note=note, final=final)
 
-    def finish(self, index: int, evaluated: int, stop: str | None = None) -> None:
+    def finish(self, index: int, evaluated: int, stop: str | None = None, facts: JSON | None = None) -> None:
         """Write a search's result, unless it is written, with its best program's return on layouts that no search sees.
 
         Args:
           index: the search.
           evaluated: programs that it evaluated.
           stop: why it has stopped, if for neither return 1 nor the budget.
+          facts: what the result says besides.
         """
         if index in self.written or index in self.left_out:
             return
@@ -122,6 +127,7 @@ class Ledger:
             "python": program.to_python(),
             "seconds": round(self.seconds, 3),
         }
+        result |= facts or {}
         if index in self.answers:
             result["llm"] = self.answers[index]
         self.directory.write_json(f"seed-{self.seeds[index]}/result.json", result)

@@ -124,6 +124,7 @@ class _Run:
             layouts=evaluator.layouts,
             scale=evaluator.scale,
             evaluate=evaluator.evaluate,
+            proceed=evaluator.proceed,
             language_model=model,
             log=self.ledger,
         )
@@ -177,7 +178,7 @@ class _Run:
             raise self._stopped("saved")
         ledger.show(evaluated, done)
         for index in np.flatnonzero(done).tolist():
-            ledger.finish(index, evaluated[index], search.stop_reason(state, index))
+            ledger.finish(index, evaluated[index], search.stop_reason(state, index), search.facts(state, index))
         if stops:
             raise self._stopped("the answers that came are kept")
 

@@ -23,7 +23,7 @@ from jaxprl.llm.programs import Answers, Ask
 from jaxprl.llm.settings import Settings
 from jaxprl.search.protocol import Event, Search
 from jaxprl.types import JSON
-from jaxprl.vm.outcomes import Outcomes, Scale
+from jaxprl.vm.outcomes import Outcomes, Proceeded, Scale
 from jaxprl.worlds.task import Layout, PythonTask, Task
 
 Value = Any
@@ -99,6 +99,9 @@ class Log(Protocol):
     def record_round(self, search: int, row: JSON) -> None:
         """Record what one occasion of asking brought."""
 
+    def record_update(self, search: int, row: JSON) -> None:
+        """Record what an update of a search's policy was like."""
+
     def leave_out(self, search: int, why: str) -> None:
         """Leave out a search that has no program to start from. Raises UserError if no search is left."""
 
@@ -117,6 +120,8 @@ class Setup:
     """From returns on those layouts to scores."""
     evaluate: Callable[[np.ndarray], Outcomes]
     """Programs, nodes int32 [P, N] -> their outcomes on the layouts."""
+    proceed: Callable[[np.ndarray, Layout], Proceeded]
+    """Programs, nodes int32 [P, N], and P layouts -> how their runs ended, and where (`vm.proceed`)."""
     language_model: Ask | None
     """Asks the language model, if the job names one."""
     log: Log

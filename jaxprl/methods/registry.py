@@ -7,11 +7,14 @@ from jaxprl.methods.annealing import ANNEALING
 from jaxprl.methods.base import Method
 from jaxprl.methods.chain import CHAIN
 from jaxprl.methods.hc import HC
+from jaxprl.methods.hprl import HPRL
 from jaxprl.methods.latent import CEBS, CEM, LATENT_HC, LEAPS
 from jaxprl.methods.llm_gs import LLM_GS
 from jaxprl.methods.revision import REVISIONS
 
-_METHODS = {method.name: method for method in (LLM_GS, HC, ANNEALING, CHAIN, LEAPS, CEM, CEBS, LATENT_HC, *REVISIONS)}
+_METHODS = {
+    method.name: method for method in (LLM_GS, HC, ANNEALING, CHAIN, LEAPS, CEM, CEBS, LATENT_HC, HPRL, *REVISIONS)
+}
 
 
 def methods() -> dict[str, Method]:

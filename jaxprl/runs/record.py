@@ -4,6 +4,7 @@ config.json          the configuration
 env.json             versions of the packages, the device and the git revision
 metrics.jsonl        a line for every new best program and every interval: seed, evaluated, best, seconds
 programs.jsonl       a line for every new best program: seed, evaluated, program, return, source
+updates.jsonl        a line for every update of a policy: seed, evaluated, updates, policy_return, ...
 llm/answers.jsonl    every answer of the language model that was read, and whether it gave a program
 llm/rounds.jsonl     what came of every later prompt to the language model
 llm/requests.jsonl   every request to the language model and its outcome, in order of time
@@ -41,10 +42,11 @@ from jaxprl.runs import lock
 from jaxprl.types import JSON
 
 ANSWERS = "llm/answers.jsonl"
+UPDATES = "updates.jsonl"
 ROUNDS = "llm/rounds.jsonl"
 REQUESTS = "llm/requests.jsonl"
 USAGE = "llm/usage.json"
-RECORDS = ("metrics.jsonl", "programs.jsonl", ANSWERS, ROUNDS)
+RECORDS = ("metrics.jsonl", "programs.jsonl", UPDATES, ANSWERS, ROUNDS)
 """The records that are cut back to the newest checkpoint when a run is resumed."""
 PACKAGES = ("jaxprl", "jax", "jaxlib", "numpy")
 """The packages whose versions env.json has."""

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprl.types import Array, PyTree
+from jaxprl.types import JSON, Array, PyTree
 from jaxprl.worlds.seeds import checked_seed
 from jaxprl.xla import jit
 
@@ -126,11 +126,16 @@ class Event:
     program: np.ndarray | None = None
     """Nodes int32 [N] of the new best program."""
     source: str | None = None
-    """Where that program came from: "llm", "random" or "mutation"."""
+    """Where that program came from: "llm", "random", "mutation" or "policy"."""
 
 
 def no_stop_reason(state: State, search: int) -> None:
     """Return None: a search that is done has reached return 1 or its budget (`Search.stop_reason`)."""
+
+
+def no_facts(state: State, search: int) -> JSON:
+    """Return an empty object: the result says nothing besides the best program (`Search.facts`)."""
+    return {}
 
 
 class Search(NamedTuple):
@@ -171,6 +176,8 @@ class Search(NamedTuple):
     """Whether `ask` and `tell` can be part of a jitted function (`rounds.py`)."""
     stop_reason: Callable[[State, int], str | None] = no_stop_reason
     """Why a search that is done has stopped, if for neither return 1 nor its budget."""
+    facts: Callable[[State, int], JSON] = no_facts
+    """What the result of a search says besides its best program."""
 
 
 def select(condition: jax.Array, new: PyTree, old: PyTree) -> PyTree:
