@@ -153,9 +153,9 @@ def test_what_is_not_translated_runs_on_the_next_engine(library, monkeypatch):
     task = jaxprl.make("Harvester")
 
     def step(state, progress, action, at_limit):
-        state, progress, reward, terminated = task.step(state, progress, action, at_limit)
-        rest = jax.numpy.sort(jax.numpy.stack([reward, reward * 0]))
-        return state, progress, rest[0] + rest[1], terminated
+        taken = task.step(state, progress, action, at_limit)
+        rest = jax.numpy.sort(jax.numpy.stack([taken.units, taken.units * 0]))
+        return taken._replace(units=rest[0] + rest[1])
 
     class Sorted(type(task)):
         def step(self, state, progress, action, at_limit):

@@ -29,13 +29,6 @@ from jaxprl.report.published_results import Estimate, columns, fitting
 from jaxprl.report.reading import read_all
 from jaxprl.report.text import text
 
-AWAITED = {"hprl", "innatecoder"}
-"""Settings that need a neighbourhood, a method or a property of tasks that is not there yet."""
-
-
-def there(name, task):
-    return name not in AWAITED and not re.search("[@:]", task)
-
 
 def job_of(*words):
     return configuration(parser().parse_args(list(words)))
@@ -53,13 +46,12 @@ def test_a_setting_decides_everything_on_each_of_its_tasks(name):
         assert None not in (config.seeds, config.layouts, config.budget)
         assert set(config.options) == set(setting.options)
         assert filled(setting, Config(task=task, published=name)) == config
-        if there(name, task):
-            job = resolve(Config(task=short(task), published=name))
-            lines = told(setting, job)
-            found = rows(setting, job)
-            assert [row.name for row in found if row.ours != row.theirs] == (["model"] if setting.model else [])
-            assert all(row.source and row.source in "\n".join(lines) for row in found)
-            assert identity(job)["published"] == name
+        job = resolve(Config(task=short(task), published=name))
+        lines = told(setting, job)
+        found = rows(setting, job)
+        assert [row.name for row in found if row.ours != row.theirs] == (["model"] if setting.model else [])
+        assert all(row.source and row.source in "\n".join(lines) for row in found)
+        assert identity(job)["published"] == name
 
 
 def test_what_the_settings_say():

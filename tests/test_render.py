@@ -138,7 +138,7 @@ def test_what_cannot_be_drawn_is_named():
 
 def moments(rewarded, number):
     return [
-        Moment(call, "action", "move", 1, None, float(call in rewarded), False, 0.0, None, None, None)
+        Moment(call, "action", "move", 1, None, float(call in rewarded), False, False, 0.0, None, None, None)
         for call in range(number)
     ]
 

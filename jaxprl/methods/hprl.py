@@ -122,7 +122,7 @@ def play_of(setup: Setup, space: LatentSpace) -> Play:
     """Return what the episodes of a run are made of."""
     task, options = setup.job.task, setup.job.options
     assert isinstance(task, Task)
-    crashable = getattr(task.world, "crashable", False)
+    crashable = task.world.crashable if isinstance(task.world, KarelWorld) else hasattr(task.world, "crashed")
 
     def decode(actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         count = len(actions)
