@@ -311,9 +311,12 @@ def test_programs_to_solve_are_compared_by_their_interval(tmp_path):
 
     [found] = compared(tmp_path / "a", solved_at(900, 1_000, 1_100, 1_300, 1_050), "FourCorners")
     assert found.median == statistics.median([900, 1_000, 1_100, 1_300, 1_050])
-    assert to_solve(found) == "programs to solve, median: 1,050 (95 % 900 to 1,300), theirs 1,088, inside this interval"
+    assert to_solve(found) == (
+        "programs to solve, median: 1,050 (95 % 900 to 1,300), theirs 1,088, inside this interval and inside that of "
+        "32 other searches (900 to 1,300)"
+    )
     [found] = compared(tmp_path / "b", solved_at(100, 200, 150), "FourCorners")
-    assert to_solve(found).endswith("150 (95 % 100 to 200), theirs 1,088, outside this interval")
+    assert "150 (95 % 100 to 200), theirs 1,088, outside this interval and outside that" in to_solve(found)
     short_searches = [search(n, [(1, 0.0), (500, 0.5)]) for n in range(3)]
     [found] = compared(tmp_path / "c", short_searches, "FourCorners")
     assert found.rows == []
@@ -353,6 +356,12 @@ def test_medians_and_their_intervals():
     some = statistics.median([1.0, 2.0, 3.0, 4.0, math.inf])
     assert (some.middle, some.low, some.high) == (3, 1, math.inf)
     rng = np.random.default_rng(1)
+    hits = []
+    for _ in range(300):  # few searches here and many there, and the other way round
+        for mine, theirs in ((16, 64), (64, 16)):
+            _, low, high = statistics.median(rng.exponential(size=mine), others=theirs, resamples=400)
+            hits.append(low <= np.median(rng.exponential(size=theirs)) <= high)
+    assert 0.9 <= np.mean(hits) <= 0.99
     intervals = [statistics.median(rng.exponential(size=32), resamples=400) for _ in range(300)]
     assert 0.9 <= np.mean([low <= math.log(2) <= high for _, low, high in intervals]) <= 0.99
 

@@ -42,6 +42,8 @@ class Comparison(NamedTuple):
     """The places that all our searches have come to."""
     median: Median | None
     """After how many programs half of our searches had reached return 1; None before all of them are finished."""
+    expected: Median | None
+    """The same with the interval in which the median of as many searches as theirs is to be expected."""
     reached: float
     """Programs up to which each of our searches has looked for return 1."""
     other: list[str]
@@ -70,12 +72,13 @@ def compare(groups: Sequence[Group]) -> list[Comparison]:
 def _compared(group: Group, column: Column, other: list[str]) -> Comparison:
     searches, curve = group.recorded, column.tasks[group.task]
     rows = [row for place in curve.places if (row := _row(searches, place))]
-    median = None
+    median = expected = None
     if len(group.finished) == len(group.searches):
-        median = statistics.median([search.solved_after for search in group.finished])
+        programs = [search.solved_after for search in group.finished]
+        median, expected = statistics.median(programs), statistics.median(programs, others=column.seeds)
     unsolved = [float(search.evaluated) for search in group.searches if search.solved_after == math.inf]
     reached = min(unsolved, default=math.inf)
-    return Comparison(group.task, group.method, column, len(searches), rows, median, reached, other)
+    return Comparison(group.task, group.method, column, len(searches), rows, median, expected, reached, other)
 
 
 def _row(searches: Sequence[Search], place: Place) -> Row | None:
@@ -156,16 +159,22 @@ def apart(row: Row) -> str:
 
 def to_solve(comparison: Comparison) -> str:
     """Return the medians of programs to solve in words; empty if neither is known."""
-    ours, theirs = comparison.median, comparison.column.tasks[comparison.task].median
-    if ours is None or (math.isinf(ours.middle) and math.isnan(theirs)):
+    ours, expected = comparison.median, comparison.expected
+    theirs = comparison.column.tasks[comparison.task].median
+    if ours is None or expected is None or (math.isinf(ours.middle) and math.isnan(theirs)):
         return ""
     words = f"programs to solve, median: {_count(ours.middle)} (95 % {_count(ours.low)} to {_count(ours.high)})"
     if math.isnan(theirs):
         return words
     if theirs > comparison.reached:
         return f"{words}, theirs {theirs:,.0f}, which is more than was searched here"
-    inside = "inside" if ours.low <= theirs <= ours.high else "outside"
-    return f"{words}, theirs {theirs:,.0f}, {inside} this interval"
+    words += f", theirs {theirs:,.0f}, {_where(theirs, ours)} this interval"
+    interval = f"{_count(expected.low)} to {_count(expected.high)}"
+    return f"{words} and {_where(theirs, expected)} that of {comparison.column.seeds} other searches ({interval})"
+
+
+def _where(value: float, interval: Median) -> str:
+    return "inside" if interval.low <= value <= interval.high else "outside"
 
 
 def _count(programs: float) -> str:

@@ -100,16 +100,21 @@ class Median(NamedTuple):
     high: float
 
 
-def median(values: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES) -> Median:
+def median(values: Sequence[float], *, others: int | None = None, seed: int = 0, resamples: int = RESAMPLES) -> Median:
     """Return the median of some values with a percentile bootstrap interval.
 
     Args:
       values: a value for each search, infinity for one that has none.
+      others: a number of other searches: the interval is then where the median of so many searches of the same kind is
+        to be expected, so it has the uncertainty of both. None for an interval of the median of these searches.
       seed: seed of the resampling.
       resamples: how many times the searches are resampled.
     """
     known = np.array(values, float)
-    draws = np.random.default_rng(seed).choice(known, (resamples, len(known)))
+    rng = np.random.default_rng(seed)
+    draws = rng.choice(known, (resamples, len(known)))
+    if others is not None:
+        draws = np.take_along_axis(draws, rng.integers(len(known), size=(resamples, others)), axis=1)
     tails = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
     low, high = np.quantile(np.median(draws, axis=1), tails, method="inverted_cdf")  # infinity cannot be interpolated
     return Median(float(np.median(known)), float(low), float(high))
