@@ -166,6 +166,7 @@ HPRL = Setting(
         "epochs": Stated(3, "HPRL, code"),
         "learning_rate": Stated(1e-5, "HPRL, code"),
         "entropy": Stated(0.05, "LLM-GS's fork of HPRL"),
+        "space": Stated("hprl", "HPRL, paper and code: 64 dimensions, simplified programs"),
     },
     tasks=Stated(KAREL, "LLM-GS's fork of HPRL"),
     layouts=Stated(range(32), "LLM-GS, scripts: layouts on which joined programs are evaluated"),
