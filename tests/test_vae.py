@@ -20,6 +20,7 @@ from jaxprl.errors import Stopped, UserError
 from jaxprl.latent import data, free_run, kinds, sequences, train, vae
 from jaxprl.latent.grammar import Grammar, masks
 from jaxprl.latent.space import SHIPPED, LatentSpace, Origin
+from jaxprl.nn import linear
 from jaxprl.runs.checkpoint import Every, flat, rebuilt
 from jaxprl.runs.record import RunDirectory, read_lines
 from jaxprl.runs.signals import StopRequest
@@ -291,7 +292,7 @@ def test_a_sequence_does_not_depend_on_those_beside_it_by_a_single_bit():
         lanes = free_run.first_lanes(GRAMMAR, params, latents)
         h = vae.gru.step(params["gru"], lanes.always[:, : 3 * size], lanes.h)
         hidden = jnp.tanh(h @ params["hidden"]["w"][:, :size].T + lanes.always[:, -size:])
-        return lanes.always, h, vae.linear(params["out"], hidden)
+        return lanes.always, h, linear.apply(params["out"], hidden)
 
     whole = [np.asarray(leaf) for leaf in first_step(latents)]
     for count in (64, 192):

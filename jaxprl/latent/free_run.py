@@ -11,8 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxprl.latent import gru, vae
+from jaxprl.latent import vae
 from jaxprl.latent.grammar import Automaton, Grammar
+from jaxprl.nn import gru, linear
 from jaxprl.xla import guarded
 
 _STAGES = (1, 3 / 4, 1 / 2, 3 / 8, 1 / 4, 3 / 16, 1 / 8, 1 / 16)
@@ -117,7 +118,7 @@ def _write_until(
         )  # twice as fast as adding the place behind the gather
         inputs = rows[lanes.token] + lanes.always
         h = gru.step(cell, inputs[:, : 3 * size], lanes.h)
-        scores = vae.linear(decoder["out"], jnp.tanh(h @ from_state + inputs[:, 3 * size :]))
+        scores = linear.apply(decoder["out"], jnp.tanh(h @ from_state + inputs[:, 3 * size :]))
         allowed = jax.vmap(grammar.mask)(lanes.automaton)
         token = jnp.argmax(vae.masked(scores, allowed), axis=1).astype(jnp.int32)
         written = jax.lax.dynamic_update_index_in_dim(lanes.written, token, step, 1)

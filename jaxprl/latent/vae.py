@@ -35,9 +35,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxprl.latent import gru
 from jaxprl.latent.grammar import Grammar
 from jaxprl.latent.kinds import LEAPS, Kind, Sizes
+from jaxprl.nn import gru, linear
 from jaxprl.types import PyTree
 from jaxprl.xla import guarded
 
@@ -82,8 +82,7 @@ def init(grammar: Grammar, key: jax.Array, sizes: Sizes = LEAPS.sizes, kind: Kin
         return jax.random.normal(next(keys), shape)
 
     def new_linear(outputs: int, inputs: int, scale: float = 1.0) -> Params:
-        weight = jax.nn.initializers.orthogonal(scale)(next(keys), (outputs, inputs), jnp.float32)
-        return {"w": weight, "b": jnp.zeros(outputs)}
+        return linear.init(next(keys), outputs, inputs, scale)
 
     def embedding() -> Params:
         places = grammar.steps - 1  # at the last step only the end of the program is allowed
@@ -123,7 +122,7 @@ def encode(
     size = cell["w_h"].shape[1]
     states = _unroll(cell, gates.swapaxes(0, 1), jnp.zeros((len(tokens), size)), packing)
     last = states[jnp.maximum(length - 1, 0), jnp.arange(len(tokens))]
-    return linear(encoder["mean"], last), linear(encoder["log_sigma"], last)
+    return linear.apply(encoder["mean"], last), linear.apply(encoder["log_sigma"], last)
 
 
 @guarded
@@ -149,7 +148,7 @@ def logits(params: Params, latent: jax.Array, batch_inputs: jax.Array, packing: 
     always = latent @ of_latent.T + hidden["b"][None, :]
 
     def head(states: jax.Array, inputs: jax.Array, always: jax.Array) -> jax.Array:
-        return linear(decoder["out"], jnp.tanh(states @ of_state.T + inputs @ of_token.T + always[None]))
+        return linear.apply(decoder["out"], jnp.tanh(states @ of_state.T + inputs @ of_token.T + always[None]))
 
     if packing is None:
         return head(states, inputs, always)
@@ -188,7 +187,7 @@ def behaviour_logits(params: Params, latent: jax.Array, action: jax.Array, seen:
     rows, runs, steps, width = gates.shape
     start = jnp.repeat(first_state(behaviour, latent), runs, axis=0)
     states = gru.unroll(cell["w_h"], cell["b_h"], gates.reshape(rows * runs, steps, width).swapaxes(0, 1), start)
-    return linear(behaviour["out"], states).reshape(steps, rows, runs, actions)
+    return linear.apply(behaviour["out"], states).reshape(steps, rows, runs, actions)
 
 
 @guarded
@@ -246,7 +245,7 @@ def inputs_of(grammar: Grammar, tokens: jax.Array) -> jax.Array:
 
 def first_state(part: Params, latent: jax.Array) -> jax.Array:
     """Return the state [B, H] that a GRU starts from; in the published model it is the latent itself."""
-    return jnp.tanh(linear(part["start"], latent)) if "start" in part else latent
+    return jnp.tanh(linear.apply(part["start"], latent)) if "start" in part else latent
 
 
 def _inputs(part: Params, tokens: jax.Array) -> jax.Array:
@@ -269,12 +268,6 @@ def _unroll(cell: Params, gates: jax.Array, h: jax.Array, packing: Packing | Non
         parts.append(jnp.pad(states, ((0, 0), (0, gates.shape[1] - rows), (0, 0))))
         h, done = states[-1], done + steps
     return jnp.concatenate(parts)
-
-
-def linear(layer: Params, inputs: jax.Array) -> jax.Array:
-    """Apply a linear layer to the last axis."""
-    bias = layer["b"].reshape((1,) * (inputs.ndim - 1) + (-1,))
-    return inputs @ layer["w"].T + bias
 
 
 def masked(scores: jax.Array, mask: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxprl.latent import gru
+from jaxprl.nn import gru, linear
 
 Params = dict[str, Any]
 """Nested dictionaries of arrays."""
@@ -41,8 +41,7 @@ def init(key: jax.Array, image: tuple[int, int, int], actions: int) -> Params:
     positions = (max(sides[0], LEAST) - shrinkage) * (max(sides[1], LEAST) - shrinkage)
 
     def layer(outputs: int, inputs: int, scale: float = 1.0) -> Params:
-        weight = jax.nn.initializers.orthogonal(scale)(next(keys), (outputs, inputs), jnp.float32)
-        return {"w": weight, "b": jnp.zeros(outputs)}
+        return linear.init(next(keys), outputs, inputs, scale)
 
     relu = 2**0.5
     return {
@@ -97,17 +96,12 @@ def _gates(params: Params, images: jax.Array) -> jax.Array:
         filters = layer["w"].reshape(CHANNELS, planes.shape[1], side, side)
         planes = jax.lax.conv_general_dilated(planes, filters, (1, 1), "VALID")
         planes = jax.nn.relu(planes + layer["b"][None, :, None, None])
-    features = jax.nn.relu(_linear(params["features"], planes.reshape(len(images), -1)))
+    features = jax.nn.relu(linear.apply(params["features"], planes.reshape(len(images), -1)))
     return features @ params["gru"]["w_i"].T + params["gru"]["b_i"][None, :]
 
 
 def _heads(params: Params, states: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return means [..., D] and values [...] of states of the GRU [..., STATE]."""
     flat = states.reshape(-1, STATE)
-    mean, value = _linear(params["mean"], flat), _linear(params["value"], flat)
+    mean, value = linear.apply(params["mean"], flat), linear.apply(params["value"], flat)
     return mean.reshape(*states.shape[:-1], -1), value.reshape(states.shape[:-1])
-
-
-def _linear(layer: Params, inputs: jax.Array) -> jax.Array:
-    """Return [N, outputs] of inputs [N, inputs]."""
-    return inputs @ layer["w"].T + layer["b"][None, :]
