@@ -7,7 +7,7 @@ import jax
 from jaxprl.codegen import compiler
 from jaxprl.codegen.launch import Emulated
 from jaxprl.vm import cuda
-from jaxprl.vm.evaluate import ENGINES as ALL_ENGINES
+from jaxprl.vm.engines import ENGINES as ALL_ENGINES
 
 HAS_C_COMPILER = any(map(shutil.which, compiler.COMPILERS))
 HAS_CPP_COMPILER = HAS_C_COMPILER and any(map(shutil.which, ("g++", "clang++")))

@@ -20,8 +20,7 @@ from jaxprl.cli.main import main
 from jaxprl.codegen import compiler, kept
 from jaxprl.dsl.parse import parse
 from jaxprl.errors import UserError
-from jaxprl.vm import evaluate as door
-from jaxprl.vm import native
+from jaxprl.vm import engines, native
 
 REAL = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 needs_compiler = pytest.mark.skipif(REAL is None, reason="there is no C compiler")
@@ -39,7 +38,7 @@ def kernels(tmp_path, monkeypatch):
 
 
 def forget():
-    for cached in (compiler._load, native._kernel_of, door._say_once):
+    for cached in (compiler._load, native._kernel_of, engines._say_once):
         cached.cache_clear()
 
 

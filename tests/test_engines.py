@@ -724,11 +724,12 @@ WITHOUT = """
 import json, sys, warnings
 import numpy as np
 from jaxprl.search.protocol import Neighbourhoods
+from jaxprl.vm import engines
 from jaxprl.vm import evaluate as door
 from jaxprl.worlds.make import make
 from jaxprl.xla import has_whole_loops
 assert not has_whole_loops()
-door.ENGINES["sequential"] = None
+engines.ENGINES["sequential"] = None
 task = make("DoorKey")
 layouts = task.layouts(range(4))
 question = Neighbourhoods(*(np.array(leaf, np.int32) for leaf in json.load(sys.stdin)))

@@ -15,7 +15,7 @@ from jaxprl.codegen.compiler import Unavailable
 from jaxprl.codegen.launch import Emulated, Gpu
 from jaxprl.dsl import sample
 from jaxprl.search.protocol import Neighbourhoods
-from jaxprl.vm import cuda
+from jaxprl.vm import cuda, engines
 from jaxprl.vm import evaluate as door
 from jaxprl.vm.kernel import gpu
 
@@ -51,7 +51,7 @@ def library(tmp_path, monkeypatch):
 
 
 def forget():
-    for cached in (launch._fault, gpu._kernel_of, door._say_once):
+    for cached in (launch._fault, gpu._kernel_of, engines._say_once):
         cached.cache_clear()
 
 
@@ -100,7 +100,7 @@ def test_a_library_that_is_not_there_is_named(monkeypatch):
 
 @pytest.mark.skipif(jax.default_backend() == "gpu", reason="there is a GPU")
 def test_without_a_gpu_the_engine_says_so(monkeypatch, tmp_path, capsys):
-    monkeypatch.setitem(door.ENGINES, "cuda", cuda.Batches)
+    monkeypatch.setitem(engines.ENGINES, "cuda", cuda.Batches)
     task = jaxprl.make("DoorKey")
     with pytest.raises(jaxprl.UserError, match="engine 'cuda' cannot run DoorKey: JAX uses no GPU here"):
         jaxprl.evaluate(task, [jaxprl.parse("DEF run m( move m)", task)], engine="cuda")
@@ -135,10 +135,10 @@ def test_the_next_engine_runs_where_the_driver_refuses(reason, said, library, mo
     """A machine with a GPU is played here, but for the engine that XLA compiles, which is the real one."""
     library(FAKE)
     broken = type("Refused", (Broken,), {"reason": reason})(132, 90)
-    monkeypatch.setitem(door.ENGINES, "cuda", cuda.Batches)
+    monkeypatch.setitem(engines.ENGINES, "cuda", cuda.Batches)
     monkeypatch.setattr(launch.Gpu, "present", lambda: broken)
-    monkeypatch.setattr(door, "_fastest", lambda: "cuda")
-    monkeypatch.setattr(door, "_next_engine", lambda: "lanes")
+    monkeypatch.setattr(engines, "_fastest", lambda: "cuda")
+    monkeypatch.setattr(engines, "_next_engine", lambda: "lanes")
     task = jaxprl.make("DoorKey")
     programs = [jaxprl.parse("DEF run m( WHILE c( frontIsClear c) w( move w) m)", task)]
     with pytest.warns(UserWarning, match=f"the engine 'cuda' cannot run DoorKey, so a slower one does: {said}"):
@@ -162,9 +162,9 @@ def test_what_is_not_translated_runs_on_the_next_engine(library, monkeypatch):
             return step(state, progress, action, at_limit)
 
     other = Sorted(**{field.name: getattr(task, field.name) for field in dataclasses.fields(task)})
-    monkeypatch.setitem(door.ENGINES, "cuda", cuda.Batches)
-    monkeypatch.setattr(door, "_fastest", lambda: "cuda")
-    monkeypatch.setattr(door, "_next_engine", lambda: "lanes")
+    monkeypatch.setitem(engines.ENGINES, "cuda", cuda.Batches)
+    monkeypatch.setattr(engines, "_fastest", lambda: "cuda")
+    monkeypatch.setattr(engines, "_next_engine", lambda: "lanes")
     programs = [jaxprl.parse("DEF run m( pickMarker move m)", task)]
     with launch.using(Emulated()), pytest.warns(UserWarning, match=r"cannot run Harvester.*sort"):
         found = jaxprl.evaluate(other, programs, layout_seeds=range(2))

@@ -19,7 +19,7 @@ import jaxprl
 from jaxprl.experiment import ledger
 from jaxprl.search.driver import drive
 from jaxprl.search.protocol import search_keys
-from jaxprl.vm import evaluate as evaluation
+from jaxprl.vm import engines
 from jaxprl.worlds import registry
 
 WALK = "DEF run m( WHILE c( frontIsClear c) w( move w) m)"
@@ -161,8 +161,8 @@ def test_a_slow_way_to_run_is_warned_of_once(monkeypatch):
     task = jaxprl.make("StairClimber")
     program = jaxprl.parse("DEF run m( move m)", task)
     monkeypatch.setenv("JAXPRL_CC", "")
-    monkeypatch.setattr(evaluation, "has_whole_loops", lambda: False)
-    for cached in vars(evaluation).values():
+    monkeypatch.setattr(engines, "has_whole_loops", lambda: False)
+    for cached in vars(engines).values():
         if hasattr(cached, "cache_clear"):
             cached.cache_clear()
     with pytest.warns(UserWarning, match="prefer_whole_loops"):

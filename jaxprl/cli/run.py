@@ -40,7 +40,7 @@ from jaxprl.runs.mirror import PACKAGES, opener
 from jaxprl.runs.record import USAGE
 from jaxprl.runs.signals import StopRequest
 from jaxprl.types import JSON
-from jaxprl.vm.evaluate import ENGINES, engine_in_words
+from jaxprl.vm.engines import ENGINES, engine_in_words
 from jaxprl.worlds.make import short_name
 from jaxprl.worlds.variants import FORM
 

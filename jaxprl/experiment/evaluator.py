@@ -10,7 +10,8 @@ from jaxprl.errors import UserError
 from jaxprl.search.protocol import Candidates, Improvements, Neighbourhoods, Search, State
 from jaxprl.search.rounds import Rounds
 from jaxprl.vm.device import several_rounds
-from jaxprl.vm.evaluate import check_engine, evaluate, expected_engine, first_better, prepare, scores
+from jaxprl.vm.engines import check_engine, expected_engine
+from jaxprl.vm.evaluate import evaluate, first_better, prepare, scores
 from jaxprl.vm.outcomes import Outcomes, Proceeded, Scale
 from jaxprl.vm.proceed import proceed
 from jaxprl.worlds.task import Layout, PythonTask, Task

@@ -9,7 +9,8 @@ import numpy as np
 
 from jaxprl.dsl import ast, encode
 from jaxprl.errors import UserError
-from jaxprl.vm.evaluate import BLOCK, check_engine, check_numbers, checked_programs, default_workers, engine_for
+from jaxprl.vm.engines import check_engine, default_workers, engine_for
+from jaxprl.vm.evaluate import BLOCK, check_numbers, checked_programs
 from jaxprl.vm.layouts import check_starts
 from jaxprl.vm.outcomes import Proceeded, Scale, unpack
 from jaxprl.vm.sharing import Ended
