@@ -37,8 +37,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from benchmark_hprl import Measured
-from benchmark_output import Row, plot, table
+from benchmark_hprl import side_by_side
+from benchmark_output import plot, table
+from benchmark_timing import Row, in_turn, row, timed
 
 import jaxprl
 from jaxprl.cli.common import path, run_process, whole
@@ -156,34 +157,6 @@ class Benchmark:
         self.random = np.asarray(sample.random_programs(task.language, keys))
         parsed = [jaxprl.parse(row["program"], task) for row in good] or self.golden
         self.good = np.resize(encode.encode_all(parsed, task.language, encode.WIDTH), self.random.shape)
-
-
-Timing = tuple[float, list[float], Any]
-"""Seconds of a job's first run, seconds of its later runs, and the last result."""
-
-
-def timed(job: Callable[[], Any], repeats: int) -> Timing:
-    return in_turn([job], repeats)[0]
-
-
-def in_turn(jobs: Sequence[Callable[[], Any]], repeats: int) -> list[Timing]:
-    """Time jobs that are compared with each other. They take turns, so that other load on the machine meets all."""
-    rounds: list[list[tuple[float, Any]]] = [[] for _ in jobs]
-    for _ in range(1 + repeats):
-        for job, times in zip(jobs, rounds, strict=True):
-            started = time.perf_counter()
-            result = job()
-            times.append((time.perf_counter() - started, result))
-    return [(times[0][0], [seconds for seconds, _ in times[1:]], times[-1][1]) for times in rounds]
-
-
-def row(name: str, unit: str, amount: int, first: float, seconds: list[float], *, calls: int = 0, **more: Any) -> Row:
-    low, median, high = np.percentile(seconds, [25, 50, 75])
-    figures: Row = {"name": name, "unit": unit, "amount": amount, "per second": amount / median}
-    figures |= {"quartiles": [amount / high, amount / low], "first run - median, s": max(0.0, first - median)}
-    if calls:
-        figures |= {"calls": calls, "calls/s": calls / median, "ns/call": median / calls * 1e9}
-    return figures | more
 
 
 def evaluation(bench: Benchmark) -> list[Row]:
@@ -330,13 +303,9 @@ def start(bench: Benchmark) -> list[Row]:
 
 
 def hprl(bench: Benchmark) -> list[Row]:
-    """Run searches by `hprl` up to a fixed number of updates."""
-    rows = []
-    for number in bench.options.searches:
-        measured = Measured(bench.task, LAYOUTS, number)
-        first, seconds, (programs, shares) = timed(measured.run, min(SLOW_REPEATS, bench.options.repeats))
-        rows.append(row(f"hprl, {number} side by side", "programs decoded", programs, first, seconds, shares=shares))
-    return rows
+    """Run searches by `hprl`."""
+    repeats = min(SLOW_REPEATS, bench.options.repeats)
+    return [side_by_side(bench.task, LAYOUTS, number, repeats) for number in bench.options.searches]
 
 
 def world(bench: Benchmark) -> list[Row]:

@@ -10,17 +10,25 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from benchmark_timing import Row, row, timed
 
 import jaxprl
 from jaxprl.experiment.evaluator import Evaluator
 from jaxprl.methods.base import Job, Log, Setup
-from jaxprl.methods.hprl import HPRL, eyes_of, play_of, policy_of, program_space, settings_of
+from jaxprl.methods.hprl import HPRL, observer_of, policy_of, program_environment, program_space, settings_of
 from jaxprl.search.driver import drive
 from jaxprl.search.hprl import GROUPS, hprl
 from jaxprl.search.protocol import search_keys
 
 UPDATES = 3
 """Updates of each policy that are measured."""
+
+
+def side_by_side(task: jaxprl.Task, layouts: Sequence[int], searches: int, repeats: int) -> Row:
+    """Run some searches side by side up to a fixed number of updates, and return how fast they decode programs."""
+    measured = Measured(task, layouts, searches)
+    first, seconds, (programs, shares) = timed(measured.run, repeats)
+    return row(f"hprl, {searches} side by side", "programs decoded", programs, first, seconds, shares=shares)
 
 
 class Measured:
@@ -58,15 +66,15 @@ class Measured:
             log=Log,  # type: ignore[arg-type]  # nothing is recorded
         )
         space = program_space(job)
-        play, policy = play_of(setup, space), policy_of(eyes_of(job), settings_of(job), space.size)
-        play = dataclasses.replace(
-            play,
-            layouts=self.timed("layouts", play.layouts),
-            decode=self.timed("decoding", play.decode),
-            run=self.timed("running", play.run),
+        env, policy = program_environment(setup, space), policy_of(observer_of(job), settings_of(job), space.size)
+        env = dataclasses.replace(
+            env,
+            layouts=self.timed("layouts", env.layouts),
+            decode=self.timed("decoding", env.decode),
+            run=self.timed("running", env.run),
         )
         policy = policy._replace(act=self.timed("acting", policy.act), update=self.timed("learning", policy.update))
-        self.search = hprl(play, policy, budget=job.budget, goal=self.evaluator.goal + 1)
+        self.search = hprl(env, policy, budget=job.budget, goal=self.evaluator.goal + 1)
         self.seeds = job.seeds
 
     def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:

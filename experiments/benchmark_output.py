@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-Row = dict[str, Any]
-"""A row of a benchmark, or the report of one, as it is printed in JSON."""
+from benchmark_timing import Row
 
 
 def table(report: Row) -> str:

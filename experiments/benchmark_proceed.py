@@ -22,6 +22,7 @@ import jaxprl
 from jaxprl.cli.common import run_process, whole
 from jaxprl.codegen.threads import cores
 from jaxprl.dsl import sample
+from jaxprl.vm.layouts import rows_of
 
 FRESH = 512
 """Different starts; each serves for several programs."""
@@ -48,12 +49,12 @@ def measured(task: jaxprl.Task, count: int, repeats: int, workers: int) -> list[
     """Return a row for `proceed` and one for `evaluate` on each number of layouts."""
     programs = np.asarray(sample.random_programs(task.language, jax.random.split(jax.random.key(0), count)))
     fresh = task.layouts(range(FRESH))
-    starts = some(fresh, np.arange(count) % FRESH)
+    starts = rows_of(fresh, np.arange(count) % FRESH)
     jobs: dict[str, Callable[[], int]] = {
         "`proceed`": lambda: int(jaxprl.proceed(task, programs, starts, workers=workers).outcomes.calls.sum())
     }
     for number in (1, LAYOUTS):
-        layouts = some(fresh, np.arange(number))
+        layouts = rows_of(fresh, slice(number))
         jobs[f"`evaluate`, {number} {'layout' if number == 1 else 'layouts'}"] = lambda layouts=layouts: int(
             jaxprl.evaluate(task, programs, layouts, workers=workers).calls.sum()
         )
@@ -63,10 +64,6 @@ def measured(task: jaxprl.Task, count: int, repeats: int, workers: int) -> list[
         figures = f"{runs / seconds:,.0f} | {busy / calls * 1e9:.1f} | {busy / runs * 1e9:,.0f}"
         found.append(f"{name} | {figures} | {calls / runs:.1f}")
     return found
-
-
-def some(layouts: jaxprl.Layout, rows: np.ndarray) -> jaxprl.Layout:
-    return jax.tree.map(lambda leaf: leaf[rows], layouts)
 
 
 def timed(job: Callable[[], int], repeats: int) -> tuple[float, float]:

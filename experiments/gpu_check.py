@@ -40,7 +40,8 @@ if "--dry" in sys.argv:
 
 import jax
 import numpy as np
-from benchmark import DATA, LAYOUTS, LONG, Row, climbing, in_turn, row
+from benchmark import DATA, LAYOUTS, LONG, climbing
+from benchmark_timing import Row, in_turn, row
 
 import jaxprl
 from jaxprl.cli.common import path, run_process

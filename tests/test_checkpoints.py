@@ -16,6 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from records import left_by
 
 from jaxprl.errors import Stopped, UserError
 from jaxprl.experiment import ledger
@@ -25,7 +26,7 @@ from jaxprl.experiment.run import run
 from jaxprl.llm import answers
 from jaxprl.runs import checkpoint
 from jaxprl.runs.checkpoint import Checkpoints, Every, Saved
-from jaxprl.runs.record import RECORDS, RunDirectory, read_lines
+from jaxprl.runs.record import RunDirectory, read_lines
 from jaxprl.search.protocol import search_keys
 
 ROOT = Path(__file__).parent.parent
@@ -57,16 +58,6 @@ def finish(name: str, out: Path, *words: str, code: int = 0, **environment: str)
     assert process.returncode == code, told
     assert "Traceback" not in told
     return told
-
-
-def timeless(row: dict) -> dict:
-    return {name: value for name, value in row.items() if name != "seconds"}
-
-
-def left_by(out: Path) -> dict:
-    """Every line of the records and every result, in order, without the times."""
-    left = {name: [timeless(row) for row in read_lines(out / name)] for name in RECORDS if (out / name).exists()}
-    return left | {file.parent.name: timeless(json.loads(file.read_text())) for file in out.glob("seed-*/result.json")}
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,12 @@
 """HPRL: what an episode is, against plain Python; probes with a known answer; whole runs; mistakes."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from records import left_by
 
 from jaxprl.cli import report
 from jaxprl.dsl import ast, encode, sample
@@ -18,12 +18,11 @@ from jaxprl.experiment.evaluator import Evaluator
 from jaxprl.experiment.job import identity, resolve
 from jaxprl.experiment.run import run
 from jaxprl.methods.hprl import LayoutsAhead, policy_of
-from jaxprl.rl.eyes import StateEyes, StepEyes
+from jaxprl.rl.observers import StateObserver, StepObserver
 from jaxprl.rl.ppo import Settings
-from jaxprl.runs.record import read_lines
 from jaxprl.search import hprl as search_module
 from jaxprl.search.driver import drive
-from jaxprl.search.episodes import FIRST_LAYOUT, INVALID, Play, Ran
+from jaxprl.search.episodes import FIRST_LAYOUT, INVALID, ProgramEnvironment, StepOutcome
 from jaxprl.search.hprl import GROUPS, hprl
 from jaxprl.search.protocol import UNKNOWN, search_keys
 from jaxprl.vm import plain
@@ -37,8 +36,8 @@ from jaxprl.worlds.plain import environment_of
 from jaxprl.worlds.task import Layout, PythonTask, Task
 
 ROOT = Path(__file__).parent.parent
-SMALL = {"episodes": 64}
-"""An update every 64 episodes, so that there are some in a short search."""
+SMALL = {"episodes": 32, "epochs": 1}
+"""An update every 32 episodes, so that there are some in a short search."""
 
 
 def programs(*texts):
@@ -62,19 +61,21 @@ class Table:
         return self.rows[number], self.valid[number]
 
 
-def play_of(task, space, steps, episodes, ends=TERMINATED):
+def program_environment(task, space, steps, episodes, ends=TERMINATED):
     def run_programs(nodes, layouts):
         found = proceed(task, nodes, layouts)
-        return Ran(found.returns.astype(np.float32), found.outcomes.end & ends != 0, found.layouts)
+        return StepOutcome(found.returns.astype(np.float32), found.outcomes.end & ends != 0, found.layouts)
 
-    return Play(layouts=task.layouts, decode=space.decode, run=run_programs, steps=steps, episodes=episodes)
+    return ProgramEnvironment(
+        layouts=task.layouts, decode=space.decode, run=run_programs, steps=steps, episodes=episodes
+    )
 
 
-def played(play, eyes, task, *, budget, seeds=(0,), goal=2**30, size=2, **settings):
+def rollout(env, observer, task, *, budget, seeds=(0,), goal=2**30, size=2, **settings):
     """Run searches that are done at their budget; return the last state and the rows of their updates."""
     rows = []
-    policy = policy_of(eyes, Settings(**settings), size)
-    search = hprl(play, policy, budget=budget, goal=goal, record=lambda index, row: rows.append((index, row)))
+    policy = policy_of(observer, Settings(**settings), size)
+    search = hprl(env, policy, budget=budget, goal=goal, record=lambda index, row: rows.append((index, row)))
     evaluator = Evaluator(task, (0, 1))
     state = drive(search, search.init(search_keys(seeds)), evaluator.answer, record=lambda event: None)
     return state, rows
@@ -113,14 +114,14 @@ def choice():
     return Task("Choice", world, generate, reward)
 
 
-FAST = {"learning_rate": 3e-3, "entropy_weight": 0.0}
+FAST = {"learning_rate": 1e-2, "entropy_weight": 0.0}
 
 
 def test_the_policy_finds_the_obvious_sequence_of_programs():
     """Of four programs a random policy chooses the right one at each of three steps in one episode of 64."""
     task, space = corridor(), Table(programs("pickMarker", "move", "turnLeft", "putMarker"))
-    eyes = StepEyes(3)
-    state, rows = played(play_of(task, space, 3, 16), eyes, task, budget=256 * 22, **FAST)
+    observer = StepObserver(3)
+    state, rows = rollout(program_environment(task, space, 3, 8), observer, task, budget=128 * 18, **FAST)
     returns = [row["policy_return"] for _, row in rows]
     assert returns[0] < 0.5
     assert returns[-1] > 0.95
@@ -133,9 +134,9 @@ def test_what_the_policy_is_shown_matters():
     """Without the state of the world it can do no better than always the same."""
     task, space = choice(), Table(programs("pickMarker", "putMarker"))
     last = {}
-    for eyes in (StepEyes(1), StateEyes(task.world)):
-        _, rows = played(play_of(task, space, 1, 16), eyes, task, budget=256 * 10, size=1, **FAST)
-        last[eyes.sees_state] = rows[-1][1]["policy_return"]
+    for observer in (StepObserver(1), StateObserver(task.world)):
+        _, rows = rollout(program_environment(task, space, 1, 8), observer, task, budget=128 * 7, size=1, **FAST)
+        last[observer.needs_state] = rows[-1][1]["policy_return"]
     assert last[False] < 0.7
     assert last[True] > 0.9
 
@@ -164,7 +165,12 @@ def test_an_episode_is_its_programs_run_one_after_the_other(name):
     rows = random_programs(64)
     rows[5] = encode.encode(ast.Program((ast.While(ast.Constant(True), (ast.Action("turnLeft"),)),)), LANGUAGE)
     space = Table(rows, invalid=[1, 2, 3])
-    search = hprl(play_of(task, space, steps, 8), policy_of(StepEyes(steps), Settings(), 6), budget=100, goal=2**30)
+    search = hprl(
+        program_environment(task, space, steps, 8),
+        policy_of(StepObserver(steps), Settings(), 6),
+        budget=100,
+        goal=2**30,
+    )
     state = search.init(search_keys([4, 9]))
     asked = search.ask(state, 1)
     found = asked.points
@@ -204,8 +210,8 @@ def test_programs_are_joined_as_their_bodies_are():
 def test_invalid_programs_cost_something_and_a_search_without_any_other_is_left_out():
     task, told = corridor(), []
     space = Table(programs("move", "move"), invalid=[0, 1])
-    policy = policy_of(StepEyes(2), Settings(), 1)
-    search = hprl(play_of(task, space, 2, 2), policy, budget=31, goal=3, without_program=told.append)
+    policy = policy_of(StepObserver(2), Settings(), 1)
+    search = hprl(program_environment(task, space, 2, 2), policy, budget=31, goal=3, without_program=told.append)
     state = search.init(search_keys([0]))
     state = drive(search, state, Evaluator(task, (0,)).answer, record=lambda event: pytest.fail("no program"))
     assert told == [0]
@@ -220,7 +226,9 @@ def test_a_crash_can_end_an_episode():
     turn = ast.Program((ast.While(ast.Constant(True), (ast.Action("pickMarker"),)), ast.Action("move")))
     space = Table(np.stack([encode.encode(turn, LANGUAGE)] * 2))
     for ends, taken in ((TERMINATED, 2), (TERMINATED | CRASHED, 1)):
-        search = hprl(play_of(task, space, 2, 2, ends), policy_of(StepEyes(2), Settings(), 1), budget=32, goal=9)
+        search = hprl(
+            program_environment(task, space, 2, 2, ends), policy_of(StepObserver(2), Settings(), 1), budget=32, goal=9
+        )
         assert (search.ask(search.init(search_keys([0])), 1).points.taken.sum(axis=-1) == taken).all()
 
 
@@ -229,31 +237,20 @@ def few_unseen(monkeypatch):
     monkeypatch.setattr(ledger, "UNSEEN", range(1_000_000, 1_000_002))
 
 
-def left_by(out, *seeds):
-    """Records and results of these seeds without their times."""
-
-    def timeless(row):
-        return {name: value for name, value in row.items() if name != "seconds"}
-
-    names = ("metrics.jsonl", "programs.jsonl", "updates.jsonl")
-    left = {name: [timeless(row) for row in read_lines(out / name) if row["seed"] in seeds] for name in names}
-    return left | {seed: timeless(json.loads((out / f"seed-{seed}" / "result.json").read_text())) for seed in seeds}
-
-
 def test_rounds_threads_and_other_seeds_change_nothing(tmp_path, monkeypatch, few_unseen):
-    limits = {"budget": 290, "layouts": (0, 1), "options": SMALL}
+    limits = {"budget": 145, "layouts": (0, 1), "options": SMALL}
     results = run(Config("Seeder", "hprl", seeds=(3, 0), **limits), tmp_path / "whole", workers=1)
-    assert [result["evaluated"] for result in results] == [290, 290]
+    assert [result["evaluated"] for result in results] == [145, 145]
     monkeypatch.setattr(search_module, "TOGETHER", 8)
     run(Config("Seeder", "hprl", seeds=(0,), **limits), tmp_path / "alone", workers=2)
     want = left_by(tmp_path / "whole", 0)
     assert left_by(tmp_path / "alone", 0) == want
     updates = want["updates.jsonl"]
-    assert [row["evaluated"] for row in updates] == [64, 128, 192, 256]
+    assert [row["evaluated"] for row in updates] == [32, 64, 96, 128]
     assert [row["updates"] for row in updates] == [1, 2, 3, 4]
-    policy = want[0]["policy"]
+    policy = want["seed-0"]["policy"]
     assert policy["policy_return"] == updates[-1]["policy_return"]
-    assert policy["programs"] > updates[-1]["programs"] > 256
+    assert policy["programs"] > updates[-1]["programs"] > 128
     assert policy["invalid"] == 0
     assert {row["source"] for row in want["programs.jsonl"]} == {"policy"}
     assert report.main([str(tmp_path / "whole"), "--out", str(tmp_path / "page.html")]) == 0
@@ -267,9 +264,9 @@ def test_layouts_are_fresh_and_are_those_of_their_seeds_however_they_are_made():
         for mine, plain_leaf in zip(*map(jax.tree.leaves, (ahead(seeds), task.layouts(seeds))), strict=True):
             np.testing.assert_array_equal(mine, plain_leaf)
     seen = []
-    play = play_of(task, Table(programs("move", "turnLeft")), 1, 4)
-    play = dataclasses.replace(play, layouts=lambda seeds: seen.extend(seeds) or task.layouts(seeds))
-    played(play, StepEyes(1), task, budget=GROUPS * 4 - 1, size=1)
+    env = program_environment(task, Table(programs("move", "turnLeft")), 1, 4)
+    env = dataclasses.replace(env, layouts=lambda seeds: seen.extend(seeds) or task.layouts(seeds))
+    rollout(env, StepObserver(1), task, budget=GROUPS * 4 - 1, size=1)
     assert seen[0] == FIRST_LAYOUT
     assert sorted(set(seen)) == list(range(FIRST_LAYOUT, FIRST_LAYOUT + GROUPS * 4))
 

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 from llm_server import HANG_UP, Reply, completion, error, serving
+from records import left_by, timeless
 
 from jaxprl.errors import Stopped, UserError
 from jaxprl.experiment import ledger
@@ -25,7 +26,7 @@ from jaxprl.llm.programs import FRUITLESS
 from jaxprl.llm.revision_prompts import METHODS as REVISIONS
 from jaxprl.llm.settings import Settings
 from jaxprl.report import page as reports
-from jaxprl.runs.record import RECORDS, REQUESTS, RunDirectory, read_lines
+from jaxprl.runs.record import REQUESTS, RunDirectory, read_lines
 
 ROOT = Path(__file__).parent.parent
 KEY = "sk-secret-0123456789"
@@ -65,15 +66,6 @@ def run(folder, url, *, out="out", resume=False, stop=None, **options):
     access = LLMAccess(folder / "answers.sqlite")
     config = Config(**{**given, "settings": settings, **options})
     return experiment.run(config, folder / out, resume=resume, llm_access=access, stop=stop)
-
-
-def timeless(row):
-    return {name: value for name, value in row.items() if name != "seconds"}
-
-
-def left_by(out):
-    left = {name: [timeless(row) for row in read_lines(out / name)] for name in RECORDS if (out / name).exists()}
-    return left | {file.parent.name: timeless(json.loads(file.read_text())) for file in out.glob("seed-*/result.json")}
 
 
 def asked(out):

@@ -1,12 +1,12 @@
 """Whole runs of the latent searches with the model that ships: records, stops, other seeds beside them, mistakes."""
 
-import json
 import signal
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from records import left_by
 
 from jaxprl.errors import Stopped, UserError
 from jaxprl.experiment import ledger
@@ -14,7 +14,7 @@ from jaxprl.experiment.config import Config
 from jaxprl.experiment.job import identity, resolve
 from jaxprl.experiment.run import run
 from jaxprl.latent.space import SHIPPED, LatentSpace
-from jaxprl.runs.record import RECORDS, read_lines
+from jaxprl.runs.record import read_lines
 
 EXAMPLES = Path(__file__).parent.parent / "experiments" / "custom_task.py"
 LIMITS = {"budget": 250, "layouts": (0, 1)}
@@ -25,17 +25,6 @@ pytestmark = pytest.mark.skipif(not SHIPPED.exists(), reason="no model yet")
 def few_unseen(monkeypatch):
     """As many as there are layouts: what is compiled for these serves."""
     monkeypatch.setattr(ledger, "UNSEEN", range(1_000_000, 1_000_002))
-
-
-def left_by(out: Path, *seeds: int) -> dict:
-    """Records and results of these seeds without their times."""
-
-    def timeless(row: dict) -> dict:
-        return {name: value for name, value in row.items() if name != "seconds"}
-
-    files = {name: out / name for name in RECORDS if (out / name).exists()}
-    left = {name: [timeless(row) for row in read_lines(file) if row["seed"] in seeds] for name, file in files.items()}
-    return left | {seed: timeless(json.loads((out / f"seed-{seed}" / "result.json").read_text())) for seed in seeds}
 
 
 class StopsAfter:
@@ -54,7 +43,7 @@ class StopsAfter:
     "options",
     [
         {"method": "leaps", "llm": "recorded"},
-        {"method": "hprl", "options": {"episodes": 64, "observe": "state"}},
+        {"method": "hprl", "options": {"episodes": 64, "observe": "state", "epochs": 1}},
         *(pytest.param({"method": method}, marks=pytest.mark.full) for method in ("leaps", "cem", "cebs", "latent-hc")),
         *(
             pytest.param({"method": method, "options": {"space": Path("hprl")}}, marks=pytest.mark.full)

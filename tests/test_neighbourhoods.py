@@ -9,9 +9,10 @@ import jax
 import numpy as np
 import pytest
 import scipy.stats
+from distributions import SIGNIFICANCE, p_value
 from small_neighbours import Sampler
 from test_commands import refused
-from test_sampling import SIGNIFICANCE, allowed, decoded, nodes_are_well_formed, p_value, within_limits
+from test_sampling import allowed, decoded, nodes_are_well_formed, within_limits
 
 import jaxprl
 from jaxprl.cli import run as run_command
@@ -46,7 +47,7 @@ def keys(seed, count):
 def small_neighbours(language, text, count=MANY, seed=11):
     """Neighbours of a program, nodes int32 [count, N]."""
     nodes = encode.encode(from_text(text, language), language)
-    return np.asarray(neighbours(language, nodes[None], keys(seed, count)[None], alone=True)[0])[0]
+    return np.asarray(neighbours(language, nodes[None], keys(seed, count)[None], small=True)[0])[0]
 
 
 def programs_of(language, nodes):
@@ -181,7 +182,7 @@ def test_what_has_no_room_is_drawn_again_and_never_cut():
 def test_neighbours_of_long_starts():
     free = starts(KAREL)
     largest = free[np.argsort(np.count_nonzero(free, axis=1))[-4:]]
-    found = np.asarray(neighbours(KAREL, largest, keys(6, 200).reshape(4, 50), alone=True)[0])
+    found = np.asarray(neighbours(KAREL, largest, keys(6, 200).reshape(4, 50), small=True)[0])
     programs = programs_of(KAREL, found.reshape(-1, PROGRAM_NODES))
     assert all(within_limits(program, KAREL) for program in programs)
     assert len(set(programs)) > 50

@@ -3,7 +3,6 @@
 import collections
 import functools
 import itertools
-import json
 
 import jax
 import numpy as np
@@ -11,7 +10,9 @@ import pytest
 import questions
 import scipy.stats
 from compiled import HAS_CPP_COMPILER
+from distributions import SIGNIFICANCE
 from llm_server import completion, serving
+from records import timeless
 
 from jaxprl.codegen.launch import Emulated
 from jaxprl.dsl import ast, encode, parts
@@ -32,7 +33,6 @@ from jaxprl.worlds.karel.world import LANGUAGE as KAREL
 from jaxprl.worlds.make import make
 from jaxprl.worlds.minigrid.world import LANGUAGE as MINIGRID
 
-SIGNIFICANCE = 1e-3
 GIVEN = [
     "DEF run m( IFELSE c( not c( frontIsClear c) c) i( turnLeft move i) ELSE e( REPEAT R=7 r( putMarker r) e) "
     "WHILE c( and c( leftIsClear c) c( True c) c) w( move w) m)",
@@ -65,7 +65,7 @@ def drawn(texts, given, count, share, *, seed=1, language=KAREL):
     """Neighbours of each program as nodes int32 [P, count, N], and what was changed."""
     table = parts.stacked([own_parts(given, language)] * len(texts), language)
     keys = jax.random.split(jax.random.key(seed), (len(texts), count))
-    return tuple(map(np.asarray, neighbours(language, encoded(texts, language), keys, given=table, share=share)))
+    return tuple(map(np.asarray, neighbours(language, encoded(texts, language), keys, parts=table, share=share)))
 
 
 def texts_of(rows, language=KAREL):
@@ -353,11 +353,11 @@ def test_the_same_neighbours_are_drawn_in_every_way():
     table, parents = parts.stacked(given, KAREL), encoded(texts)
     keys = jax.random.split(jax.random.key(4), (3, 200))
     several = [tuple(map(np.asarray, _neighbours(KAREL, Growth(share=0.8), parents, keys, way, table))) for way in WAYS]
-    several.append(tuple(map(np.asarray, neighbours(KAREL, parents, keys, given=table, share=0.8))))
+    several.append(tuple(map(np.asarray, neighbours(KAREL, parents, keys, parts=table, share=0.8))))
     for other in several[1:]:
         for one, column in zip(several[0], other, strict=True):
             assert one.tolist() == column.tolist()
-    alone = neighbours(KAREL, parents[1:2], keys[1:2, 7:30], given=parts.stacked(given[1:2], KAREL), share=0.8)
+    alone = neighbours(KAREL, parents[1:2], keys[1:2, 7:30], parts=parts.stacked(given[1:2], KAREL), share=0.8)
     assert np.asarray(alone[0])[0].tolist() == several[0][0][1, 7:30].tolist()
 
 
@@ -531,10 +531,6 @@ def test_a_stopped_run_goes_on_without_asking_again(tmp_path, method):
     for name in ("programs.jsonl", "metrics.jsonl"):
         one, other = (list(map(timeless, read_lines(tmp_path / each / name))) for each in ("whole", "out"))
         assert one == other
-
-
-def timeless(row):
-    return {name: value for name, value in json.loads(json.dumps(row)).items() if name != "seconds"}
 
 
 def test_searches_without_a_program_are_left_out_or_an_error(tmp_path, capsys):

@@ -9,12 +9,12 @@ import pytest
 
 from jaxprl.rl import networks, ppo
 from jaxprl.rl.advantages import advantages
-from jaxprl.rl.eyes import StateEyes, StepEyes
+from jaxprl.rl.observers import StateObserver, StepObserver
 from jaxprl.worlds.make import make
 
 STEPS, EPISODES, SIZE = 3, 5, 2
 SETTINGS = ppo.Settings(learning_rate=1e-2, epochs=1, clip=0.1)
-EYES = StepEyes(STEPS)
+OBSERVER = StepObserver(STEPS)
 KEY = jax.random.key(3, impl="threefry2x32")
 
 
@@ -26,31 +26,31 @@ def lengths_to_taken(lengths):
     return np.arange(STEPS) < np.asarray(lengths)[:, None]
 
 
-def plain_advantages(rewards, values, taken, discount, trace):
+def plain_advantages(rewards, values, taken, discount, gae_lambda):
     found = np.zeros(rewards.shape)
     for episode in range(len(rewards)):
         length = int(taken[episode].sum())
         later, value = 0.0, 0.0
         for step in reversed(range(length)):
-            later = rewards[episode, step] + discount * value - values[episode, step] + discount * trace * later
+            later = rewards[episode, step] + discount * value - values[episode, step] + discount * gae_lambda * later
             value = values[episode, step]
             found[episode, step] = later
     return found, np.where(taken, found + values, 0)
 
 
-@pytest.mark.parametrize(("discount", "trace"), [(0.99, 0.95), (1.0, 1.0), (0.5, 0.0)])
-def test_advantages_are_those_of_a_loop_backwards(discount, trace):
+@pytest.mark.parametrize(("discount", "gae_lambda"), [(0.99, 0.95), (1.0, 1.0), (0.5, 0.0)])
+def test_advantages_are_those_of_a_loop_backwards(discount, gae_lambda):
     rewards, values = random(EPISODES, STEPS), random(EPISODES, STEPS, seed=1)
     taken = lengths_to_taken([0, 1, 2, 3, 3])
-    found = advantages(jnp.asarray(rewards), values, taken, discount=discount, trace=trace)
-    for mine, plain in zip(found, plain_advantages(rewards, values, taken, discount, trace), strict=True):
+    found = advantages(jnp.asarray(rewards), values, taken, discount=discount, gae_lambda=gae_lambda)
+    for mine, plain in zip(found, plain_advantages(rewards, values, taken, discount, gae_lambda), strict=True):
         np.testing.assert_allclose(mine, plain, atol=1e-5)
 
 
 def test_an_action_without_a_later_one_expects_nothing():
     """The last step of an episode is its end, whatever the values behind it are."""
     rewards, values, taken = np.ones((1, 2), np.float32), np.float32([[0.25, 7.0]]), np.array([[True, False]])
-    found, returns = advantages(jnp.asarray(rewards), values, taken, discount=0.9, trace=0.9)
+    found, returns = advantages(jnp.asarray(rewards), values, taken, discount=0.9, gae_lambda=0.9)
     assert found.tolist() == [[0.75, 0.0]]
     assert returns.tolist() == [[1.0, 0.0]]
 
@@ -93,7 +93,7 @@ def plain_log_density(action, mean, log_std):
 
 
 def plain_loss(params, acted, taken, gains, returns, settings):
-    means, values = plain_network(params, np.asarray(EYES.images(())[0], np.float64))
+    means, values = plain_network(params, np.asarray(OBSERVER.images(())[0], np.float64))
     policy, value, count = 0.0, 0.0, 0
     for episode, step in np.argwhere(taken):
         change = plain_log_density(acted.actions[episode, step], means[step], params["log_std"])
@@ -109,11 +109,11 @@ def plain_loss(params, acted, taken, gains, returns, settings):
 
 def example():
     """Return a policy that is somewhat other than the one that acted, and one mini-batch of what that did."""
-    learner = ppo.init(SETTINGS, EYES.shape, SIZE, KEY)
-    means, values = networks.unroll(learner.params, EYES.images(()))
+    learner = ppo.init(SETTINGS, OBSERVER.shape, SIZE, KEY)
+    means, values = networks.unroll(learner.params, OBSERVER.images(()))
     actions = np.asarray(means) + random(EPISODES, STEPS, SIZE)
     log_probabilities = ppo.log_density(actions, means, learner.params["log_std"])
-    acted = ppo.Acted(
+    acted = ppo.ActionSample(
         (), actions, np.asarray(log_probabilities), np.asarray(values) + random(EPISODES, STEPS, seed=4) / 5
     )
     moved = jax.tree.map(lambda leaf: leaf + 0.05 * random(*leaf.shape, seed=5), learner.params)
@@ -124,7 +124,7 @@ def test_the_loss_and_its_gradient_are_those_of_plain_numpy():
     learner, acted, taken = example()
     gains, returns = random(EPISODES, STEPS, seed=6), random(EPISODES, STEPS, seed=7)
     batch = ppo._Batch(acted, taken, gains, returns)
-    loss = jax.jit(jax.value_and_grad(lambda params: ppo._loss(SETTINGS, EYES, params, batch), has_aux=True))
+    loss = jax.jit(jax.value_and_grad(lambda params: ppo._loss(SETTINGS, OBSERVER, params, batch), has_aux=True))
     (found, figures), gradient = loss(learner.params)
     exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), learner.params)
 
@@ -150,11 +150,11 @@ def test_an_update_takes_one_adam_step_per_mini_batch_and_epoch():
     rewards = random(EPISODES, STEPS, seed=9)
     group = jax.tree.map(lambda leaf: np.stack([leaf] * 2), (acted, rewards, taken))
     settings = ppo.Settings(learning_rate=1e-4, epochs=2)
-    after, _ = ppo.update(settings, EYES, learner, *group, KEY)
-    gains, returns = plain_advantages(rewards, acted.values, taken, settings.discount, settings.trace)
+    after, _ = ppo.update(settings, OBSERVER, learner, *group, KEY)
+    gains, returns = plain_advantages(rewards, acted.values, taken, settings.discount, settings.gae_lambda)
     normal = np.where(taken, gains - gains[taken].mean(), 0) / (gains[taken].std() + 1e-5)
     batch = ppo._Batch(acted, taken, jnp.float32(normal), jnp.float32(returns))
-    gradient_of = jax.jit(jax.grad(lambda params: ppo._loss(settings, EYES, params, batch)[0]))
+    gradient_of = jax.jit(jax.grad(lambda params: ppo._loss(settings, OBSERVER, params, batch)[0]))
     params, m, v = learner.params, *[jax.tree.map(jnp.zeros_like, learner.params)] * 2
 
     def clipped(gradient):
@@ -174,43 +174,43 @@ def test_an_update_takes_one_adam_step_per_mini_batch_and_epoch():
 
 
 def test_actions_are_drawn_from_the_policy_and_do_not_depend_on_those_beside_them():
-    learner = ppo.init(SETTINGS, EYES.shape, SIZE, KEY)
+    learner = ppo.init(SETTINGS, OBSERVER.shape, SIZE, KEY)
     keys = jax.random.split(KEY, 4000)
     start = np.zeros((1, networks.STATE), np.float32)
-    acted, memory = ppo.act(EYES, learner.params, (), start, keys, jnp.int32(0))
-    mean, value = (each[0, 0] for each in networks.unroll(learner.params, EYES.images(())))
+    acted, memory = ppo.act(OBSERVER, learner.params, (), start, keys, jnp.int32(0))
+    mean, value = (each[0, 0] for each in networks.unroll(learner.params, OBSERVER.images(())))
     noise = np.asarray(acted.actions) - np.asarray(mean)
     np.testing.assert_allclose(noise.mean(axis=0), 0, atol=5 / np.sqrt(4000))
     np.testing.assert_allclose(noise.std(axis=0), 1, atol=0.06)
     plain = [plain_log_density(action, np.asarray(mean), np.zeros(SIZE)) for action in acted.actions[:5]]
     np.testing.assert_allclose(acted.log_probabilities[:5], plain, rtol=1e-5)
     np.testing.assert_allclose(acted.values, value, rtol=1e-5)
-    again, _ = ppo.act(EYES, learner.params, (), start, keys[7:9], jnp.int32(0))
+    again, _ = ppo.act(OBSERVER, learner.params, (), start, keys[7:9], jnp.int32(0))
     np.testing.assert_array_equal(again.actions, acted.actions[7:9])
-    later, _ = ppo.act(EYES, learner.params, (), memory, keys, jnp.int32(1))
+    later, _ = ppo.act(OBSERVER, learner.params, (), memory, keys, jnp.int32(1))
     assert not np.allclose(later.actions, acted.actions)
 
 
 def test_the_image_of_a_step_shows_how_many_programs_have_been_run():
-    images = np.asarray(StepEyes(7).images(()))[0]
+    images = np.asarray(StepObserver(7).images(()))[0]
     assert images.shape == (7, 16, 8, 8)
     assert images[:, 4].sum() == 7 * 28  # the walls
     assert images[:, [1, 6]].sum(axis=(2, 3)).tolist() == [[n, n] for n in range(7)]
     assert images.sum() == 7 * 28 + 2 * sum(range(7))
     assert images[3, 1, 1:4, 1].all()  # column by column
-    np.testing.assert_array_equal(StepEyes(7).image((), jnp.int32(4))[0], images[4])
+    np.testing.assert_array_equal(StepObserver(7).image((), jnp.int32(4))[0], images[4])
 
 
 @pytest.mark.parametrize("size", [(8, 8), (3, 4)])
 def test_the_image_of_a_state_shows_the_world(size):
     task = make("DoorKey")
-    eyes = StateEyes(task.world)
+    observer = StateObserver(task.world)
     states = task.layouts(range(2)).state
-    image = np.asarray(eyes.image(states, jnp.int32(0)))
-    assert image.shape == (2, *eyes.shape) == (2, 16, 8, 8)
+    image = np.asarray(observer.image(states, jnp.int32(0)))
+    assert image.shape == (2, *observer.shape) == (2, 16, 8, 8)
     assert (image[:, :4].sum(axis=(1, 2, 3)) == 1).all()
     several = jax.tree.map(lambda leaf: np.stack([leaf] * 3, axis=1), states)
-    np.testing.assert_array_equal(eyes.images(several), np.stack([image] * 3, axis=1))
+    np.testing.assert_array_equal(observer.images(several), np.stack([image] * 3, axis=1))
     small = networks.init(KEY, (16, *size), SIZE)  # images smaller than the filters are filled up
     means, values = networks.unroll(small, jnp.ones((1, 2, 16, *size)))
     assert (means.shape, values.shape) == ((1, 2, SIZE), (1, 2))

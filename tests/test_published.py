@@ -13,7 +13,7 @@ from jaxprl.cli import report as report_command
 from jaxprl.cli import run as run_command
 from jaxprl.cli import sweep as sweep_command
 from jaxprl.cli.common import run_main
-from jaxprl.cli.published import rows, told
+from jaxprl.cli.published import rows, setting_in_words
 from jaxprl.cli.run import configuration, parser
 from jaxprl.errors import UserError
 from jaxprl.experiment import ledger, published
@@ -47,7 +47,7 @@ def test_a_setting_decides_everything_on_each_of_its_tasks(name):
         assert set(config.options) == set(setting.options)
         assert filled(setting, Config(task=task, published=name)) == config
         job = resolve(Config(task=short(task), published=name))
-        lines = told(setting, job)
+        lines = setting_in_words(setting, job)
         found = rows(setting, job)
         assert [row.name for row in found if row.ours != row.theirs] == (["model"] if setting.model else [])
         assert all(row.source and row.source in "\n".join(lines) for row in found)
@@ -106,15 +106,16 @@ def test_flags_override_a_setting_and_are_said_to_differ():
     words = ["--published", "carvalho-cebs", "--task", "FourCorners", "--k", "32", "--layouts", "0-3"]
     words += ["--budget", "300", "--sigma", "0.5"]
     job = job_of(*words)
-    assert "\n".join(told(published.get("carvalho-cebs"), job)) == GOLDEN
+    assert "\n".join(setting_in_words(published.get("carvalho-cebs"), job)) == GOLDEN
     in_python = Config("FourCorners", layouts=range(4), budget=300, options={"k": 32}, published="carvalho-cebs")
     assert resolve(in_python) == job
 
 
-def test_tasks_that_differ_are_told():
-    [remark] = told(published.get("carvalho-cebs"), job_of("--published", "carvalho-cebs", "--task", "OneStroke"))[-1:]
+def test_tasks_that_differ_are_named():
+    setting = published.get("carvalho-cebs")
+    remark = setting_in_words(setting, job_of("--published", setting.name, "--task", "OneStroke"))[-1]
     assert "36/35" in remark
-    said = "\n".join(told(published.get("carvalho-cebs"), job_of("--published", "carvalho-cebs", "--task", "Snake")))
+    said = "\n".join(setting_in_words(setting, job_of("--published", setting.name, "--task", "Snake")))
     assert "Snake is another task in the source" in said
 
 
@@ -125,7 +126,7 @@ def test_the_published_model_is_asked_where_a_model_is_asked():
         assert all(row.ours == row.theirs for row in rows(published.get("llm-gs"), job))
     assert job.settings.base_url == "http://localhost:8000/v1"
     other = job_of("--published", "llm-gs", "--llm", "openai", "--model", "m")
-    assert "DIFFERS from gpt-4-turbo" in "\n".join(told(published.get("llm-gs"), other))
+    assert "DIFFERS from gpt-4-turbo" in "\n".join(setting_in_words(published.get("llm-gs"), other))
     assert resolve(Config("PutNear", llm="openai", published="llm-gs")).settings == Settings("gpt-4o")
 
 

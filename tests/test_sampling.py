@@ -11,6 +11,7 @@ import pytest
 import questions
 import scipy.stats
 from compiled import HAS_CPP_COMPILER
+from distributions import SIGNIFICANCE, p_value
 
 from jaxprl.codegen.launch import Emulated
 from jaxprl.dsl import ast, encode
@@ -22,7 +23,6 @@ from jaxprl.worlds.karel.world import LANGUAGE as KAREL
 from jaxprl.worlds.minigrid.world import LANGUAGE as MINIGRID
 
 NEIGHBOURS = 20_000
-SIGNIFICANCE = 1e-3
 KINDS = {
     "Action": encode.ACTION, "BoolFeature": encode.PERCEPTION, "Concatenate": encode.CONCAT,
     "ConstInt": encode.COUNT, "ITE": encode.IFELSE, "If": encode.IF, "Not": encode.NOT, "Program": encode.PROGRAM,
@@ -88,16 +88,6 @@ for_all_parents = pytest.mark.parametrize(
     ],
 )  # fmt: skip
 """The shortest and the longest of each domain; the others where everything is tested."""
-
-
-def p_value(expected, found):
-    """Return the chance of two histograms as different as these from one distribution; rare cells are pooled."""
-    cells = sorted({*expected, *found})
-    table = np.array([[histogram.get(cell, 0) for cell in cells] for histogram in (expected, found)])
-    rare = table.sum(axis=0) < 20
-    pooled = np.column_stack([table[:, ~rare], table[:, rare].sum(axis=1)])
-    pooled = pooled[:, pooled.sum(axis=0) > 0]
-    return scipy.stats.chi2_contingency(pooled).pvalue
 
 
 def histogram(values):
@@ -352,15 +342,15 @@ def test_the_same_programs_are_drawn_in_every_way(domain, limits_tokens, width):
 
 
 @in_both_domains_but(MINIGRID)
-@pytest.mark.parametrize("alone", [False, True])
-def test_the_same_neighbours_are_drawn_in_every_way(domain, alone):
+@pytest.mark.parametrize("small", [False, True])
+def test_the_same_neighbours_are_drawn_in_every_way(domain, small):
     large = next(text for each, text in (param.values for param in LARGE) if each is domain)
     texts = [domain.parents[0], domain.parents[-1], large]
     parents = encode.encode_all([from_text(text, domain.language) for text in texts], domain.language)
     some = jax.random.split(jax.random.key(4), (len(texts), 200))
-    expected = [np.asarray(part) for part in neighbours(domain.language, parents, some, alone=alone)]
+    expected = [np.asarray(part) for part in neighbours(domain.language, parents, some, small=small)]
     for way in WAYS:
-        found = _neighbours(domain.language, Growth(alone=alone), parents, some, way)
+        found = _neighbours(domain.language, Growth(small=small), parents, some, way)
         for part, column in zip(expected, found, strict=True):
             assert np.asarray(column).tolist() == part.tolist()
     assert len(np.unique(expected[0].reshape(-1, parents.shape[1]), axis=0)) > 100

@@ -49,11 +49,11 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     setting = published.get(options.name)
     prepare_jax()
-    print("\n".join(told(setting, resolve(Config(task=options.task, published=setting.name)))))
+    print("\n".join(setting_in_words(setting, resolve(Config(task=options.task, published=setting.name)))))
     return 0
 
 
-def told(setting: Setting, job: Job) -> list[str]:
+def setting_in_words(setting: Setting, job: Job) -> list[str]:
     """Return in words what a setting has decided for a job, where each value is stated, and what is not as there."""
     lines = [f"published setting {setting.name}: {setting.work}"]
     for row in rows(setting, job):

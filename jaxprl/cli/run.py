@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxprl.cli.common import check_devices, command_parser, parse_seeds, path, prepare_jax
-from jaxprl.cli.published import told
+from jaxprl.cli.published import setting_in_words
 from jaxprl.errors import UserError
 from jaxprl.experiment import published
 from jaxprl.experiment.cluster import Host, join
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     if host.count > 1:
         out /= host.name
     if whole.published is not None:
-        print("\n".join(told(published.get(whole.published), whole)))
+        print("\n".join(setting_in_words(published.get(whole.published), whole)))
     print(f"{job.method.name} on {job.task_name}, seeds {in_ranges(job.seeds)}, up to {job.budget:,} programs -> {out}")
     print(f"programs are run by {engine_in_words(job.task, options.engine)}")
     mirror = None if options.log_to is None else opener(options.log_to)

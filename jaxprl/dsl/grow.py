@@ -35,8 +35,8 @@ from jaxprl.types import Int
 
 STATEMENT, CONDITION, PLAIN_CONDITION, NUMBER = range(4)
 """What may grow at a spot: a statement, any condition, a condition that is not a Not, or a count."""
-ALONE_HEIGHT, ALONE_SEQUENCE = 2, 4
-"""Height and sequence up to which a subtree grows that grows as if it stood alone."""
+SMALL_HEIGHT, SMALL_SEQUENCE = 2, 4
+"""Height and sequence up to which a small subtree grows."""
 _DRAWN = {"While": WHILE, "Repeat": REPEAT, "If": IF, "IfElse": IFELSE, "Concat": CONCAT}
 OWN_TOKENS = np.zeros(16, np.int32)  # the tokens that a node of each kind adds to those of its children
 OWN_TOKENS[[PROGRAM, WHILE, IF, IFELSE, REPEAT, COUNT, ACTION, NOT, AND, OR, CONSTANT]] = (
@@ -48,19 +48,18 @@ OWN_TOKENS[[PROGRAM, WHILE, IF, IFELSE, REPEAT, COUNT, ACTION, NOT, AND, OR, CON
 class Growth:
     """The rules of growing in which published systems differ."""
 
-    alone: bool = False
-    """Whether a new subtree grows as if it stood alone, small wherever it is, and not as its place in the program lets
-    it (`sample.py`)."""
+    small: bool = False
+    """Whether a new subtree is small wherever it stands, instead of as large as its place in the program allows
+    (`sample.py`)."""
     limits_tokens: bool = True
     """Whether the language limits the number of tokens. Otherwise the room for nodes does."""
-
     share: float | None = None
     """The probability with which a node is exchanged for a part of other programs, not regrown (`parts.py`); None where
     there are no parts."""
 
     def sequence(self, language: Language) -> int:
         """Return the chain position from which on no Concat grows."""
-        return min(ALONE_SEQUENCE, language.max_sequence) if self.alone else language.max_sequence
+        return min(SMALL_SEQUENCE, language.max_sequence) if self.small else language.max_sequence
 
 
 class Spots(NamedTuple):
@@ -72,7 +71,7 @@ class Spots(NamedTuple):
     choices: jax.Array  # int32 [S]: number of nodes that can be chosen, which are the nodes 1, 2, ...
     grows: jax.Array  # what may grow here: STATEMENT, CONDITION, PLAIN_CONDITION or NUMBER
     position: jax.Array  # chain position of a Concat grown here: 1, or 6 (no Concat) for the first part of a Concat
-    height: jax.Array  # height that what grows here starts from: of the old node, or of its parent if it grows alone
+    height: jax.Array  # height that growth starts from: of the old node, or of its parent if the new subtree is small
     counted: jax.Array  # 1 if the old node counts in that height, else 0
     before: jax.Array  # number of statements before this one in its chain
     tokens: jax.Array  # number of tokens of the rest of the program
@@ -196,8 +195,8 @@ def step(tables: Tables, language: Language, growth: Growth, spots: Spots, owner
     grows = jnp.where(at_root, place.grows, STATEMENT)
     # The new node itself may be a structure at any height, since only what its parent allows filters it (`sample.py`).
     limit: Int = language.max_height
-    if growth.alone:
-        limit = place.height + ALONE_HEIGHT - 1 + _one(_is_structure(lane.nodes[0] & 15))
+    if growth.small:
+        limit = place.height + SMALL_HEIGHT - 1 + _one(_is_structure(lane.nodes[0] & 15))
     row = 2 * _one(at_root | (height < limit)) + _one(position < growth.sequence(language))
     head = jnp.asarray(tables.heads)[_choose(tables.statements, row, word)]
     is_statement = grows == STATEMENT

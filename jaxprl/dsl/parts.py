@@ -161,7 +161,7 @@ Step = Callable[[grow.Spots, jax.Array, grow.Lane], grow.Lane]
 """Returns a lane after one step of drawing, from the spots of all programs and the number of the lane's program."""
 
 
-def step(
+def exchange(
     regrow: Step, language: Language, growth: Growth, parts: Flat, spots: grow.Spots, owner: jax.Array, lane: grow.Lane
 ) -> grow.Lane:
     """Return a lane after one step in which a part may take the place of the node that is chosen.

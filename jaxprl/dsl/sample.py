@@ -15,15 +15,15 @@ under it counts from there. (Both are kept from the published system, since they
 goes by true heights; after a rejection a node is chosen afresh. A neighbour may equal its parent. A program that
 exceeds the limits has neighbours that obey them.
 
-These are the rules of LLM-GS. Carvalho et al. (2024) use others in the experiments that they publish: a new subtree
-grows as if it stood alone (`grow.Growth.alone`). Whatever the new node is and wherever it stands, it is taken to have
-the height 1 and, if it is a Concat, the chain position 0. Under a node of height >= 2 there are no more While, Repeat,
-If and IfElse, and a Concat at position s may have a Concat as its second part only if s + 1 < 4. So below a new While
-there may be another one but none below that; below a new Concat, which has height 1 without being counted, there may be
-a While but none below that; a new Concat begins at most five statements; and other sequences have at most four. The
-type of the new node and the acceptance are the same as above. Their random programs may have more than 45 tokens. The
-largest program of height 4 and sequences of 6 has 21,678 nodes, but no engine runs more than `PROGRAM_NODES` = 512, and
-of the random programs in Karel's language only one in a hundred million has more. It is drawn again.
+These are the rules of LLM-GS. Carvalho et al. (2024) use others in the experiments that they publish: a new subtree is
+small (`grow.Growth.small`). Whatever the new node is and wherever it stands, it is taken to have the height 1 and, if
+it is a Concat, the chain position 0. Under a node of height >= 2 there are no more While, Repeat, If and IfElse, and a
+Concat at position s may have a Concat as its second part only if s + 1 < 4. So below a new While there may be another
+one but none below that; below a new Concat, which has height 1 without being counted, there may be a While but none
+below that; a new Concat begins at most five statements; and other sequences have at most four. The type of the new node
+and the acceptance are the same as above. Their random programs may have more than 45 tokens. The largest program of
+height 4 and sequences of 6 has 21,678 nodes, but no engine runs more than `PROGRAM_NODES` = 512, and of the random
+programs in Karel's language only one in a hundred million has more. It is drawn again.
 
 Instead of being regrown, the chosen node may be exchanged for a part of other programs (`parts.py`).
 
@@ -48,11 +48,11 @@ from jaxprl.codegen.compiler import Unavailable
 from jaxprl.codegen.each import MOST, Each
 from jaxprl.codegen.launch import Launcher
 from jaxprl.codegen.stablehlo import Unsupported
-from jaxprl.dsl import encode, grow, parts
+from jaxprl.dsl import encode, grow
 from jaxprl.dsl.encode import COUNT, PROGRAM
 from jaxprl.dsl.grow import Growth
 from jaxprl.dsl.language import Language
-from jaxprl.dsl.parts import Flat, Parts
+from jaxprl.dsl.parts import Flat, Parts, Step, exchange, flat
 from jaxprl.dsl.spots import spots_of
 from jaxprl.errors import UserError
 from jaxprl.xla import guarded, has_whole_loops, jit
@@ -128,8 +128,8 @@ def neighbours(
     programs: jax.Array,
     keys: jax.Array,
     *,
-    alone: bool = False,
-    given: Parts | None = None,
+    small: bool = False,
+    parts: Parts | None = None,
     share: float = 0,
 ) -> tuple[jax.Array, jax.Array]:
     """Sample neighbours of programs, one per key.
@@ -137,9 +137,9 @@ def neighbours(
     Args:
       language: the language, with its probabilities and limits.
       programs: int32 [S, N], the nodes of S programs.
-      keys: typed keys [S, B]. The neighbour of a key depends on that key, its program and the given parts only.
-      alone: whether the new subtrees grow as if they stood alone.
-      given: the parts of other programs that a node may be exchanged for; None for none.
+      keys: typed keys [S, B]. The neighbour of a key depends on that key, its program and the parts only.
+      small: whether the new subtrees are small wherever they stand (`grow.Growth.small`).
+      parts: the parts of other programs that a node may be exchanged for; None for none.
       share: the probability with which it is, from 0 to 1.
 
     Returns:
@@ -161,14 +161,14 @@ def neighbours(
       >>> print(encode.decode(np.asarray(nodes[0, 0]), LANGUAGE), changed[0, 0])  # node 3, turnLeft, was replaced
       DEF run m( move IF c( frontIsClear c) i( move move turnLeft i) move move turnRight pickMarker m) [3 1]
     """
-    rows = () if given is None else (given.size.reshape(-1),)
+    rows = () if parts is None else (parts.size.reshape(-1),)
     way = _way(language, programs.shape[1], programs, *rows, keys)
-    growth = Growth(alone=alone, share=None if given is None else share)
+    growth = Growth(small=small, share=None if parts is None else share)
     if way != "natively":
-        return _neighbours(language, growth, programs, keys, way, given)
+        return _neighbours(language, growth, programs, keys, way, parts)
     nodes = np.asarray(programs)
     *spots, sizes = _spots_finder(language, growth).natively(len(nodes), 0, [nodes])
-    table = () if given is None else map(np.asarray, parts.flat(given))
+    table = () if parts is None else map(np.asarray, flat(parts))
     arrays = [_data(keys).reshape(-1, 2), nodes, sizes, *spots, *table]
     found = _neighbours_drawer(language, growth).natively(keys.size, keys.shape[1], arrays)
     new, changed = (jnp.asarray(rows.reshape(*keys.shape, -1)) for rows in found)
@@ -182,7 +182,7 @@ def _neighbours(
     programs: jax.Array,
     keys: jax.Array,
     way: Compiled,
-    given: Parts | None = None,
+    parts: Parts | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Do what `neighbours` does in one way."""
     if isinstance(way, str):
@@ -190,7 +190,7 @@ def _neighbours(
     else:
         *leaves, sizes = _spots_finder(language, growth)(way, len(programs), 0, [programs])
         spots = grow.Spots(*leaves)
-    table = None if given is None else parts.flat(given)
+    table = None if parts is None else flat(parts)
     return _replace_nodes(language, growth, programs, sizes, spots, keys, way, table)
 
 
@@ -277,11 +277,11 @@ def _drawn(
     return _spliced(programs, sizes, owner, lane)
 
 
-def _step(language: Language, growth: Growth, table: Flat | None = None) -> parts.Step:
+def _step(language: Language, growth: Growth, table: Flat | None = None) -> Step:
     if language.max_height > 4 or language.max_sequence > 6:
         raise UserError("sampling goes up to height 4 and sequences of 6 (open spots are kept in eight bytes)")
     regrow = functools.partial(grow.step, grow.Tables.of(language), language, growth)
-    return regrow if table is None else functools.partial(parts.step, regrow, language, growth, table)
+    return regrow if table is None else functools.partial(exchange, regrow, language, growth, table)
 
 
 def _start(n: int, key: jax.Array) -> grow.Lane:

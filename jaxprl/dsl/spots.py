@@ -52,10 +52,8 @@ def spots_of(language: Language, growth: Growth, nodes: jax.Array) -> tuple[grow
     fits = (_outside(jnp.where(used, height, 0), end) <= language.max_height) & (
         _outside(jnp.where(used, length, 0), end) <= language.max_sequence
     )
-    tokens = jnp.append(
-        jnp.int32(0), jnp.cumsum(tokens_of(language, nodes), dtype=jnp.int32)
-    )  # of the nodes before each
-    without = tokens[-1] - (tokens[end] - tokens[index])
+    before = jnp.append(jnp.int32(0), jnp.cumsum(tokens_of(language, nodes), dtype=jnp.int32))
+    without = before[-1] - (before[end] - before[index])
     is_condition = (kind == PERCEPTION) | (kind == CONSTANT) | (kind == NOT) | (kind == AND) | (kind == OR)
     plain = (above == NOT) | (above == IFELSE)
     grows = jnp.select(
@@ -64,10 +62,10 @@ def spots_of(language: Language, growth: Growth, nodes: jax.Array) -> tuple[grow
     spots = grow.Spots(
         choices=jnp.sum(used) - 1,
         grows=grows,
-        position=jnp.where((above == CONCAT) & first, growth.sequence(language), 0 if growth.alone else 1),
+        position=jnp.where((above == CONCAT) & first, growth.sequence(language), 0 if growth.small else 1),
         # Beyond the limit all heights are alike, and `_spot` has three bits for one.
-        height=jnp.minimum(height - counted if growth.alone else height, 5),
-        counted=jnp.zeros_like(counted) if growth.alone else counted,
+        height=jnp.minimum(height - counted if growth.small else height, 5),
+        counted=jnp.zeros_like(counted) if growth.small else counted,
         before=jnp.where(joins, place[parent], 0),
         tokens=without,
         fits=fits,

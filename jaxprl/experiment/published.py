@@ -23,8 +23,8 @@ from jaxprl.llm.settings import Settings
 T = TypeVar("T")
 
 
-class Stated(NamedTuple, Generic[T]):
-    """A value of a setting."""
+class Sourced(NamedTuple, Generic[T]):
+    """A value of a setting, with its source."""
 
     value: T
     source: str
@@ -44,16 +44,16 @@ class Setting:
     name: str
     work: str
     """What it is, and who published it."""
-    method: Stated[str]
-    tasks: Stated[tuple[str, ...]]
+    method: Sourced[str]
+    tasks: Sourced[tuple[str, ...]]
     """Names of the tasks, with their sizes where these are not ours."""
-    layouts: Stated[range]
-    seeds: Stated[range]
-    budget: Stated[int]
-    options: Mapping[str, Stated[int | float | str]] = dataclasses.field(default_factory=dict)
-    llm: Stated[str] | None = None
+    layouts: Sourced[range]
+    seeds: Sourced[range]
+    budget: Sourced[int]
+    options: Mapping[str, Sourced[int | float | str]] = dataclasses.field(default_factory=dict)
+    llm: Sourced[str] | None = None
     """Where programs of a language model come from by default, if not from where the method's usually come."""
-    model: Stated[str] | None = None
+    model: Sourced[str] | None = None
     """The language model that was asked."""
     differences: tuple[str, ...] = ()
     """What is not done here as in the source."""
@@ -97,15 +97,15 @@ _CARVALHO_TASKS = {
 CARVALHO_HC = Setting(
     name="carvalho-hc",
     work=f"hill climbing in program space (HC), {_PAPER}",
-    method=Stated("hc", "paper"),
+    method=Sourced("hc", "paper"),
     options={
-        "k": Stated(250, f"{_FILES}/HC"),
-        "neighbourhood": Stated("small", "code, class StochasticHillClimbing2"),
+        "k": Sourced(250, f"{_FILES}/HC"),
+        "neighbourhood": Sourced("small", "code, class StochasticHillClimbing2"),
     },
-    tasks=Stated(_WIDE_MAZE, f"{_FILES}/HC, with the sizes"),
-    layouts=Stated(range(16), f"{_FILES}/HC: number_executions 16"),
-    seeds=Stated(range(1, 33), _RAW),
-    budget=Stated(1_000_000, _MILLION),
+    tasks=Sourced(_WIDE_MAZE, f"{_FILES}/HC, with the sizes"),
+    layouts=Sourced(range(16), f"{_FILES}/HC: number_executions 16"),
+    seeds=Sourced(range(1, 33), _RAW),
+    budget=Sourced(1_000_000, _MILLION),
     differences=(_SAME_BUT_RANDOM,),
     task_differences=_CARVALHO_TASKS,
 )
@@ -113,41 +113,41 @@ CARVALHO_CHAIN = dataclasses.replace(
     CARVALHO_HC,
     name="carvalho-chain",
     work=f"one chain that accepts ties (class StochasticHillClimbing), code and raw results of {_PAPER}",
-    method=Stated("chain", "code; not in the paper"),
+    method=Sourced("chain", "code; not in the paper"),
     options={
-        "max_nodes": Stated(20, "code, class StochasticHillClimbing"),
-        "neighbourhood": Stated("small", "code, class StochasticHillClimbing"),
+        "max_nodes": Sourced(20, "code, class StochasticHillClimbing"),
+        "neighbourhood": Sourced("small", "code, class StochasticHillClimbing"),
     },
-    budget=Stated(1_000_000, "ours: raw results go to 10,000,000"),
+    budget=Sourced(1_000_000, "ours: raw results go to 10,000,000"),
     differences=(_SAME_BUT_RANDOM, "the limits of the language hold besides the size, which is the source's only one"),
 )
 CARVALHO_CEBS = dataclasses.replace(
     CARVALHO_HC,
     name="carvalho-cebs",
     work=f"cross-entropy beam search in the latent space of LEAPS (CEBS), {_PAPER}",
-    method=Stated("cebs", "paper"),
+    method=Sourced("cebs", "paper"),
     options={
-        "k": Stated(64, f"{_FILES}/CEBS: population_size"),
-        "elite": Stated(16, f"{_FILES}/CEBS: elitism_rate .25"),
-        "sigma": Stated(
+        "k": Sourced(64, f"{_FILES}/CEBS: population_size"),
+        "elite": Sourced(16, f"{_FILES}/CEBS: elitism_rate .25"),
+        "sigma": Sourced(
             0.25,
             f"{_FILES}/CEBS: initial_sigma",
             {"MazeSparse": 0.1, "FourCorners": 0.5, "Harvester": 0.5, "OneStroke": 0.5},
         ),
-        "patience": Stated(5, f"{_FILES}/CEBS: restart_timeout"),
+        "patience": Sourced(5, f"{_FILES}/CEBS: restart_timeout"),
     },
-    tasks=Stated(_WIDE_MAZE, f"{_FILES}/CEBS, with the sizes"),
-    layouts=Stated(range(16), f"{_FILES}/CEBS: number_executions 16"),
+    tasks=Sourced(_WIDE_MAZE, f"{_FILES}/CEBS, with the sizes"),
+    layouts=Sourced(range(16), f"{_FILES}/CEBS: number_executions 16"),
     differences=(_SAME_BUT_RANDOM, _OTHER_MODEL, _NEXT_CANDIDATES),
 )
 LEAPS = Setting(
     name="leaps",
     work="LEAPS (Trivedi et al., NeurIPS 2021), as LLM-GS ran it",
-    method=Stated("leaps", "LEAPS, appendix: k, elite and sigma of each task"),
-    tasks=Stated(KAREL, "LLM-GS, scripts"),
-    layouts=Stated(range(32), "LLM-GS, scripts"),
-    seeds=Stated(range(5), "LLM-GS, scripts"),
-    budget=Stated(1_000_000, "LLM-GS, scripts"),
+    method=Sourced("leaps", "LEAPS, appendix: k, elite and sigma of each task"),
+    tasks=Sourced(KAREL, "LLM-GS, scripts"),
+    layouts=Sourced(range(32), "LLM-GS, scripts"),
+    seeds=Sourced(range(5), "LLM-GS, scripts"),
+    budget=Sourced(1_000_000, "LLM-GS, scripts"),
     differences=(
         _SAME_BUT_RANDOM,
         _OTHER_MODEL,
@@ -158,20 +158,20 @@ LEAPS = Setting(
 HPRL = Setting(
     name="hprl",
     work="HPRL with PPO (Liu et al., ICML 2023), as LLM-GS ran it",
-    method=Stated("hprl", "HPRL, code"),
+    method=Sourced("hprl", "HPRL, code"),
     options={
-        "observe": Stated("step", "HPRL, code, and LLM-GS's fork; the paper says state"),
-        "programs": Stated(5, "HPRL, paper and code"),
-        "episodes": Stated(2560, "HPRL, code: 12,800 programs an update"),
-        "epochs": Stated(3, "HPRL, code"),
-        "learning_rate": Stated(1e-5, "HPRL, code"),
-        "entropy": Stated(0.05, "LLM-GS's fork of HPRL"),
-        "space": Stated("hprl", "HPRL, paper and code: 64 dimensions, simplified programs"),
+        "observe": Sourced("step", "HPRL, code, and LLM-GS's fork; the paper says state"),
+        "programs": Sourced(5, "HPRL, paper and code"),
+        "episodes": Sourced(2560, "HPRL, code: 12,800 programs an update"),
+        "epochs": Sourced(3, "HPRL, code"),
+        "learning_rate": Sourced(1e-5, "HPRL, code"),
+        "entropy": Sourced(0.05, "LLM-GS's fork of HPRL"),
+        "space": Sourced("hprl", "HPRL, paper and code: 64 dimensions, simplified programs"),
     },
-    tasks=Stated(KAREL, "LLM-GS's fork of HPRL"),
-    layouts=Stated(range(32), "LLM-GS, scripts: layouts on which joined programs are evaluated"),
-    seeds=Stated(range(5), "LLM-GS, scripts"),
-    budget=Stated(
+    tasks=Sourced(KAREL, "LLM-GS's fork of HPRL"),
+    layouts=Sourced(range(32), "LLM-GS, scripts: layouts on which joined programs are evaluated"),
+    seeds=Sourced(range(5), "LLM-GS, scripts"),
+    budget=Sourced(
         1_000_000,
         "LLM-GS's fork of HPRL: a fifth of the programs decoded, since five joined count as one",
         {"CleanHouse": 100_000, "FourCorners": 100_000, "MazeSparse": 10_000, "StairClimberSparse": 10_000},
@@ -185,13 +185,13 @@ HPRL = Setting(
 LLM_GS = Setting(
     name="llm-gs",
     work="LLM-GS, Liu et al., ICLR 2025",
-    method=Stated("llm-gs", "paper"),
-    options={"neighbourhood": Stated("grammar", "code")},
-    tasks=Stated((*KAREL, "PathFollow", "WallAvoider", *MINIGRID), "scripts"),
-    layouts=Stated(range(32), "scripts"),
-    seeds=Stated(range(32), "scripts", dict.fromkeys(MINIGRID, range(8))),
-    budget=Stated(1_000_000, "scripts", dict.fromkeys(MINIGRID, 10_000)),
-    model=Stated("gpt-4-turbo-2024-04-09", "scripts (MiniGrid: second hand)", dict.fromkeys(MINIGRID, "gpt-4o")),
+    method=Sourced("llm-gs", "paper"),
+    options={"neighbourhood": Sourced("grammar", "code")},
+    tasks=Sourced((*KAREL, "PathFollow", "WallAvoider", *MINIGRID), "scripts"),
+    layouts=Sourced(range(32), "scripts"),
+    seeds=Sourced(range(32), "scripts", dict.fromkeys(MINIGRID, range(8))),
+    budget=Sourced(1_000_000, "scripts", dict.fromkeys(MINIGRID, 10_000)),
+    model=Sourced("gpt-4-turbo-2024-04-09", "scripts (MiniGrid: second hand)", dict.fromkeys(MINIGRID, "gpt-4o")),
     differences=(
         _SAME_BUT_RANDOM,
         "without --llm openai no model is asked: the answers are the recorded stand-ins",
@@ -200,17 +200,17 @@ LLM_GS = Setting(
 INNATECODER = Setting(
     name="innatecoder",
     work="InnateCoder, Moraes et al., IJCAI 2025, on crashable Karel",
-    method=Stated("hc", "code, class StochasticHillClimbingLLMDict"),
+    method=Sourced("hc", "code, class StochasticHillClimbingLLMDict"),
     options={
-        "k": Stated(250, "code, sample_args/search"),
-        "neighbourhood": Stated("parts", "paper and code"),
-        "parts_share": Stated(0.8, "code, class StochasticHillClimbingLLMDict"),
+        "k": Sourced(250, "code, sample_args/search"),
+        "neighbourhood": Sourced("parts", "paper and code"),
+        "parts_share": Sourced(0.8, "code, class StochasticHillClimbingLLMDict"),
     },
-    tasks=Stated(tuple(f"{name}:crashable" for name in _WIDE_MAZE), "raw results, names of the folders"),
-    layouts=Stated(range(16), "code, sample_args/search: number_executions 16"),
-    seeds=Stated(range(1, 16), "raw results, files seed_1 to seed_15"),
-    budget=Stated(100_000, "paper (raw results go on)"),
-    llm=Stated("recorded", "paper: programs of a language model"),
+    tasks=Sourced(tuple(f"{name}:crashable" for name in _WIDE_MAZE), "raw results, names of the folders"),
+    layouts=Sourced(range(16), "code, sample_args/search: number_executions 16"),
+    seeds=Sourced(range(1, 16), "raw results, files seed_1 to seed_15"),
+    budget=Sourced(100_000, "paper (raw results go on)"),
+    llm=Sourced("recorded", "paper: programs of a language model"),
     differences=(
         _SAME_BUT_RANDOM,
         "the published programs of language models are not shipped: parts are those of the recorded stand-ins, or of "

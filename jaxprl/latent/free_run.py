@@ -113,9 +113,8 @@ def _write_until(
 
     def advance(carry: tuple[jax.Array, _Lanes]) -> tuple[jax.Array, _Lanes]:
         step, lanes = carry
-        rows = (
-            by_token + by_place[jnp.minimum(step, len(by_place) - 1)][None]
-        )  # twice as fast as adding the place behind the gather
+        # This is twice as fast as adding the place to what is looked up.
+        rows = by_token + by_place[jnp.minimum(step, len(by_place) - 1)][None]
         inputs = rows[lanes.token] + lanes.always
         h = gru.step(cell, inputs[:, : 3 * size], lanes.h)
         scores = linear.apply(decoder["out"], jnp.tanh(h @ from_state + inputs[:, 3 * size :]))

@@ -37,9 +37,9 @@ from jaxprl.dsl.sample import random_programs
 from jaxprl.dsl.text import token_count
 from jaxprl.errors import UserError, needed_by
 from jaxprl.latent.grammar import Grammar
-from jaxprl.nn.gru import Params
 from jaxprl.latent.space import LatentSpace, Origin
 from jaxprl.latent.vocabularies import KNOWN, Vocabulary
+from jaxprl.nn.gru import Params
 from jaxprl.worlds.karel.world import LANGUAGE as KAREL
 from jaxprl.xla import guarded
 

@@ -13,7 +13,7 @@ from jaxprl.methods.neighbourhoods import (
     neighbourhood,
     neighbourhood_option,
     share_option,
-    with_given,
+    with_parts,
 )
 from jaxprl.search.annealing import Cooling, annealing
 from jaxprl.search.protocol import Search
@@ -54,7 +54,7 @@ def build(setup: Setup) -> Search:
         budget=job.budget,
         goal=setup.goal,
     )
-    return with_given(setup, search)
+    return with_parts(setup, search)
 
 
 ANNEALING = Method(

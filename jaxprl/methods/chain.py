@@ -13,7 +13,7 @@ from jaxprl.methods.neighbourhoods import (
     neighbourhood,
     neighbourhood_option,
     share_option,
-    with_given,
+    with_parts,
 )
 from jaxprl.search.chain import chain
 from jaxprl.search.protocol import Search
@@ -42,7 +42,7 @@ def build(setup: Setup) -> Search:
     search = chain(
         **neighbourhood(setup).arguments(), max_nodes=job.options.max_nodes, budget=job.budget, goal=setup.goal
     )
-    return with_given(setup, search)
+    return with_parts(setup, search)
 
 
 CHAIN = Method(

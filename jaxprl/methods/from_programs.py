@@ -60,7 +60,7 @@ def from_programs(
     points: Callable[[int, np.ndarray], Points] = lambda index, programs: programs,
     *,
     limits_tokens: bool = True,
-    given: Callable[[list[np.ndarray]], Mapping[str, PyTree]] = lambda rows: {},
+    arguments: Callable[[list[np.ndarray]], Mapping[str, PyTree]] = lambda rows: {},
 ) -> Search:
     """Return the search with an `init` that first gets each search programs and evaluates them.
 
@@ -69,7 +69,7 @@ def from_programs(
       search: climbs from a pool.
       points: (index of a search, its programs int32 [K, N]) -> the points [K] that it may start from.
       limits_tokens: whether the number of tokens of random programs is limited.
-      given: (each search's programs) -> what else its `init` is given, by name.
+      arguments: each search's programs -> further arguments of its `init`, by name.
     """
     source = "llm" if setup.job.uses_llm else "random"
 
@@ -77,7 +77,7 @@ def from_programs(
         rows = _programs(setup, keys, limits_tokens)
         starts = _evaluated(setup, rows, points, source)
         best = np.where(starts.counts, starts.best, setup.goal)  # a search without a program is over at once
-        return search.init(keys, jnp.asarray(starts.evaluated), jnp.asarray(best), Pool.of(starts), **given(rows))
+        return search.init(keys, jnp.asarray(starts.evaluated), jnp.asarray(best), Pool.of(starts), **arguments(rows))
 
     return search._replace(init=init, start_source=source)
 

@@ -13,7 +13,7 @@ from jaxprl.methods.neighbourhoods import (
     neighbourhood,
     neighbourhood_option,
     share_option,
-    with_given,
+    with_parts,
 )
 from jaxprl.search.hill_climbing import hill_climbing
 from jaxprl.search.protocol import Search
@@ -46,7 +46,7 @@ def build(setup: Setup) -> Search:
         goal=setup.goal,
         in_array_code=True,
     )
-    return with_given(setup, search)
+    return with_parts(setup, search)
 
 
 HC = Method(

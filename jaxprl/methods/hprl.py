@@ -22,7 +22,7 @@ from jaxprl.latent.free_run import FEWEST
 from jaxprl.latent.space import SHIPPED_HPRL, LatentSpace
 from jaxprl.methods.base import Job, Method, Setup, option
 from jaxprl.methods.latent import program_space as chosen_space
-from jaxprl.search.episodes import FIRST_LAYOUT, Play, Policy, Ran
+from jaxprl.search.episodes import FIRST_LAYOUT, Policy, ProgramEnvironment, StepOutcome
 from jaxprl.search.hprl import GROUPS, hprl
 from jaxprl.search.protocol import Search
 from jaxprl.types import JSON, Array, PyTree
@@ -31,7 +31,7 @@ from jaxprl.worlds.karel.world import KarelWorld
 from jaxprl.worlds.task import Layout, PythonTask, Task
 
 if TYPE_CHECKING:
-    from jaxprl.rl.ppo import Acted, Eyes, Settings
+    from jaxprl.rl.ppo import ActionSample, Observer, Settings
 
 OBSERVATIONS = ("step", "state")
 MOST_EPISODES = 2**16
@@ -61,7 +61,29 @@ class Options:
 
 
 def check(job: Job) -> None:
-    options, task = job.options, job.task
+    _check_options(job.options)
+    task = job.task
+    if max(job.layouts) >= FIRST_LAYOUT:
+        raise UserError(
+            f"layout seed {max(job.layouts)}: the episodes of {job.method.name} take the seeds from {FIRST_LAYOUT} on, "
+            "so evaluate on layouts of lower seeds"
+        )
+    if len(job.seeds) > MOST_SEARCHES:
+        raise UserError(f"{len(job.seeds):,} search seeds; a run of {job.method.name} has at most {MOST_SEARCHES:,}")
+    if isinstance(task, PythonTask):
+        raise UserError(
+            f"method {job.method.name} has programs go on where others stopped, which takes a task in array code; "
+            f"{task.name} is in plain Python"
+        )
+    if job.options.observe == "state" and not isinstance(task.world, KarelWorld):
+        raise UserError(
+            f"--observe state shows the state of Karel's world, and {task.name} is in another one: use step"
+        )
+    program_space(job)
+
+
+def _check_options(options: Options) -> None:
+    """Raise UserError for values that make no sense, whatever the job is."""
     if options.observe not in OBSERVATIONS:
         raise unknown("--observe", options.observe, OBSERVATIONS)
     whole = {"programs": MOST_PROGRAMS, "episodes": MOST_EPISODES, "epochs": MOST_EPOCHS}
@@ -76,23 +98,6 @@ def check(job: Job) -> None:
         raise UserError(f"--learning-rate {options.learning_rate:g}: it goes from {RATES[0]:g} to {RATES[1]:g}")
     if not 0 <= options.entropy <= MOST_ENTROPY:
         raise UserError(f"--entropy {options.entropy:g}: it goes from 0 to {MOST_ENTROPY:g}")
-    if max(job.layouts) >= FIRST_LAYOUT:
-        raise UserError(
-            f"layout seed {max(job.layouts)}: the episodes of {job.method.name} take the seeds from {FIRST_LAYOUT} on, "
-            "so evaluate on layouts of lower seeds"
-        )
-    if len(job.seeds) > MOST_SEARCHES:
-        raise UserError(f"{len(job.seeds):,} search seeds; a run of {job.method.name} has at most {MOST_SEARCHES:,}")
-    if isinstance(task, PythonTask):
-        raise UserError(
-            f"method {job.method.name} has programs go on where others stopped, which takes a task in array code; "
-            f"{task.name} is in plain Python"
-        )
-    if options.observe == "state" and not isinstance(task.world, KarelWorld):
-        raise UserError(
-            f"--observe state shows the state of Karel's world, and {task.name} is in another one: use step"
-        )
-    program_space(job)
 
 
 def program_space(job: Job) -> LatentSpace:
@@ -109,8 +114,8 @@ def build(setup: Setup) -> Search:
     job = setup.job
     space = program_space(job)
     return hprl(
-        play_of(setup, space),
-        policy_of(eyes_of(job), settings_of(job), space.size),
+        program_environment(setup, space),
+        policy_of(observer_of(job), settings_of(job), space.size),
         budget=job.budget,
         goal=setup.goal,
         record=setup.log.record_update,
@@ -118,8 +123,8 @@ def build(setup: Setup) -> Search:
     )
 
 
-def play_of(setup: Setup, space: LatentSpace) -> Play:
-    """Return what the episodes of a run are made of."""
+def program_environment(setup: Setup, space: LatentSpace) -> ProgramEnvironment:
+    """Return what the policy of a run acts in."""
     task, options = setup.job.task, setup.job.options
     assert isinstance(task, Task)
     crashable = task.world.crashable if isinstance(task.world, KarelWorld) else hasattr(task.world, "crashed")
@@ -130,12 +135,12 @@ def play_of(setup: Setup, space: LatentSpace) -> Play:
         programs, valid = space.decode(space.latent_of(few_sizes))
         return np.asarray(programs)[:count], np.asarray(valid)[:count]
 
-    def run(programs: np.ndarray, layouts: Layout) -> Ran:
+    def run(programs: np.ndarray, layouts: Layout) -> StepOutcome:
         found: Proceeded = setup.proceed(programs, layouts)
         ends = TERMINATED | CRASHED if crashable else TERMINATED
-        return Ran(found.returns.astype(np.float32), found.outcomes.end & ends != 0, found.layouts)
+        return StepOutcome(found.returns.astype(np.float32), found.outcomes.end & ends != 0, found.layouts)
 
-    return Play(
+    return ProgramEnvironment(
         layouts=LayoutsAhead(task),
         decode=decode,
         run=run,
@@ -173,22 +178,22 @@ def settings_of(job: Job) -> Settings:
     return Settings(learning_rate=options.learning_rate, epochs=options.epochs, entropy_weight=options.entropy)
 
 
-def eyes_of(job: Job) -> Eyes:
-    """Return what the policy of a job is shown."""
-    from jaxprl.rl.eyes import StateEyes, StepEyes
+def observer_of(job: Job) -> Observer:
+    """Return what shows the policy of a job where it is."""
+    from jaxprl.rl.observers import StateObserver, StepObserver
 
     if job.options.observe == "step":
-        return StepEyes(job.options.programs)
+        return StepObserver(job.options.programs)
     assert isinstance(job.task, Task)
     assert isinstance(job.task.world, KarelWorld)
-    return StateEyes(job.task.world)
+    return StateObserver(job.task.world)
 
 
-def policy_of(eyes: Eyes, settings: Settings, size: int) -> Policy:
+def policy_of(observer: Observer, settings: Settings, size: int) -> Policy:
     """Return a recurrent policy that learns by PPO.
 
     Args:
-      eyes: what it is shown.
+      observer: what it is shown.
       settings: how it learns.
       size: dimensions of an action.
     """
@@ -196,20 +201,20 @@ def policy_of(eyes: Eyes, settings: Settings, size: int) -> Policy:
 
     def act(
         learner: ppo.Learner, states: PyTree, memory: jax.Array, keys: jax.Array, *, step: int
-    ) -> tuple[Acted, jax.Array]:
-        observed = states if eyes.sees_state else ()
-        return ppo.act(eyes, learner.params, observed, memory, keys, jnp.int32(step))
+    ) -> tuple[ActionSample, jax.Array]:
+        observed = states if observer.needs_state else ()
+        return ppo.act(observer, learner.params, observed, memory, keys, jnp.int32(step))
 
     def update(
-        learner: ppo.Learner, acted: Acted, rewards: Array, taken: Array, key: jax.Array
+        learner: ppo.Learner, acted: ActionSample, rewards: Array, taken: Array, key: jax.Array
     ) -> tuple[ppo.Learner, JSON]:
-        learner, figures = ppo.update(settings, eyes, learner, acted, rewards, taken, key)
+        learner, figures = ppo.update(settings, observer, learner, acted, rewards, taken, key)
         return learner, {name: float(value) for name, value in figures._asdict().items()}
 
     def memory(episodes: int) -> np.ndarray:
-        return np.zeros((episodes if eyes.sees_state else 1, networks.STATE), np.float32)
+        return np.zeros((episodes if observer.needs_state else 1, networks.STATE), np.float32)
 
-    return Policy(functools.partial(ppo.init, settings, eyes.shape, size), memory, act, update)
+    return Policy(functools.partial(ppo.init, settings, observer.shape, size), memory, act, update)
 
 
 HPRL = Method(

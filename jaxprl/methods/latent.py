@@ -6,7 +6,7 @@ those of the dense ones, and a task that LEAPS does not have takes those of Door
 published set each (Carvalho et al. 2024).
 
 The searches start from random latents, or with `--llm` from the latents of a language model's programs. In a space of
-kind `hprl`, whose latents lie in (-1, 1)^D, they search among actions, whose tanh latents are (`Actions`).
+kind `hprl`, whose latents lie in (-1, 1)^D, they search among actions; a latent is the tanh of one (`ActionSpace`).
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def _loaded(file: Path, language: Language) -> LatentSpace:
     return LatentSpace.load(file, language)
 
 
-class Actions:
+class ActionSpace:
     """The actions of a program space as a `Space`: latents are their `LatentSpace.latent_of`.
 
     Latents themselves would leave a space of kind `hprl`, since the searches draw from N(0, I) and add noise.
@@ -191,7 +191,7 @@ def build(setup: Setup, make: Callable[..., Search]) -> Search:
       make: (space, parameters, start=, pool=, budget=, goal=) -> Search.
     """
     job = setup.job
-    space = Actions(program_space(job))
+    space = ActionSpace(program_space(job))
     limits = {"budget": job.budget, "goal": setup.goal}
     if not job.uses_llm:
         return make(space, parameters(job), start=random_latents(space), pool=None, **limits)

@@ -17,11 +17,11 @@ from jaxprl.methods.from_programs import check_recorded, from_programs
 from jaxprl.methods.joining import joining
 from jaxprl.methods.neighbourhoods import (
     check_neighbourhood,
-    given,
     identity,
     llms_with,
     neighbourhood,
     neighbourhood_option,
+    parts_argument,
     share_option,
 )
 from jaxprl.methods.reviser import Reviser, Round
@@ -66,7 +66,9 @@ def build(setup: Setup) -> Search:
         pool=pool.TEMPLATE,
         in_array_code=True,
     )
-    search = from_programs(setup, search, limits_tokens=chosen.limits_tokens, given=functools.partial(given, setup))
+    search = from_programs(
+        setup, search, limits_tokens=chosen.limits_tokens, arguments=functools.partial(parts_argument, setup)
+    )
     climbs = job.options.revise_every
     if not climbs:
         return search

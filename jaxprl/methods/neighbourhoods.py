@@ -95,8 +95,8 @@ def neighbourhood(setup: Setup) -> Neighbourhood:
     return _BUILD[setup.job.options.neighbourhood](setup)
 
 
-def with_given(setup: Setup, search: Search) -> Search:
-    """Return a search from random programs with an `init` that gets what its neighbourhood is made of."""
+def with_parts(setup: Setup, search: Search) -> Search:
+    """Return a search from random programs with an `init` that gets the parts that its neighbourhood needs, if any."""
     if setup.job.options.neighbourhood != PARTS:
         return search
 
@@ -105,13 +105,13 @@ def with_given(setup: Setup, search: Search) -> Search:
         evaluated, best = nothing_yet(keys)
         has_some = np.array([len(programs) > 0 for programs in rows])
         best = jnp.where(jnp.asarray(has_some), best, setup.goal)  # a search without a program is over at once
-        return search.init(keys, evaluated, best, **given(setup, rows))
+        return search.init(keys, evaluated, best, **parts_argument(setup, rows))
 
     return search._replace(init=init)
 
 
-def given(setup: Setup, rows: list[np.ndarray]) -> Mapping[str, PyTree]:
-    """Return what the neighbourhood of a run is made of besides the grammar, by its name in `State`, and record it.
+def parts_argument(setup: Setup, rows: list[np.ndarray]) -> Mapping[str, PyTree]:
+    """Return the parts that the neighbourhood of a run needs as an argument of `init`, and record them; {} if none.
 
     Args:
       setup: what the run offers.
@@ -134,7 +134,7 @@ def _grammar(setup: Setup) -> Neighbourhood:
 def _small(setup: Setup) -> Neighbourhood:
     language = setup.job.task.language
     return Neighbourhood(
-        functools.partial(mutations, language, alone=True),
+        functools.partial(mutations, language, small=True),
         functools.partial(random_starts, language, limits_tokens=False),
         limits_tokens=False,
     )

@@ -41,22 +41,22 @@ class Settings:
     clip: float = 0.2
     """c, for the ratio and for the value."""
     discount: float = 0.99
-    trace: float = 0.95
+    gae_lambda: float = 0.95
     """lambda of the advantages."""
     value_weight: float = 0.5
     entropy_weight: float = 0.05
-    largest_gradient: float = 0.5
+    max_gradient_norm: float = 0.5
     """The norm to which larger gradients are scaled."""
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
-        return optax.chain(optax.clip_by_global_norm(self.largest_gradient), optax.adam(self.learning_rate, eps=1e-5))
+        return optax.chain(optax.clip_by_global_norm(self.max_gradient_norm), optax.adam(self.learning_rate, eps=1e-5))
 
 
-class Eyes(Protocol):
+class Observer(Protocol):
     """What the agent is shown. A hashable value, since compiled functions depend on it."""
 
-    sees_state: bool
+    needs_state: bool
     """Whether the images depend on the states of the worlds; otherwise all episodes have the same ones."""
 
     @property
@@ -65,10 +65,10 @@ class Eyes(Protocol):
         ...
 
     def image(self, observations: PyTree, step: jax.Array) -> jax.Array:
-        """Return the images of one step, float32 [B, planes, rows, columns]; [1, ...] without `sees_state`.
+        """Return the images of one step, float32 [B, planes, rows, columns]; [1, ...] without `needs_state`.
 
         Args:
-          observations: the states of B worlds, [B, ...]; nothing without `sees_state`.
+          observations: the states of B worlds, [B, ...]; nothing without `needs_state`.
           step: number of the step, int32.
         """
         ...
@@ -86,8 +86,8 @@ class Learner(NamedTuple):
     """The state of the optimizer."""
 
 
-class Acted(NamedTuple):
-    """Actions, and what an update needs to know of them."""
+class ActionSample(NamedTuple):
+    """Actions that the policy has drawn, and what an update needs to know of them."""
 
     observations: PyTree  # [B, ...]: what was observed before each action
     actions: jax.Array  # float32 [B, D]
@@ -119,14 +119,19 @@ def init(settings: Settings, image: tuple[int, int, int], actions: int, key: jax
     return Learner(params, settings.optimizer.init(params))
 
 
-@jit(static_argnames="eyes")
+@jit(static_argnames="observer")
 def act(
-    eyes: Eyes, params: networks.Params, observations: PyTree, memory: jax.Array, keys: jax.Array, step: jax.Array
-) -> tuple[Acted, jax.Array]:
+    observer: Observer,
+    params: networks.Params,
+    observations: PyTree,
+    memory: jax.Array,
+    keys: jax.Array,
+    step: jax.Array,
+) -> tuple[ActionSample, jax.Array]:
     """Draw an action for each of B episodes.
 
     Args:
-      eyes: what the agent is shown.
+      observer: what the agent is shown.
       params: parameters of the policy.
       observations: what the episodes observe, [B, ...].
       memory: what the policy remembers, float32 [B, STATE]; [1, STATE] if all are shown the same.
@@ -136,11 +141,11 @@ def act(
     Returns:
       The actions, and what the policy remembers next.
     """
-    mean, value, memory = networks.advance(params, eyes.image(observations, step), memory)
+    mean, value, memory = networks.advance(params, observer.image(observations, step), memory)
     noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, step), mean.shape[1:], jnp.float32))(keys)
     actions = mean + jnp.exp(params["log_std"])[None, :] * noise
     values = jnp.broadcast_to(value, keys.shape)
-    return Acted(observations, actions, log_density(actions, mean, params["log_std"]), values), memory
+    return ActionSample(observations, actions, log_density(actions, mean, params["log_std"]), values), memory
 
 
 def log_density(actions: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:
@@ -164,7 +169,7 @@ def entropy(log_std: jax.Array) -> jax.Array:
 class _Batch(NamedTuple):
     """Episodes with what is to be learned from them."""
 
-    acted: Acted  # [B, T, ...]
+    acted: ActionSample  # [B, T, ...]
     taken: jax.Array  # bool [B, T]
     advantages: jax.Array  # float32 [B, T]: normalized
     returns: jax.Array  # float32 [B, T]
@@ -172,9 +177,9 @@ class _Batch(NamedTuple):
 
 def update(
     settings: Settings,
-    eyes: Eyes,
+    observer: Observer,
     learner: Learner,
-    acted: Acted,
+    acted: ActionSample,
     rewards: jax.Array,
     taken: jax.Array,
     key: jax.Array,
@@ -183,7 +188,7 @@ def update(
 
     Args:
       settings: how to learn.
-      eyes: what the agent is shown.
+      observer: what the agent is shown.
       learner: the policy that acted.
       acted: its actions, leaves [G, B, T, ...].
       rewards: what they brought, float32 [G, B, T].
@@ -196,14 +201,14 @@ def update(
     batches, orders = _prepared(settings, acted, rewards, taken, key)
     seen = []
     for batch in np.asarray(orders).reshape(-1):  # not a loop of XLA, in which it computes products slowly on a CPU
-        learner, figures = _learn(settings, eyes, learner, batches, batch)
+        learner, figures = _learn(settings, observer, learner, batches, batch)
         seen.append(figures)
     return learner, jax.tree.map(lambda *each: np.mean(each, dtype=np.float32), *seen)
 
 
 @jit(static_argnames="settings")
 def _prepared(
-    settings: Settings, acted: Acted, rewards: jax.Array, taken: jax.Array, key: jax.Array
+    settings: Settings, acted: ActionSample, rewards: jax.Array, taken: jax.Array, key: jax.Array
 ) -> tuple[_Batch, jax.Array]:
     """Return the mini-batches, leaves [G, ...], and their order in each epoch, int32 [epochs, G]."""
     groups, episodes, steps = rewards.shape
@@ -212,20 +217,20 @@ def _prepared(
         return rows.reshape(groups * episodes, steps)
 
     found, returns = advantages(
-        flat(rewards), flat(acted.values), flat(taken), discount=settings.discount, trace=settings.trace
+        flat(rewards), flat(acted.values), flat(taken), discount=settings.discount, gae_lambda=settings.gae_lambda
     )
     batches = _Batch(acted, taken, normalized(found.reshape(rewards.shape), taken), returns.reshape(rewards.shape))
     order = jax.vmap(lambda epoch: jax.random.permutation(jax.random.fold_in(key, epoch), groups))
     return batches, order(jnp.arange(settings.epochs, dtype=jnp.int32))
 
 
-@jit(static_argnames=("settings", "eyes"))
+@jit(static_argnames=("settings", "observer"))
 def _learn(
-    settings: Settings, eyes: Eyes, learner: Learner, batches: _Batch, batch: jax.Array
+    settings: Settings, observer: Observer, learner: Learner, batches: _Batch, batch: jax.Array
 ) -> tuple[Learner, Figures]:
     """Learn from one of the mini-batches, whose number is given."""
     chosen = jax.tree.map(lambda leaf: leaf[batch], batches)
-    gradient, figures = jax.grad(_loss, argnums=2, has_aux=True)(settings, eyes, learner.params, chosen)
+    gradient, figures = jax.grad(_loss, argnums=2, has_aux=True)(settings, observer, learner.params, chosen)
     with jax.numpy_dtype_promotion("standard"):  # optax takes a float to an integer power
         updates, optimizer = settings.optimizer.update(gradient, learner.optimizer)
     return Learner(optax.apply_updates(learner.params, updates), optimizer), figures
@@ -243,10 +248,10 @@ def mean_of(values: jax.Array, taken: jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(taken, values, 0.0)) / jnp.maximum(jnp.sum(taken.astype(jnp.float32)), 1.0)
 
 
-def _loss(settings: Settings, eyes: Eyes, params: networks.Params, batch: _Batch) -> tuple[jax.Array, Figures]:
+def _loss(settings: Settings, observer: Observer, params: networks.Params, batch: _Batch) -> tuple[jax.Array, Figures]:
     """Return the loss of a mini-batch, and its figures."""
     acted, taken = batch.acted, batch.taken
-    mean, value = networks.unroll(params, eyes.images(acted.observations))
+    mean, value = networks.unroll(params, observer.images(acted.observations))
     change = log_density(acted.actions, mean, params["log_std"]) - acted.log_probabilities
     change = jnp.where(taken, change, 0.0)
     ratio, c = jnp.exp(change), settings.clip

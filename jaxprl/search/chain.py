@@ -69,9 +69,9 @@ def ties(state: State, keys: jax.Array) -> np.ndarray:
     return np.ones(keys.shape, np.int32)
 
 
-def limited_neighbours(neighbours: Neighbours, max_nodes: int, *given: PyTree) -> tuple[jax.Array, jax.Array]:
-    """Return neighbours no larger than `max_nodes`; what is `given` and the result are those of `neighbours`."""
-    *before, keys, counts = given
+def limited_neighbours(neighbours: Neighbours, max_nodes: int, *arguments: PyTree) -> tuple[jax.Array, jax.Array]:
+    """Return neighbours no larger than `max_nodes`; `arguments` and result are those of `neighbours`."""
+    *before, keys, counts = arguments
     drawn, changed = _drawn_limited(lambda keys: neighbours(*before, keys, counts), max_nodes, keys)
     return drawn, changed
 

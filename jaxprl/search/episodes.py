@@ -26,8 +26,8 @@ INVALID = -0.001
 """Reward of an action that decodes to no program."""
 
 
-class Ran(NamedTuple):
-    """What P programs did, each on a layout of its own."""
+class StepOutcome(NamedTuple):
+    """What P programs did, each in an episode of its own."""
 
     returns: np.ndarray  # float32 [P]: what they earned, as part of a return of 1
     over: np.ndarray  # bool [P]: whether the episode is over
@@ -35,15 +35,15 @@ class Ran(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Play:
-    """What episodes are made of."""
+class ProgramEnvironment:
+    """An environment whose actions are points of a program space, for many episodes at once."""
 
     layouts: Callable[[Sequence[int]], Layout]
-    """Seeds -> stacked layouts."""
+    """Seeds -> the layouts in which episodes begin, stacked."""
     decode: Callable[[np.ndarray], tuple[Array, Array]]
     """Actions float32 [M, D] -> the nodes of their programs int32 [M, N], and which of these are programs, bool [M].
     What an action decodes to does not depend on those beside it."""
-    run: Callable[[np.ndarray, Layout], Ran]
+    run: Callable[[np.ndarray, Layout], StepOutcome]
     """Programs int32 [P, N] and layouts [P] -> what they did."""
     steps: int
     """Programs of an episode, T."""
@@ -51,8 +51,8 @@ class Play:
     """Episodes of a group, E."""
 
 
-class Acted(Protocol):
-    """Actions, and what a policy needs to know of them when it learns: a pytree of arrays [E, ...]."""
+class ActionSample(Protocol):
+    """Actions that were drawn, and what a policy needs to know of them when it learns: a pytree of arrays [E, ...]."""
 
     @property
     def actions(self) -> Array:
@@ -67,7 +67,7 @@ class Policy(NamedTuple):
     """A key -> a policy that has learned nothing."""
     memory: Callable[[int], PyTree]
     """Number of episodes -> what it remembers when they begin."""
-    act: Callable[..., tuple[Acted, PyTree]]
+    act: Callable[..., tuple[ActionSample, PyTree]]
     """(policy, states of the worlds [E, ...], memory, keys of the episodes typed [E], step=number of the step) ->
     actions, and what it remembers next."""
     update: Callable[..., tuple[PyTree, JSON]]
@@ -78,7 +78,7 @@ class Policy(NamedTuple):
 class Episodes(NamedTuple):
     """Episodes that have been played; the leading axes are free."""
 
-    acted: PyTree  # [..., T, ...]: an `Acted`
+    acted: PyTree  # [..., T, ...]: an `ActionSample`
     rewards: np.ndarray  # float32 [..., T]
     taken: np.ndarray  # bool [..., T]: the steps that were taken, the first ones of each episode
     valid: np.ndarray  # bool [..., T]: whether a step's action was a program
@@ -100,11 +100,13 @@ class _Group(NamedTuple):
     rows: slice  # its rows among all that are played
 
 
-def played(play: Play, policy: Policy, searches: Sequence[Searcher], groups: int) -> tuple[Episodes, np.ndarray]:
+def rollout(
+    env: ProgramEnvironment, policy: Policy, searches: Sequence[Searcher], groups: int
+) -> tuple[Episodes, np.ndarray]:
     """Play the next episodes of A searches.
 
     Args:
-      play: what episodes are made of.
+      env: what the policy acts in.
       policy: the policy.
       searches: the searches.
       groups: groups of episodes for each of them, so that B = groups * E.
@@ -112,10 +114,10 @@ def played(play: Play, policy: Policy, searches: Sequence[Searcher], groups: int
     Returns:
       The episodes, leaves [A, B, ...], and the nodes of their programs, int32 [A, B, T, N].
     """
-    size, count = play.episodes, groups * play.episodes
+    size, count = env.episodes, groups * env.episodes
     numbers = np.array([search.first for search in searches])[:, None] + np.arange(count)
     seeds, which = np.unique(FIRST_LAYOUT + numbers, return_inverse=True)
-    layouts = _rows(play.layouts(seeds.tolist()), which.reshape(-1))
+    layouts = _rows(env.layouts(seeds.tolist()), which.reshape(-1))
     own = []
     for place, (key, learner, _) in enumerate(searches):
         for first in range(0, count, size):
@@ -125,14 +127,14 @@ def played(play: Play, policy: Policy, searches: Sequence[Searcher], groups: int
     memories = [policy.memory(size)] * len(own)
     alive = np.ones(numbers.size, bool)
     steps = []
-    for step in range(play.steps):
+    for step in range(env.steps):
         found = [
-            policy.act(group.policy, _part(layouts.state, group.rows), memory, group.keys, step=step)
+            policy.act(group.policy, _rows(layouts.state, group.rows), memory, group.keys, step=step)
             for group, memory in zip(own, memories, strict=True)
         ]
         memories = [memory for _, memory in found]
         acted = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(acted for acted, _ in found))
-        made, programs, layouts, over = _step(play, acted, layouts, alive)
+        made, programs, layouts, over = _step(env, acted, layouts, alive)
         steps.append((made, programs))
         alive = alive & ~over
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *steps)
@@ -140,7 +142,7 @@ def played(play: Play, policy: Policy, searches: Sequence[Searcher], groups: int
 
 
 def _step(
-    play: Play, acted: Acted, layouts: Layout, alive: np.ndarray
+    env: ProgramEnvironment, acted: ActionSample, layouts: Layout, alive: np.ndarray
 ) -> tuple[Episodes, np.ndarray, Layout, np.ndarray]:
     """Take one step of R episodes, of those `alive`, bool [R].
 
@@ -149,7 +151,7 @@ def _step(
       are over, bool [R].
     """
     rows = np.flatnonzero(alive)
-    nodes, fine = map(np.asarray, play.decode(np.asarray(acted.actions)[rows]))
+    nodes, fine = map(np.asarray, env.decode(np.asarray(acted.actions)[rows]))
     programs = np.zeros((len(alive), nodes.shape[-1]), np.int32)
     programs[rows] = nodes
     valid, over = np.zeros((2, len(alive)), bool)
@@ -157,19 +159,15 @@ def _step(
     running = rows[fine]
     valid[running] = True
     if len(running):
-        ran = play.run(nodes[fine], _rows(layouts, running))
+        ran = env.run(nodes[fine], _rows(layouts, running))
         rewards[running], over[running] = ran.returns, ran.over
         layouts = jax.tree.map(functools.partial(_put, running), layouts, ran.layouts)
     return Episodes(acted, rewards, alive, valid), programs, layouts, over
 
 
-def _rows(tree: PyTree, rows: np.ndarray) -> PyTree:
+def _rows(tree: PyTree, rows: slice | np.ndarray) -> PyTree:
     """Return rows of the leaves, as numpy arrays."""
     return jax.tree.map(lambda leaf: np.asarray(leaf)[rows], tree)
-
-
-def _part(tree: PyTree, rows: slice) -> PyTree:
-    return jax.tree.map(lambda leaf: leaf[rows], tree)
 
 
 def _put(rows: np.ndarray, leaf: np.ndarray, new: Array) -> np.ndarray:
@@ -179,13 +177,13 @@ def _put(rows: np.ndarray, leaf: np.ndarray, new: Array) -> np.ndarray:
     return leaf
 
 
-def shapes(policy: Policy, play: Play) -> tuple[PyTree, PyTree]:
+def shapes(policy: Policy, env: ProgramEnvironment) -> tuple[PyTree, PyTree]:
     """Return a policy and its actions, of shapes instead of arrays."""
-    keys = search_keys(range(play.episodes))
-    layouts = _rows(play.layouts([FIRST_LAYOUT]), np.zeros(play.episodes, int))
+    keys = search_keys(range(env.episodes))
+    layouts = _rows(env.layouts([FIRST_LAYOUT]), np.zeros(env.episodes, int))
     learner = jax.eval_shape(policy.init, keys[0])
     acted, _ = jax.eval_shape(
-        functools.partial(policy.act, step=0), learner, layouts.state, policy.memory(play.episodes), keys
+        functools.partial(policy.act, step=0), learner, layouts.state, policy.memory(env.episodes), keys
     )
     return learner, acted
 

@@ -112,7 +112,7 @@ def hill_climbing(
 
     def begin(state: State, starts: jax.Array) -> State:
         first = started(start, state.pool, state.key, state.climb)
-        return _given(state, _begin(_bare(state), first, starts, table=table))
+        return _restored(state, _begin(_bare(state), first, starts, table=table))
 
     def init(
         keys: jax.Array,
@@ -168,7 +168,7 @@ def hill_climbing(
 
     def tell(state: State, asked: Asked, answer: Improvements) -> tuple[State, Bests]:
         new, bests, starts = _tell(_bare(state), asked, answer, budget=budget, goal=goal, renew=renew)
-        state = _given(state, new)
+        state = _restored(state, new)
         # In a jitted function nobody can look whether there are any.
         begins = isinstance(starts, jax.core.Tracer) or np.asarray(starts).any()
         return (begin(state, starts) if begins else state), bests
@@ -182,7 +182,7 @@ def _bare(state: State) -> State:
     return state._replace(pool=None, parts=None)
 
 
-def _given(state: State, bare: State) -> State:
+def _restored(state: State, bare: State) -> State:
     """Return a bare state with what the searches of another one were given."""
     return bare._replace(pool=state.pool, parts=state.parts)
 

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from jaxprl.dsl.join import joined
-from jaxprl.search.episodes import Episodes, Play, Policy, Searcher, played, shapes
+from jaxprl.search.episodes import Episodes, Policy, ProgramEnvironment, Searcher, rollout, shapes
 from jaxprl.search.names import NETWORK, UPDATES
 from jaxprl.search.protocol import UNKNOWN, Asked, Bests, Candidates, Search, nothing_yet
 from jaxprl.types import JSON, Array, PyTree
@@ -48,7 +48,7 @@ class State(NamedTuple):
 
 
 def hprl(
-    play: Play,
+    env: ProgramEnvironment,
     policy: Policy,
     *,
     budget: int,
@@ -59,14 +59,14 @@ def hprl(
     """Build the search.
 
     Args:
-      play: what episodes are made of.
+      env: what the policy acts in.
       policy: the policy.
       budget: programs that a search may evaluate, which is as many episodes.
       goal: score of return 1.
       record: called with the index of a search and a row of its record after every update.
       without_program: called with the index of a search whose budget is used up before an action was a program.
     """
-    size = play.episodes
+    size = env.episodes
 
     def init(keys: jax.Array) -> State:
         evaluated, best = map(np.asarray, nothing_yet(keys))
@@ -82,7 +82,7 @@ def hprl(
             mean_return=share,
             programs=count,
             invalid=count,
-            episodes=_blank(policy, play, len(keys)),
+            episodes=_blank(policy, env, len(keys)),
         )
 
     @guarded
@@ -94,8 +94,8 @@ def hprl(
         searches = [
             Searcher(_one(state.key, search), _one(state.policy, search), int(evaluated[search])) for search in active
         ]
-        found, programs = played(play, policy, searches, groups)
-        kept = (found.valid & found.taken).reshape(-1, play.steps)
+        found, programs = rollout(env, policy, searches, groups)
+        kept = (found.valid & found.taken).reshape(-1, env.steps)
         whole = joined(programs.reshape(*kept.shape, -1), kept)
         wanted = kept.any(axis=1).reshape(len(active), -1)
         wanted &= evaluated[active, None] + np.arange(groups * size) < budget
@@ -131,7 +131,7 @@ def hprl(
     def facts(state: State, search: int) -> JSON:
         return {"policy": summary(state, search)}
 
-    learner, acted = shapes(policy, play)
+    learner, acted = shapes(policy, env)
     names = State(*State._fields)  # type: ignore[arg-type]
     template = names._replace(policy=learner, episodes=Episodes(acted, *Episodes._fields[1:]))  # type: ignore[arg-type]
     return Search(init, ask, tell, template, start_source="policy", facts=facts)
@@ -245,10 +245,10 @@ def _with(tree: PyTree, search: int, new: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf, row: leaf.at[search].set(row), tree, new)
 
 
-def _blank(policy: Policy, play: Play, searches: int) -> Episodes:
+def _blank(policy: Policy, env: ProgramEnvironment, searches: int) -> Episodes:
     """Return room for the episodes of an update of each search."""
-    _, acted = shapes(policy, play)
-    lead = (searches, GROUPS, play.episodes, play.steps)
+    _, acted = shapes(policy, env)
+    lead = (searches, GROUPS, env.episodes, env.steps)
     flags = np.zeros(lead, bool)
     room = jax.tree.map(lambda leaf: np.zeros((*lead, *leaf.shape[1:]), leaf.dtype), acted)
     return Episodes(room, np.zeros(lead, np.float32), flags, flags)

@@ -35,7 +35,7 @@ def _named(keys: jax.Array, climb: jax.Array) -> jax.Array:
 
 
 def mutations(
-    language: Language, programs: jax.Array, keys: jax.Array, counts: jax.Array, *, alone: bool = False
+    language: Language, programs: jax.Array, keys: jax.Array, counts: jax.Array, *, small: bool = False
 ) -> tuple[jax.Array, jax.Array]:
     """Return neighbours by mutation, one for every key, in the form that `hill_climbing` asks for.
 
@@ -44,13 +44,13 @@ def mutations(
       programs: int32 [S, N].
       keys: typed [S, B].
       counts: int32 [S]; ignored, since drawing all costs no more than drawing some.
-      alone: whether the new subtrees grow as if they stood alone.
+      small: whether the new subtrees are small wherever they stand (`grow.Growth.small`).
 
     Returns:
       The neighbours int32 [S, B, N], and what was changed, int32 [S, B, 2] (`Neighbourhoods.changed`).
     """
     del counts
-    return sample.neighbours(language, programs, keys, alone=alone)
+    return sample.neighbours(language, programs, keys, small=small)
 
 
 def exchanges(
@@ -65,4 +65,4 @@ def exchanges(
       programs, keys, counts: as in `mutations`, like the result.
     """
     del counts
-    return sample.neighbours(language, programs, keys, given=parts, share=share)
+    return sample.neighbours(language, programs, keys, parts=parts, share=share)

@@ -90,7 +90,7 @@ def act(task: Task, run: Run[M], chain: jax.Array, acts: jax.Array) -> Run[M]:
     action = jnp.where(acts, next_action(run.chain), 0)
     calls = run.calls + jnp.where(acts, 1, 0)
     at_limit = acts & (calls == world.call_limit)
-    new_state, new_progress, reward, terminated, broken = task.step(state, progress, action, at_limit)
+    new_state, new_progress, reward, terminated, by_action = task.step(state, progress, action, at_limit)
     new_progress = jax.tree.map(
         lambda new, old: old if new is old else jnp.where(acts, new, old), new_progress, progress
     )
@@ -98,9 +98,8 @@ def act(task: Task, run: Run[M], chain: jax.Array, acts: jax.Array) -> Run[M]:
         lambda new, old: jnp.asarray(new).astype(old.dtype), (new_state, new_progress), (state, progress)
     )
     terminated = acts & terminated
-    crashed = (
-        at_limit if broken is False else at_limit | (acts & broken)
-    )  # where no action crashes, nothing is computed
+    # In a world where no action crashes the run this is the value False, for which nothing is computed.
+    crashed = at_limit if by_action is False else at_limit | (acts & by_action)
     crashed = crashed & ~terminated if world.terminated_hides_crash else crashed
     return run._replace(
         state=new_state,

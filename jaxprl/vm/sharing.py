@@ -88,10 +88,10 @@ def proceed(
       workers: threads.
       block: programs of a share, at most.
     """
-    parts = _shares(len(programs), workers, block)
+    shares = _shares(len(programs), workers, block)
     found = Ended.room(starts)
-    jobs = [functools.partial(run, programs[rows], rows_of(starts, rows)) for rows in parts]
-    for rows, part in zip(parts, in_threads(jobs, workers), strict=True):
+    jobs = [functools.partial(run, programs[rows], rows_of(starts, rows)) for rows in shares]
+    for rows, part in zip(shares, in_threads(jobs, workers), strict=True):
         put(found, rows, part)
     return found
 
@@ -111,16 +111,16 @@ def run_programs(
     Returns:
       Packed outcomes, int32 [P, E, COLUMNS].
     """
-    parts = _shares(len(programs), workers, block)
+    shares = _shares(len(programs), workers, block)
     found = np.zeros((len(programs), episodes, COLUMNS), np.int32)
-    jobs = [functools.partial(run, programs[rows]) for rows in parts]
-    for rows, part in zip(parts, in_threads(jobs, workers), strict=True):
+    jobs = [functools.partial(run, programs[rows]) for rows in shares]
+    for rows, part in zip(shares, in_threads(jobs, workers), strict=True):
         found[rows] = part
     return found
 
 
 def _shares(count: int, workers: int, block: int) -> list[slice]:
-    """Return which of `count` programs each share has: every third one if there are three, say."""
+    """Return which of `count` programs each share has. Of three shares, each has every third program."""
     least = 1 if workers == 1 else min(SHARES * workers, max(workers, count // SMALL))
     shares = max(-(-count // block), min(least, count))
     return [slice(share, None, shares) for share in range(shares)]

@@ -1,4 +1,4 @@
-"""What the policy of HPRL is shown (`ppo.Eyes`): how many programs have been run, or the state of Karel's world."""
+"""What the policy of HPRL is shown (`ppo.Observer`): how many programs have been run, or the state of Karel's world."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _WALLS, _ONE_MARKER = 4, 6
 
 
 @dataclasses.dataclass(frozen=True)
-class StepEyes:
-    """The number of programs that have been run, and nothing of the world.
+class StepObserver:
+    """Shows the number of programs that have been run, and nothing of the world.
 
     The image is that of the published code: a walled grid, where as many cells as programs have been run are marked,
     column by column, in two planes: that of a robot which faces east, and that of cells with one marker. It is 8x8
@@ -31,7 +31,7 @@ class StepEyes:
     steps: int
     """Programs of an episode."""
 
-    sees_state = False
+    needs_state = False
     shape = (observe.PLANES, SIDE, SIDE)
 
     def image(self, observations: PyTree, step: jax.Array) -> jax.Array:
@@ -55,12 +55,12 @@ class StepEyes:
 
 
 @dataclasses.dataclass(frozen=True)
-class StateEyes:
-    """The state of the world in which the last program ended, as planes (`observe.planes`)."""
+class StateObserver:
+    """Shows the state of the world in which the last program ended, as planes (`observe.planes`)."""
 
     world: KarelWorld
 
-    sees_state = True
+    needs_state = True
 
     @property
     def shape(self) -> tuple[int, int, int]:
