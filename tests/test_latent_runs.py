@@ -43,7 +43,7 @@ class StopsAfter:
     "options",
     [
         {"method": "leaps", "llm": "recorded"},
-        {"method": "hprl", "options": {"episodes": 64, "observe": "state", "epochs": 1}},
+        {"method": "hprl", "options": {"episodes": 64, "programs": 2, "observe": "state", "epochs": 1}},
         *(pytest.param({"method": method}, marks=pytest.mark.full) for method in ("leaps", "cem", "cebs", "latent-hc")),
         *(
             pytest.param({"method": method, "options": {"space": Path("hprl")}}, marks=pytest.mark.full)
