@@ -1,6 +1,8 @@
 """HPRL: what an episode is, against plain Python; probes with a known answer; whole runs; mistakes."""
 
 import dataclasses
+import itertools
+import signal
 from pathlib import Path
 
 import jax
@@ -11,7 +13,7 @@ from records import left_by
 from jaxprl.cli import report
 from jaxprl.dsl import ast, encode, sample
 from jaxprl.dsl.join import joined
-from jaxprl.errors import UserError
+from jaxprl.errors import Stopped, UserError
 from jaxprl.experiment import ledger
 from jaxprl.experiment.config import Config
 from jaxprl.experiment.evaluator import Evaluator
@@ -20,6 +22,7 @@ from jaxprl.experiment.run import run
 from jaxprl.methods.hprl import LayoutsAhead, policy_of
 from jaxprl.rl.observers import StateObserver, StepObserver
 from jaxprl.rl.ppo import Settings
+from jaxprl.runs.record import read_lines
 from jaxprl.search import hprl as search_module
 from jaxprl.search.driver import drive
 from jaxprl.search.episodes import FIRST_LAYOUT, INVALID, ProgramEnvironment, StepOutcome
@@ -220,6 +223,23 @@ def test_invalid_programs_cost_something_and_a_search_without_any_other_is_left_
     assert facts == {"updates": 0, "policy_return": pytest.approx(2 * INVALID), "programs": 62, "invalid": 1.0}
 
 
+@pytest.fixture
+def few_unseen(monkeypatch):
+    monkeypatch.setattr(ledger, "UNSEEN", range(1_000_000, 1_000_002))
+
+
+def test_a_search_whose_policy_diverges_ends_and_says_so(few_unseen, tmp_path):
+    """With these options the standard deviations of the actions grow beyond all bounds."""
+    options = {"episodes": 16, "programs": 1, "learning_rate": 1.0, "entropy": 100.0}
+    [result] = run(Config("StairClimber", "hprl", budget=600, layouts=(0, 1), options=options), tmp_path)
+    *before, last = read_lines(tmp_path / "updates.jsonl")
+    assert result["stop"] == "the policy diverged"
+    assert result["evaluated"] == last["evaluated"] == 16 * len(before) + 16 < 600
+    assert last["entropy"] is None
+    assert all(np.isfinite(list(row.values())).all() for row in before)
+    assert "NaN" not in (tmp_path / "updates.jsonl").read_text()
+
+
 def test_a_crash_can_end_an_episode():
     """A run that is cut, here by a WHILE that comes to the same state again, goes on with the next program."""
     task = corridor()
@@ -232,9 +252,15 @@ def test_a_crash_can_end_an_episode():
         assert (search.ask(search.init(search_keys([0])), 1).points.taken.sum(axis=-1) == taken).all()
 
 
-@pytest.fixture
-def few_unseen(monkeypatch):
-    monkeypatch.setattr(ledger, "UNSEEN", range(1_000_000, 1_000_002))
+class AfterSixRounds:
+    """Asks a run to stop."""
+
+    def __init__(self):
+        self.asked = itertools.count()
+
+    @property
+    def signal(self):
+        return signal.SIGTERM if next(self.asked) >= 6 else None
 
 
 def test_rounds_threads_and_other_seeds_change_nothing(tmp_path, monkeypatch, few_unseen):
@@ -242,7 +268,11 @@ def test_rounds_threads_and_other_seeds_change_nothing(tmp_path, monkeypatch, fe
     results = run(Config("Seeder", "hprl", seeds=(3, 0), **limits), tmp_path / "whole", workers=1)
     assert [result["evaluated"] for result in results] == [145, 145]
     monkeypatch.setattr(search_module, "TOGETHER", 8)
-    run(Config("Seeder", "hprl", seeds=(0,), **limits), tmp_path / "alone", workers=2)
+    alone = Config("Seeder", "hprl", seeds=(0,), **limits)
+    with pytest.raises(Stopped):
+        run(alone, tmp_path / "alone", workers=2, stop=AfterSixRounds())
+    assert len(read_lines(tmp_path / "alone" / "updates.jsonl")) == 1  # in the middle of the episodes of the second one
+    run(alone, tmp_path / "alone", workers=2, resume=True)
     want = left_by(tmp_path / "whole", 0)
     assert left_by(tmp_path / "alone", 0) == want
     updates = want["updates.jsonl"]
@@ -278,13 +308,14 @@ def coin(seed):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"task": "PutNear"}, "knows programs of the language karel; that of the task, minigrid, has other words"),
+        ({"task": "PutNear"}, "the task, minigrid, has other words; methods without a program space, like hc"),
         ({"task": f"{ROOT / 'experiments' / 'custom_task.py'}:Lift"}, "the task, lift, has other words"),
         ({"observe": "pixels"}, "unknown --observe 'pixels'; known: step, state"),
         ({"programs": 0}, "--programs 0: it goes from 1 to 7"),
         ({"programs": 8}, "--programs 8: it goes from 1 to 7"),
         ({"episodes": 40}, "--episodes 40: expected a multiple of 16"),
-        ({"episodes": 0}, "--episodes 0: it goes from 1 to"),
+        ({"episodes": 0}, "--episodes 0: it goes from 16 to 65536"),
+        ({"episodes": 1}, "--episodes 1: it goes from 16 to 65536"),
         ({"epochs": 0}, "--epochs 0: it goes from 1 to"),
         ({"learning_rate": 0.0}, r"--learning-rate 0: it goes from 1e-09 to 1"),
         ({"learning_rate": float("nan")}, "--learning-rate nan: it goes from"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -86,10 +87,10 @@ def _check_options(options: Options) -> None:
     """Raise UserError for values that make no sense, whatever the job is."""
     if options.observe not in OBSERVATIONS:
         raise unknown("--observe", options.observe, OBSERVATIONS)
-    whole = {"programs": MOST_PROGRAMS, "episodes": MOST_EPISODES, "epochs": MOST_EPOCHS}
-    for name, most in whole.items():
-        if not 1 <= getattr(options, name) <= most:
-            raise UserError(f"--{name} {getattr(options, name)}: it goes from 1 to {most}")
+    whole = {"programs": (1, MOST_PROGRAMS), "episodes": (GROUPS, MOST_EPISODES), "epochs": (1, MOST_EPOCHS)}
+    for name, (least, most) in whole.items():
+        if not least <= getattr(options, name) <= most:
+            raise UserError(f"--{name} {getattr(options, name)}: it goes from {least} to {most}")
     if options.episodes % GROUPS:
         raise UserError(
             f"--episodes {options.episodes}: expected a multiple of {GROUPS}, the mini-batches of an update"
@@ -209,12 +210,17 @@ def policy_of(observer: Observer, settings: Settings, size: int) -> Policy:
         learner: ppo.Learner, acted: ActionSample, rewards: Array, taken: Array, key: jax.Array
     ) -> tuple[ppo.Learner, JSON]:
         learner, figures = ppo.update(settings, observer, learner, acted, rewards, taken, key)
-        return learner, {name: float(value) for name, value in figures._asdict().items()}
+        return learner, {name: _as_json(float(value)) for name, value in figures._asdict().items()}
 
     def memory(episodes: int) -> np.ndarray:
         return np.zeros((episodes if observer.needs_state else 1, networks.STATE), np.float32)
 
     return Policy(functools.partial(ppo.init, settings, observer.shape, size), memory, act, update)
+
+
+def _as_json(value: float) -> float | None:
+    """Return a number as JSON has it, or None for one that is not finite, as where a policy diverges."""
+    return value if math.isfinite(value) else None
 
 
 HPRL = Method(

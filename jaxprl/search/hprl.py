@@ -30,6 +30,8 @@ GROUPS = 16
 """Groups of episodes of an update."""
 TOGETHER = 2048
 """Episodes that a round of all searches should have, so that many programs are decoded and run together."""
+DIVERGED = "the policy diverged"
+"""Why a search has stopped whose policy has parameters that are no finite numbers: all its actions would be alike."""
 
 
 class State(NamedTuple):
@@ -124,17 +126,20 @@ def hprl(
         after, figures = _learned(policy, after, full)
         for search, row in figures.items():
             record(search, {"evaluated": int(after.evaluated[search]), **summary(after, search), **row})
-        for search in active[done[active] & (best[active] == UNKNOWN)].tolist():
+        for search in active[after.done[active] & (best[active] == UNKNOWN)].tolist():
             without_program(search)
         return after, bests
 
     def facts(state: State, search: int) -> JSON:
         return {"policy": summary(state, search)}
 
+    def stop_reason(state: State, search: int) -> str | None:
+        return DIVERGED if state.best[search] < goal and state.evaluated[search] < budget else None
+
     learner, acted = shapes(policy, env)
     names = State(*State._fields)  # type: ignore[arg-type]
     template = names._replace(policy=learner, episodes=Episodes(acted, *Episodes._fields[1:]))  # type: ignore[arg-type]
-    return Search(init, ask, tell, template, start_source="policy", facts=facts)
+    return Search(init, ask, tell, template, start_source="policy", stop_reason=stop_reason, facts=facts)
 
 
 def summary(state: State, search: int) -> JSON:
@@ -219,8 +224,12 @@ def _counted(
 
 
 def _learned(policy: Policy, state: State, full: np.ndarray) -> tuple[State, dict[int, JSON]]:
-    """Update the policies of the searches `full`, each alone; return the state and what the updates were like."""
+    """Update the policies of the searches `full`, each alone; return the state and what the updates were like.
+
+    A search whose policy diverges is done.
+    """
     updates, mean, rows = np.array(state.updates), np.array(state.mean_return), {}
+    done = np.array(state.done)
     learners = state.policy
     for search in full.tolist():
         episodes = jax.tree.map(lambda leaf, search=search: leaf[search], state.episodes)
@@ -230,7 +239,8 @@ def _learned(policy: Policy, state: State, full: np.ndarray) -> tuple[State, dic
         learners = _with(learners, search, learner)
         updates[search] += 1
         mean[search] = _mean_return(episodes, episodes.rewards[..., 0].size)
-    return state._replace(policy=learners, updates=updates, mean_return=mean), rows
+        done[search] = not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(learner))
+    return state._replace(policy=learners, updates=updates, mean_return=mean, done=done), rows
 
 
 @jit()
