@@ -248,7 +248,12 @@ def test_a_model_file_says_its_kind(tmp_path):
     assert (loaded.kind, loaded.size, loaded.grammar.language) == ("hprl", 8, LANGUAGE)
     arrays = dict(np.load(file))
     about = json.loads(arrays["about"].tobytes())
-    for kind, message in (("hprl2", "of kind 'hprl2'; this version knows leaps, hprl"), ("leaps", "has other words")):
+    for kind, message in (
+        ("hprl2", "of kind 'hprl2'; this version knows leaps, hprl"),
+        (["hprl"], r"of kind \['hprl'\]; this version knows"),
+        (None, "of kind None; this version knows"),
+        ("leaps", "has other words"),
+    ):
         arrays["about"] = np.frombuffer(json.dumps(about | {"kind": kind}).encode(), np.uint8)
         np.savez(tmp_path / "other.npz", **arrays)
         with pytest.raises(UserError, match=message):

@@ -110,8 +110,10 @@ NODES = encode.encode_all([PROGRAM], TASK.language)
     ("programs", "options", "message"),
     [
         ([PROGRAM], {"engine": "fast"}, "unknown engine 'fast'; known: native, sequential, cuda, lanes, plain"),
-        ([PROGRAM], {"workers": 0}, "workers 0: expected a number from 1 on"),
+        ([PROGRAM], {"workers": 0}, "workers 0: expected a whole number from 1 on"),
+        ([PROGRAM], {"workers": "2"}, "workers '2': expected a whole number from 1 on"),
         ([PROGRAM], {"block": 0}, "block 0: expected"),
+        ([PROGRAM], {"block": 1.5}, r"block 1\.5: expected a whole number"),
         ([PROGRAM], {"slots": 0}, "slots 0: expected"),
         ([PROGRAM], {"slots": 12}, "slots 12: expected a power of two"),
         ([PROGRAM], {"layouts": TASK.layout(0)}, "stacked"),

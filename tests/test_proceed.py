@@ -326,7 +326,8 @@ def test_options_that_make_no_sense():
     for options, message in (
         ({"engine": "fast"}, "unknown engine 'fast'; known: native"),
         ({"slots": 3}, "slots 3: expected a power of two"),
-        ({"workers": 0}, "workers 0: expected a number from 1 on"),
+        ({"slots": 2.0}, r"slots 2\.0: expected a whole number"),
+        ({"workers": 0}, "workers 0: expected a whole number from 1 on"),
     ):
         with pytest.raises(jaxprl.UserError, match=message):
             jaxprl.proceed(*given, **options)

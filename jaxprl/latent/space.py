@@ -229,13 +229,13 @@ class LatentSpace:
         if about["format"] != FORMAT:
             raise UserError(f"model {file} has format {about['format']}; this version reads format {FORMAT}")
         kind = about.get("kind", LEAPS.name)  # files from before there were kinds do not say it
-        if kind not in KINDS:
+        if kind not in tuple(KINDS):  # of a foreign file, where it may be a list
             raise UserError(f"model {file} is a space of kind {kind!r}; this version knows {', '.join(KINDS)}")
         grammar = Grammar.of(KINDS[kind].language(language), every_token=about["every_token"])
         if tuple(about["words"]) != grammar.words:
             raise UserError(
                 f"model {file} knows programs of the language {about['language']}; that of the task, {language.name}, "
-                "has other words"
+                "has other words; methods without a program space, like hc, take every task"
             )
         if _checksum(arrays) != about["checksum"]:
             raise UserError(f"model {file} is damaged: its checksum is another one")

@@ -206,8 +206,8 @@ def scores(
 def check_numbers(block: int, slots: int | None, workers: int | None) -> None:
     """Raise UserError for arguments that make no sense."""
     for name, value in {"block": block, "slots": slots, "workers": workers}.items():
-        if value is not None and value < 1:
-            raise UserError(f"{name} {value}: expected a number from 1 on")
+        if value is not None and (not isinstance(value, int | np.integer) or value < 1):
+            raise UserError(f"{name} {value!r}: expected a whole number from 1 on")
     if slots is not None and slots & (slots - 1):
         raise UserError(f"slots {slots}: expected a power of two")
 
