@@ -496,6 +496,9 @@ def test_published_parameters():
 
     assert of("leaps", "FourCornersSparse") == of("leaps", "FourCorners") == Parameters(64, 13, 0.5)
     assert of("leaps", "PathFollow") == of("leaps", "DoorKey") == Parameters(32, 3, 0.25)
+    for variant in ("MazeSparse@12x12", "Maze@9x9:crashable", "MazeSparse:crashable"):
+        assert of("leaps", variant) == of("leaps", "Maze") == Parameters(16, 2, 0.1)
+    assert of("leaps", "TopOff:crashable") == of("leaps", "TopOff") == Parameters(64, 3, 0.25)
     assert of("cebs", "Maze") == Parameters(64, 16, 0.25)
     assert of("cem", "Maze", k=16, sigma=0.1) == Parameters(16, 3, 0.1)
     assert of("cebs", "Maze", patience=5).patience == 5

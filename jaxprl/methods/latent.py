@@ -1,7 +1,8 @@
 """Searches in a learned program space, with their published parameters: LEAPS, CEM, CEBS and latent hill climbing.
 
 `leaps` is CEM with the parameters that LEAPS published for each task (Trivedi et al. 2021, appendix). Sparse tasks take
-those of the dense ones, and a task that LEAPS does not have takes those of DoorKey, the ones that occur most often.
+those of the dense ones, variants of tasks those of the tasks, and a task that LEAPS does not have takes those of
+DoorKey, the ones that occur most often.
 `cem` is the same search with the same parameters for every task, by default DoorKey's. `cebs` and `latent-hc` have one
 published set each (Carvalho et al. 2024).
 
@@ -34,6 +35,7 @@ from jaxprl.search.pool import TEMPLATE, pooled_starts
 from jaxprl.search.protocol import Point, Search
 from jaxprl.search.schedule import Constant
 from jaxprl.types import JSON, Array
+from jaxprl.worlds import variants
 
 GENERIC = Parameters(32, 3, 0.25)
 PUBLISHED = {
@@ -126,7 +128,7 @@ def parameters(job: Job) -> Parameters:
     """Return the parameters of a job: the chosen ones, or those that LEAPS published for the task."""
     options = job.options
     if isinstance(options, LeapsOptions):
-        return PUBLISHED.get(job.task.name.removesuffix("Sparse"), GENERIC)
+        return PUBLISHED.get(variants.base_of(job.task).name.removesuffix("Sparse"), GENERIC)
     return Parameters(options.k, getattr(options, "elite", 0), options.sigma, getattr(options, "patience", 1))
 
 
