@@ -1,7 +1,7 @@
 """List the published settings, or show what one sets on a task and where each value is stated.
 
-jaxprl published                             # all of them, with their tasks
-jaxprl published carvalho-cebs --task Maze   # one of them
+jaxprl published                                   # all of them, with their tasks
+jaxprl published carvalho-cebs --task MazeSparse   # one of them
 jaxprl run --published carvalho-hc --task DoorKey --seeds 1-4 --out runs/hc
 """
 

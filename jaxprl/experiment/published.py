@@ -235,7 +235,7 @@ def filled(setting: Setting, config: Config) -> Config:
     """Return a configuration in which the setting has decided what the configuration leaves open.
 
     Raises:
-      UserError: the source has no such task, or the configuration names another method.
+      UserError: the source has no such task, its name is no text, or the configuration names another method.
     """
     task = _task(setting, TASK if config.task is None else config.task)
     method = setting.method.on(task)
@@ -267,6 +267,8 @@ def model(setting: Setting, task: str | None) -> str | None:
 
 def _task(setting: Setting, name: str) -> str:
     """Return the full name of a task of a setting; a name with a size or a property of its own stays as it is."""
+    if not isinstance(name, str):
+        raise UserError(f"task {name!r}: expected a name, like {TASK}")
     full = {short(task): task for task in setting.tasks.value}
     if name in full:
         return full[name]
