@@ -138,6 +138,8 @@ def test_the_published_model_is_asked_where_a_model_is_asked():
         (Config("Maze", published="leaps"), "'Maze' is not one of the published setting leaps: StairClimberSparse, Ma"),
         (Config("PathFollow", published="carvalho-cebs"), "'PathFollow' is not one of the published setting carv"),
         (Config("a.py:DoorKey", published="carvalho-hc"), "'a.py:DoorKey' is not one of"),
+        (Config(5, published="carvalho-hc"), "task 5: expected a name"),
+        (Config(["DoorKey"], published="llm-gs"), r"task \['DoorKey'\]: expected a name"),
         (Config(method="cem", published="carvalho-cebs"), "method cem: .* carvalho-cebs is one of the method cebs"),
         (Config(published="carvalho-cebs", options={"sigmas": 1}), "cebs has no option --sigmas"),
     ],
@@ -158,6 +160,15 @@ def test_the_settings_are_listed(capsys, monkeypatch):
     shown = capsys.readouterr().out
     assert re.search(r"^  k +64 +LEAPS, appendix", shown, re.MULTILINE)
     assert run_main(published_command.main, ["nothing"]) == 2
+
+
+def test_the_examples_of_the_command_are_commands(capsys, monkeypatch):
+    monkeypatch.setattr(published_command, "prepare_jax", lambda: None)
+    examples = re.findall(r"^jaxprl published *(.*?) *#", published_command.__doc__, re.MULTILINE)
+    assert len(examples) == 2
+    for words in examples:
+        assert run_main(published_command.main, words.split()) == 0, words
+    assert "sigma          0.1 " in capsys.readouterr().out
 
 
 def test_a_run_is_resumed_under_its_setting_alone(tmp_path, monkeypatch):
@@ -266,16 +277,26 @@ HPRLS = {"Best-sampled", "LEAPS", "LEAPS in HPRL's space", "HPRL-SAC", "HPRL-PPO
 def test_a_column_fits_the_runs_of_its_setting(name):
     """What a report compares is what the setting has decided."""
     for task in published.get(name).tasks.value:
-        config = filled(published.get(name), Config(task, published=name))
-        written = {"method": config.method, "layouts": list(config.layouts), **config.options}
-        found = [column.setting for column, other in fitting(task, written | {"published": name}) if not other]
+        config = json.loads(json.dumps(identity(resolve(Config(task, published=name)))))
+        found = [column.setting for column, other in fitting(task, config) if not other]
         has = any(column.setting == name and task in column.tasks for column in columns())
         assert (name in found) == has
 
 
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_column_names_whatever_its_setting_sets(name):
+    """A run with another value is not taken for the same."""
+    for column in columns():
+        for task in column.tasks if column.setting == name else ():
+            config = json.loads(json.dumps(identity(resolve(Config(task, published=name)))))
+            for option in set(published.get(name).options) - {"space"}:  # `config.json` has the checksum of a space
+                [other] = [other for each, other in fitting(task, config | {option: -1}) if each == column]
+                assert other == [f"{option} -1 instead of {config[option]}"]
+
+
 # Comparison
 
-CONFIG = {"method": "hc", "k": 250, "neighbourhood": "small", "layouts": list(range(16))}
+CONFIG = {"method": "hc", "k": 250, "neighbourhood": "small", "layouts": list(range(16)), "llm": "none"}
 
 
 def compared(folder, searches, task="DoorKey", **config):
@@ -339,6 +360,19 @@ def test_what_is_not_the_same_is_said_or_not_compared(tmp_path):
     [found] = compared(tmp_path / "f", searches, method="leaps", layouts=list(range(32)))
     assert [(row.theirs.evaluated, row.theirs.returns.mean) for row in found.rows] == [(None, 0.5)]
     assert compared(tmp_path / "g", searches, layouts="0-15") == []  # a damaged file
+
+
+@pytest.mark.parametrize("method", ["cebs", "leaps", "latent-hc"])
+def test_searches_from_programs_of_a_language_model_are_not_taken_for_others(method):
+    options = {"k": 64, "elite": 16, "sigma": 0.25, "patience": 5} if method == "cebs" else {"k": 250, "sigma": 0.25}
+    for task in ("DoorKey", "DoorKey:crashable"):
+        config = {"method": method, "layouts": list(range(16)), "llm": "none", **options}
+        assert len(fitting(task, config)) == (0 if method == "latent-hc" and ":" in task else 1)
+        assert fitting(task, config | {"llm": "recorded"}) == []
+    config |= {"layouts": list(range(32)), "llm": "recorded", "published": "leaps"}
+    if method == "leaps":
+        [(column, other)] = fitting("DoorKey", config)
+        assert (column.name, other) == ("LEAPS", ["llm recorded instead of none"])
 
 
 def test_differences_in_combined_standard_errors():

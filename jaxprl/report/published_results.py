@@ -60,7 +60,7 @@ class Column(NamedTuple):
     method: str | None
     """Our name of the method; None for a method that we have not."""
     options: Mapping[str, object]
-    """The method's options."""
+    """The method's options, and `llm` where it matters: where programs of a language model come from."""
     layouts: int | None
     """Layouts that programs were evaluated on, those of the seeds from 0 on."""
     shown: bool
