@@ -95,6 +95,7 @@ published setting carvalho-cebs: cross-entropy beam search in the latent space o
   layouts        0-3                      DIFFERS from 0-15 in the source: code, sample_args/paper/CEBS: number_executions 16
   seeds          1-32                     raw results, files seed_1 to seed_32
   budget         300                      DIFFERS from 1,000,000 in the source: paper, caption of Table 1; code, sample_args/paper: 10,000,000
+  llm            none                     code: runs start from random latents
 not as in the source:
   - random numbers are ours: a seed does not give the search that it gave in the source
   - the published model of the program space is not shipped: it is ours, or that of --space
@@ -109,6 +110,18 @@ def test_flags_override_a_setting_and_are_said_to_differ():
     assert "\n".join(setting_in_words(published.get("carvalho-cebs"), job)) == GOLDEN
     in_python = Config("FourCorners", layouts=range(4), budget=300, options={"k": 32}, published="carvalho-cebs")
     assert resolve(in_python) == job
+
+
+@pytest.mark.parametrize("name", ["carvalho-cebs", "leaps"])
+def test_programs_to_start_from_that_the_source_has_not_are_told(name):
+    setting = published.get(name)
+    assert resolve(Config(published=name)).llm == "none"
+    for words in (["--llm", "recorded"], ["--model", "m"]):
+        job = job_of("--published", name, *words)
+        assert job.llm == "recorded"
+        said = "\n".join(setting_in_words(setting, job))
+        assert re.search(r"\n  llm +recorded +DIFFERS from none in the source: ", said)
+    assert job_of("--published", "innatecoder", "--model", "m").llm == "recorded"
 
 
 def test_tasks_that_differ_are_named():

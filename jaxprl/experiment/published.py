@@ -138,6 +138,7 @@ CARVALHO_CEBS = dataclasses.replace(
     },
     tasks=Sourced(_WIDE_MAZE, f"{_FILES}/CEBS, with the sizes"),
     layouts=Sourced(range(16), f"{_FILES}/CEBS: number_executions 16"),
+    llm=Sourced("none", "code: runs start from random latents"),
     differences=(_SAME_BUT_RANDOM, _OTHER_MODEL, _NEXT_CANDIDATES),
 )
 LEAPS = Setting(
@@ -148,6 +149,7 @@ LEAPS = Setting(
     layouts=Sourced(range(32), "LLM-GS, scripts"),
     seeds=Sourced(range(5), "LLM-GS, scripts"),
     budget=Sourced(1_000_000, "LLM-GS, scripts"),
+    llm=Sourced("none", "LEAPS, code: runs start from random latents"),
     differences=(
         _SAME_BUT_RANDOM,
         _OTHER_MODEL,
@@ -245,6 +247,9 @@ def filled(setting: Setting, config: Config) -> Config:
     if isinstance(options, Mapping):
         options = {name: stated.on(task) for name, stated in setting.options.items()} | dict(options)
     settings, asked = config.settings, model(setting, task)
+    llm = config.llm
+    if llm is None and settings is None and setting.llm:  # a model that is named stands for its answers
+        llm = setting.llm.on(task)
     if settings is None and config.llm == "openai" and asked is not None:
         settings = Settings(asked)
     return dataclasses.replace(
@@ -255,7 +260,7 @@ def filled(setting: Setting, config: Config) -> Config:
         seeds=setting.seeds.on(task) if config.seeds is None else config.seeds,
         layouts=setting.layouts.on(task) if config.layouts is None else config.layouts,
         budget=setting.budget.on(task) if config.budget is None else config.budget,
-        llm=setting.llm.on(task) if config.llm is None and setting.llm else config.llm,
+        llm=llm,
         settings=settings,
     )
 
