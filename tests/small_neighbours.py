@@ -99,13 +99,13 @@ class Sampler:
             node.children.append(self.grow(child, height + (child.kind in STRUCTURES), position + 1 if in_chain else 1))
         return node
 
-    def neighbour(self, program: ast.Program) -> ast.Program:
+    def neighbour(self, program: ast.Program, limited: bool = True) -> ast.Program:
         while True:
             tree = from_ast(program)
             parent, index = self.random.choice([*tree.all()])
             parent.children[index] = self.grow(self.node(BELOW[parent.kind][index]), 1, 0)
             found = to_ast(tree)
-            if (
+            if not limited or (
                 token_count(found) <= self.language.max_tokens
                 and ast.height(found.body) <= self.language.max_height
                 and ast.longest_sequence(found.body) <= self.language.max_sequence

@@ -74,7 +74,7 @@ def test_a_round_of_hill_climbing_has_few_launches(neighbourhood):
     scale = Scale.of(layouts)
     search = hill_climbing(
         neighbours=exchanges if with_parts else mutations,
-        start=functools.partial(program_space.random_starts, task.language, limits_tokens=not small),
+        start=functools.partial(program_space.random_starts, task.language, limited=not small),
         schedule=Constant(250),
         budget=200_000,
         goal=scale.denominator,

@@ -23,8 +23,8 @@ from jaxprl.dsl.text import from_text, token_count
 from jaxprl.errors import UserError
 from jaxprl.experiment.config import Config
 from jaxprl.experiment.run import run
-from jaxprl.search.chain import sizes
-from jaxprl.search.program_space import random_starts
+from jaxprl.search.chain import limited_neighbours, limited_starts, sizes
+from jaxprl.search.program_space import mutations, random_starts
 from jaxprl.search.protocol import search_keys
 from jaxprl.worlds.karel.world import LANGUAGE as KAREL
 from jaxprl.worlds.minigrid.world import LANGUAGE as MINIGRID
@@ -44,10 +44,10 @@ def keys(seed, count):
     return jax.random.split(jax.random.key(seed), count)
 
 
-def small_neighbours(language, text, count=MANY, seed=11):
+def small_neighbours(language, text, count=MANY, seed=11, **options):
     """Neighbours of a program, nodes int32 [count, N]."""
-    nodes = encode.encode(from_text(text, language), language)
-    return np.asarray(neighbours(language, nodes[None], keys(seed, count)[None], small=True)[0])[0]
+    nodes = encode.encode(from_text(text, language), language, 256 if options else None)
+    return np.asarray(neighbours(language, nodes[None], keys(seed, count)[None], small=True, **options)[0])[0]
 
 
 def programs_of(language, nodes):
@@ -74,6 +74,33 @@ def test_small_neighbours_are_distributed_as_the_rules_say(language, text):
     for name, statistic in STATISTICS.items():
         chance = p_value(counts_of(map(statistic, expected)), counts_of(map(statistic, found)))
         assert chance > SIGNIFICANCE, name
+
+
+@pytest.mark.parametrize(("language", "text"), PARENTS)
+def test_without_limits_only_growth_is_limited(language, text):
+    """As the chain draws them, whose programs have a limited size instead."""
+    sampler, parent = Sampler(language, seed=4), from_text(text, language)
+    expected = [sampler.neighbour(parent, limited=False) for _ in range(MANY)]
+    found = programs_of(language, small_neighbours(language, text, limited=False))
+    for name, statistic in STATISTICS.items():
+        chance = p_value(counts_of(map(statistic, expected)), counts_of(map(statistic, found)))
+        assert chance > SIGNIFICANCE, name
+    if text in (DEEP, NESTED):
+        assert max(token_count(program) for program in found) > language.max_tokens
+        assert max(ast.height(program.body) for program in found) > language.max_height
+
+
+@pytest.mark.parametrize("most", [9, 32, 41])
+def test_a_program_that_rows_cut_is_too_large_for_a_chain(most):
+    """Neighbours of programs as large as a chain's may be are whole programs, though rows have no room for larger."""
+    start = functools.partial(random_starts, KAREL, limited=False)
+    drawn = np.asarray(limited_starts(start, most, search_keys(range(40)), np.zeros(40, np.int32)))
+    parents = drawn[np.argsort(-np.asarray(sizes(drawn)))][:8]
+    near = functools.partial(mutations, KAREL, small=True, limited=False)
+    counts, each = np.full(8, 200, np.int32), keys(3, 1600).reshape(8, 200)
+    rows = np.asarray(limited_neighbours(near, most, parents, each, counts)[0])
+    assert np.asarray(sizes(rows)).max() == most
+    assert nodes_are_well_formed(rows.reshape(-1, rows.shape[-1]), KAREL)
 
 
 def test_the_statistics_tell_the_neighbourhoods_apart():
@@ -108,7 +135,7 @@ def test_small_neighbours_are_within_the_limits(language, text):
 @functools.cache
 def starts(language):
     """Random programs without the limit of tokens, nodes int32 [MANY, PROGRAM_NODES]."""
-    return np.asarray(random_programs(language, keys(5, MANY), PROGRAM_NODES, limits_tokens=False))
+    return np.asarray(random_programs(language, keys(5, MANY), PROGRAM_NODES, limited=False))
 
 
 def sizes_of_bodies(language):
@@ -170,7 +197,7 @@ def test_a_start_that_is_short_is_the_usual_one():
 
 
 def test_what_has_no_room_is_drawn_again_and_never_cut():
-    narrow = np.asarray(random_programs(KAREL, keys(5, MANY), 32, limits_tokens=False))
+    narrow = np.asarray(random_programs(KAREL, keys(5, MANY), 32, limited=False))
     free = starts(KAREL)
     fits = np.count_nonzero(free, axis=1) <= 32
     assert (narrow[fits] == free[fits, :32]).all()
@@ -244,7 +271,7 @@ def test_other_methods_have_no_neighbourhood(tmp_path, capsys):
 def test_a_start_depends_on_its_key_alone():
     several = search_keys(range(8))
     climbs = np.arange(8, dtype=np.int32)
-    together = np.asarray(random_starts(KAREL, several, climbs, limits_tokens=False))
+    together = np.asarray(random_starts(KAREL, several, climbs, limited=False))
     assert together.shape == (8, PROGRAM_NODES)
-    alone = np.asarray(random_starts(KAREL, several[5:6], climbs[5:6], limits_tokens=False))
+    alone = np.asarray(random_starts(KAREL, several[5:6], climbs[5:6], limited=False))
     assert (alone[0] == together[5]).all()

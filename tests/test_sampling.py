@@ -331,10 +331,10 @@ WAYS = "one by one", "in lockstep", *([Emulated()] if HAS_CPP_COMPILER else [])
 
 
 @in_both_domains_but(KAREL)
-@pytest.mark.parametrize(("limits_tokens", "width"), [(True, encode.WIDTH), (False, 2 * encode.WIDTH)])
-def test_the_same_programs_are_drawn_in_every_way(domain, limits_tokens, width):
-    growth = Growth(limits_tokens=limits_tokens)
-    expected = np.asarray(random_programs(domain.language, keys(3, 400), width, limits_tokens=limits_tokens))
+@pytest.mark.parametrize(("limited", "width"), [(True, encode.WIDTH), (False, 2 * encode.WIDTH)])
+def test_the_same_programs_are_drawn_in_every_way(domain, limited, width):
+    growth = Growth(limited=limited)
+    expected = np.asarray(random_programs(domain.language, keys(3, 400), width, limited=limited))
     for way in WAYS:
         found = np.asarray(_random_programs(domain.language, growth, keys(3, 400), width, way))
         assert found.tolist() == expected.tolist()

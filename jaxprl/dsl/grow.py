@@ -51,8 +51,8 @@ class Growth:
     small: bool = False
     """Whether a new subtree is small wherever it stands, instead of as large as its place in the program allows
     (`sample.py`)."""
-    limits_tokens: bool = True
-    """Whether the language limits the number of tokens. Otherwise the room for nodes does."""
+    limited: bool = True
+    """Whether a program obeys the limits of the language. Otherwise growing alone and the room for nodes limit it."""
     share: float | None = None
     """The probability with which a node is exchanged for a part of other programs, not regrown (`parts.py`); None where
     there are no parts."""
@@ -167,7 +167,7 @@ def step(tables: Tables, language: Language, growth: Growth, spots: Spots, owner
         4     turnLeft                    .. CONCAT move turnLeft         none: the subtree is complete
 
     If the new program is accepted, the lane is done; otherwise the next step chooses a spot again. A program that
-    exceeds the limit of tokens, or the room for nodes if there is no such limit, is given up at once.
+    exceeds the limit of tokens, or the room for nodes if it is not limited, is given up at once.
 
     Args:
       tables: the grammar of the language.
@@ -235,14 +235,16 @@ def step(tables: Tables, language: Language, growth: Growth, spots: Spots, owner
     # Acceptance goes by true heights. A While in place of a While of height 2 grew as if its height were 3, one more
     # than it is; `counted` takes that back.
     room = lane.nodes.shape[0] - SCRATCH
-    too_long = tokens > language.max_tokens if growth.limits_tokens else lane.spot + size > room
+    too_long = tokens > language.max_tokens if growth.limited else lane.spot + size > room
     complete = drawing & (stack[0] == 0) & ~too_long
-    accepted = (
-        complete
-        & place.fits
-        & (tallest - place.counted <= language.max_height)
-        & (place.before + chain <= language.max_sequence)
-    )
+    accepted = complete
+    if growth.limited:
+        accepted = (
+            complete
+            & place.fits
+            & (tallest - place.counted <= language.max_height)
+            & (place.before + chain <= language.max_sequence)
+        )
     opened = jnp.stack([_spot(place.position, place.height, 1), jnp.uint32(0)])
     again = complete | too_long
     return Lane(

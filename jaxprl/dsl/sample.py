@@ -63,7 +63,7 @@ GENERATOR = "threefry2x32"
 
 @guarded
 def random_programs(
-    language: Language, keys: jax.Array, width: int = encode.WIDTH, *, limits_tokens: bool = True
+    language: Language, keys: jax.Array, width: int = encode.WIDTH, *, limited: bool = True
 ) -> jax.Array:
     """Sample one random program per key.
 
@@ -71,7 +71,8 @@ def random_programs(
       language: the language, with its probabilities and limits.
       keys: typed keys [B]. The program of a key does not depend on the other keys.
       width: the length N of a row of nodes.
-      limits_tokens: whether the number of tokens is limited. Otherwise a program with more than N nodes is drawn again.
+      limited: whether the limits of the language hold. Otherwise a program may have any number of tokens; one with more
+        than N nodes is drawn again.
 
     Returns:
       int32 [B, N]: the nodes of the programs (`encode.py`).
@@ -85,7 +86,7 @@ def random_programs(
       >>> print(encode.decode(np.asarray(nodes[0]), LANGUAGE))
       DEF run m( move pickMarker m)
     """
-    way, growth = _way(language, width, keys), Growth(limits_tokens=limits_tokens)
+    way, growth = _way(language, width, keys), Growth(limited=limited)
     if way != "natively":
         return _random_programs(language, growth, keys, width, way)
     return jnp.asarray(_programs_drawer(language, growth, width).natively(len(keys), 0, [_data(keys)])[0])
@@ -129,6 +130,7 @@ def neighbours(
     keys: jax.Array,
     *,
     small: bool = False,
+    limited: bool = True,
     parts: Parts | None = None,
     share: float = 0,
 ) -> tuple[jax.Array, jax.Array]:
@@ -139,6 +141,8 @@ def neighbours(
       programs: int32 [S, N], the nodes of S programs.
       keys: typed keys [S, B]. The neighbour of a key depends on that key, its program and the parts only.
       small: whether the new subtrees are small wherever they stand (`grow.Growth.small`).
+      limited: whether the limits of the language hold. Otherwise a neighbour with more than N nodes loses the last
+        ones.
       parts: the parts of other programs that a node may be exchanged for; None for none.
       share: the probability with which it is, from 0 to 1.
 
@@ -163,7 +167,7 @@ def neighbours(
     """
     rows = () if parts is None else (parts.size.reshape(-1),)
     way = _way(language, programs.shape[1], programs, *rows, keys)
-    growth = Growth(small=small, share=None if parts is None else share)
+    growth = Growth(small, limited, None if parts is None else share)
     if way != "natively":
         return _neighbours(language, growth, programs, keys, way, parts)
     nodes = np.asarray(programs)

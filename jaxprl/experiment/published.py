@@ -119,7 +119,7 @@ CARVALHO_CHAIN = dataclasses.replace(
         "neighbourhood": Sourced("small", "code, class StochasticHillClimbing"),
     },
     budget=Sourced(1_000_000, "ours: raw results go to 10,000,000"),
-    differences=(_SAME_BUT_RANDOM, "the limits of the language hold besides the size, which is the source's only one"),
+    differences=(_SAME_BUT_RANDOM, "the first program has at most 20 nodes, too; in the source it may have any number"),
 )
 CARVALHO_CEBS = dataclasses.replace(
     CARVALHO_HC,

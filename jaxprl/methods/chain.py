@@ -39,9 +39,10 @@ def check(job: Job) -> None:
 
 def build(setup: Setup) -> Search:
     job = setup.job
-    search = chain(
-        **neighbourhood(setup).arguments(), max_nodes=job.options.max_nodes, budget=job.budget, goal=setup.goal
-    )
+    chosen = neighbourhood(setup)
+    if chosen.by_size is not None:
+        chosen = chosen._replace(neighbours=chosen.by_size)
+    search = chain(**chosen.arguments(), max_nodes=job.options.max_nodes, budget=job.budget, goal=setup.goal)
     return with_parts(setup, search)
 
 

@@ -59,7 +59,7 @@ def from_programs(
     search: Search,
     points: Callable[[int, np.ndarray], Points] = lambda index, programs: programs,
     *,
-    limits_tokens: bool = True,
+    limited: bool = True,
     arguments: Callable[[list[np.ndarray]], Mapping[str, PyTree]] = lambda rows: {},
 ) -> Search:
     """Return the search with an `init` that first gets each search programs and evaluates them.
@@ -68,13 +68,13 @@ def from_programs(
       setup: what the run offers.
       search: climbs from a pool.
       points: (index of a search, its programs int32 [K, N]) -> the points [K] that it may start from.
-      limits_tokens: whether the number of tokens of random programs is limited.
+      limited: whether random programs obey the limits of the language.
       arguments: each search's programs -> further arguments of its `init`, by name.
     """
     source = "llm" if setup.job.uses_llm else "random"
 
     def init(keys: jax.Array) -> State:
-        rows = _programs(setup, keys, limits_tokens)
+        rows = _programs(setup, keys, limited)
         starts = _evaluated(setup, rows, points, source)
         best = np.where(starts.counts, starts.best, setup.goal)  # a search without a program is over at once
         return search.init(keys, jnp.asarray(starts.evaluated), jnp.asarray(best), Pool.of(starts), **arguments(rows))
@@ -82,11 +82,11 @@ def from_programs(
     return search._replace(init=init, start_source=source)
 
 
-def _programs(setup: Setup, keys: jax.Array, limits_tokens: bool) -> list[np.ndarray]:
+def _programs(setup: Setup, keys: jax.Array, limited: bool) -> list[np.ndarray]:
     """Return the programs that each search is given, int32 [K, N] each."""
     job = setup.job
     if not job.uses_llm:
-        return [drawn_instead(job.task.language, key, limits_tokens=limits_tokens) for key in keys]
+        return [drawn_instead(job.task.language, key, limited=limited) for key in keys]
     return llm_programs(setup)
 
 
@@ -118,10 +118,10 @@ def _answers(setup: Setup, seed: int) -> Answers:
     )
 
 
-def drawn_instead(language: Language, key: jax.Array, *, limits_tokens: bool = True) -> np.ndarray:
+def drawn_instead(language: Language, key: jax.Array, *, limited: bool = True) -> np.ndarray:
     """Return `LLM_PROGRAMS` random programs, int32 [K, N], that take the place of a language model's."""
     keys = jax.random.split(jax.random.fold_in(key, BEFORE), LLM_PROGRAMS)
-    return np.asarray(random_programs(language, keys, limits_tokens=limits_tokens))
+    return np.asarray(random_programs(language, keys, limited=limited))
 
 
 def _evaluated(

@@ -66,9 +66,7 @@ def build(setup: Setup) -> Search:
         pool=pool.TEMPLATE,
         in_array_code=True,
     )
-    search = from_programs(
-        setup, search, limits_tokens=chosen.limits_tokens, arguments=functools.partial(parts_argument, setup)
-    )
+    search = from_programs(setup, search, limited=chosen.limited, arguments=functools.partial(parts_argument, setup))
     climbs = job.options.revise_every
     if not climbs:
         return search

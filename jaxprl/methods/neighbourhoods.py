@@ -42,8 +42,11 @@ class Neighbourhood(NamedTuple):
     """Draws neighbours."""
     start: Start
     """Draws random programs that climbs start from."""
-    limits_tokens: bool = True
-    """Whether the number of tokens of random programs is limited."""
+    by_size: Neighbours | None = None
+    """Draws neighbours without the limits of the language, for a search that limits their size; None where these limits
+    are part of the neighbourhood."""
+    limited: bool = True
+    """Whether random programs obey the limits of the language."""
     parts: PyTree = None
     """A template of what neighbours are made of besides the grammar (`State.parts`); None for nothing."""
 
@@ -135,8 +138,9 @@ def _small(setup: Setup) -> Neighbourhood:
     language = setup.job.task.language
     return Neighbourhood(
         functools.partial(mutations, language, small=True),
-        functools.partial(random_starts, language, limits_tokens=False),
-        limits_tokens=False,
+        functools.partial(random_starts, language, limited=False),
+        by_size=functools.partial(mutations, language, small=True, limited=False),
+        limited=False,
     )
 
 

@@ -3,8 +3,8 @@
 It differs from hill climbing in that ties are accepted, so that it drifts along plateaus, and in that programs have a
 limited size instead of restarts. Carvalho et al. (2024) publish results of such a search with their code (class
 `StochasticHillClimbing`), though not in the paper. The size is theirs: the number of statements, conditions and counts
-of a program. Their neighbours are those of the neighbourhood `small` (`methods/neighbourhoods.py`). Deviations: the
-limits of the language hold for neighbours as well, and the first program has a limited size too.
+of a program. Their neighbours are those of the neighbourhood `small` (`methods/neighbourhoods.py`), without the limits
+of the language, which hold in other neighbourhoods. Deviation: the first program has a limited size too.
 
 The n-th program of a search is drawn with the key `fold_in(search key, n)`. A program that is too large is drawn again
 from that key and does not count as evaluated.
@@ -78,7 +78,8 @@ def limited_neighbours(neighbours: Neighbours, max_nodes: int, *arguments: PyTre
 
 def limited_starts(start: Start, max_nodes: int, keys: jax.Array, climb: jax.Array) -> jax.Array:
     """Return programs int32 [S, N] no larger than `max_nodes`, drawn by `start`."""
-    width = max(encode.WIDTH, 1 << (2 * max_nodes - 1).bit_length())  # there are fewer Concats than other nodes
+    # A Concat is never followed by another one. So a program that is cut at this width is still known to be too large.
+    width = max(encode.WIDTH, 1 << (2 * max_nodes + 2).bit_length())
     return _drawn_limited(lambda keys: (start(keys, climb),), max_nodes, keys)[0][:, :width]
 
 

@@ -14,19 +14,19 @@ from jaxprl.search.names import STARTS
 from jaxprl.xla import jit
 
 
-def random_starts(language: Language, keys: jax.Array, climb: jax.Array, *, limits_tokens: bool = True) -> jax.Array:
+def random_starts(language: Language, keys: jax.Array, climb: jax.Array, *, limited: bool = True) -> jax.Array:
     """Return the random programs int32 [S, N] that the climbs number `climb`, int32 [S], start from."""
-    return random_programs(language, _named(keys, climb), limits_tokens=limits_tokens)
+    return random_programs(language, _named(keys, climb), limited=limited)
 
 
-def random_programs(language: Language, keys: jax.Array, *, limits_tokens: bool = True) -> jax.Array:
+def random_programs(language: Language, keys: jax.Array, *, limited: bool = True) -> jax.Array:
     """Return one random program per key, int32 [B, N].
 
     Without the limit of tokens, rows have room for the largest program that an engine runs; one that is larger, in
     Karel's language one in a hundred million, is drawn again.
     """
-    width = encode.WIDTH if limits_tokens else PROGRAM_NODES
-    return sample.random_programs(language, keys, width, limits_tokens=limits_tokens)
+    width = encode.WIDTH if limited else PROGRAM_NODES
+    return sample.random_programs(language, keys, width, limited=limited)
 
 
 @jit()
@@ -35,7 +35,13 @@ def _named(keys: jax.Array, climb: jax.Array) -> jax.Array:
 
 
 def mutations(
-    language: Language, programs: jax.Array, keys: jax.Array, counts: jax.Array, *, small: bool = False
+    language: Language,
+    programs: jax.Array,
+    keys: jax.Array,
+    counts: jax.Array,
+    *,
+    small: bool = False,
+    limited: bool = True,
 ) -> tuple[jax.Array, jax.Array]:
     """Return neighbours by mutation, one for every key, in the form that `hill_climbing` asks for.
 
@@ -45,12 +51,13 @@ def mutations(
       keys: typed [S, B].
       counts: int32 [S]; ignored, since drawing all costs no more than drawing some.
       small: whether the new subtrees are small wherever they stand (`grow.Growth.small`).
+      limited: whether the limits of the language hold (`sample.neighbours`).
 
     Returns:
       The neighbours int32 [S, B, N], and what was changed, int32 [S, B, 2] (`Neighbourhoods.changed`).
     """
     del counts
-    return sample.neighbours(language, programs, keys, small=small)
+    return sample.neighbours(language, programs, keys, small=small, limited=limited)
 
 
 def exchanges(
