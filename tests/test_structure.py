@@ -121,9 +121,9 @@ assert not heavy, heavy
 def test_the_front_door_is_light():
     code = """
 import sys, time
-started = time.perf_counter()
+started = time.process_time()  # not by the clock: other tests run at the same time
 import jaxprl
-seconds = time.perf_counter() - started
+seconds = time.process_time() - started
 assert not {"jax", "numpy", "gymnasium"} & set(sys.modules), "jaxprl imports what it does not need yet"
 assert seconds < 0.1, seconds
 import jaxprl.cli.main
