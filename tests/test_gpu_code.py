@@ -68,7 +68,7 @@ def test_a_round_of_hill_climbing_has_few_launches(neighbourhood):
     task = jaxprl.make("DoorKey")
     small, with_parts = neighbourhood == "small", neighbourhood == "parts"
     table = parts.stacked([[(8,), (2, 8, 24)]] * 32, task.language) if with_parts else None
-    mutations = functools.partial(program_space.mutations, task.language, alone=small)
+    mutations = functools.partial(program_space.mutations, task.language, small=small)
     exchanges = functools.partial(program_space.exchanges, task.language, 0.8)
     layouts = task.layouts(range(32))
     scale = Scale.of(layouts)
