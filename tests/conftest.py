@@ -72,3 +72,20 @@ def command(monkeypatch):
     """The command `jaxprl run` as a module that leaves JAX's configuration alone."""
     monkeypatch.setattr(run_command, "prepare_jax", lambda: None)
     return run_command
+
+
+@pytest.fixture
+def enlarged(monkeypatch):
+    """Slots of the larger memories of the engines that do one run after the other, as they were needed."""
+    from jaxprl.vm import cuda, native, sequential
+    from jaxprl.vm.machine import GROWTH
+
+    slots = []
+    for engine in (native.Batches, sequential.Batches, cuda.Batches):
+
+        def counted(batches, *nodes, enlarge=engine._enlarged):
+            slots.append(batches.slots * GROWTH)
+            return enlarge(batches, *nodes)
+
+        monkeypatch.setattr(engine, "_enlarged", counted)
+    return slots

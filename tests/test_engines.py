@@ -31,11 +31,11 @@ from jaxprl.search.hill_climbing import hill_climbing
 from jaxprl.search.program_space import mutations, random_starts
 from jaxprl.search.protocol import UNKNOWN, Improvements, Neighbourhoods, search_keys
 from jaxprl.search.schedule import Constant
-from jaxprl.vm import cuda, native, plain, sequential
+from jaxprl.vm import plain, sequential
 from jaxprl.vm.compile import counter_bits, counter_words, has_idle_repeat
 from jaxprl.vm.evaluate import evaluate, first_better
 from jaxprl.vm.instruction import CHAIN
-from jaxprl.vm.machine import GROWTH, Machine, fetch_from
+from jaxprl.vm.machine import Machine, fetch_from
 from jaxprl.vm.memory import Direct
 from jaxprl.vm.outcomes import End, Scale, pack
 from jaxprl.worlds import registry
@@ -266,20 +266,6 @@ def test_small_questions(case, workers, engine):
             question = questions.whole(question.parents, *(leaf[:, :0] for leaf in question[1:3]))
             truth = truth._replace(first=np.full(7, -1, np.int32))
     check(task, layouts, question, truth, engines=[engine], workers=workers)
-
-
-@pytest.fixture
-def enlarged(monkeypatch):
-    """Slots of the larger memories of the engines that do one run after the other, as they were needed."""
-    slots = []
-    for engine in (native.Batches, sequential.Batches, cuda.Batches):
-
-        def counted(batches, *nodes, enlarge=engine._enlarged):
-            slots.append(batches.slots * GROWTH)
-            return enlarge(batches, *nodes)
-
-        monkeypatch.setattr(engine, "_enlarged", counted)
-    return slots
 
 
 WANDERING = """DEF run m( WHILE c( True c) w( REPEAT R=19 r( IFELSE c( frontIsClear c) i( move i) ELSE e( turnLeft

@@ -17,8 +17,7 @@ from test_wide_types import LINE, WIDE, narrow, same
 import jaxprl
 from jaxprl.dsl import ast, encode, sample
 from jaxprl.dsl.parse import parse
-from jaxprl.vm import cuda, lanes, native, plain, sequential
-from jaxprl.vm.machine import GROWTH
+from jaxprl.vm import cuda, lanes, plain, sequential
 from jaxprl.vm.outcomes import TERMINATED
 from jaxprl.worlds import ops, registry
 from jaxprl.worlds.karel.world import LANGUAGE
@@ -124,20 +123,6 @@ def test_random_programs_in_random_worlds(world, seed):
 @given(seed=SEEDS)
 def test_random_programs_in_random_worlds_by_all_engines(world, quiet, seed):
     check_random(seed, world, quiet, ALL_ENGINES)
-
-
-@pytest.fixture
-def enlarged(monkeypatch):
-    """Slots of the larger memories of the engines that do one run after the other, as they were needed."""
-    slots = []
-    for engine in (native.Batches, sequential.Batches, cuda.Batches):
-
-        def counted(batches, *nodes, enlarge=engine._enlarged):
-            slots.append(batches.slots * GROWTH)
-            return enlarge(batches, *nodes)
-
-        monkeypatch.setattr(engine, "_enlarged", counted)
-    return slots
 
 
 @pytest.mark.parametrize("engine", [*COMPILED, pytest.param("lanes", marks=pytest.mark.full)])
