@@ -5,16 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from jaxprl.errors import UserError
+from jaxprl.methods import neighbourhoods
 from jaxprl.methods.base import Job, Method, Setup, option
-from jaxprl.methods.neighbourhoods import (
-    check_neighbourhood,
-    identity,
-    llms_with,
-    neighbourhood,
-    neighbourhood_option,
-    share_option,
-    with_parts,
-)
 from jaxprl.search.annealing import Cooling, annealing
 from jaxprl.search.protocol import Search
 
@@ -29,12 +21,12 @@ class Options:
     start_temperature: float = option(0.1, "temperature at the start of a run, in units of the mean return")
     cooling: float = option(0.9999, "factor that the temperature is multiplied by after each program")
     restarts: int = option(9, "fresh starts, evenly over the budget")
-    neighbourhood: str = neighbourhood_option()
-    parts_share: float = share_option()
+    neighbourhood: str = neighbourhoods.neighbourhood_option()
+    parts_share: float = neighbourhoods.share_option()
 
 
 def check(job: Job) -> None:
-    check_neighbourhood(job)
+    neighbourhoods.check_neighbourhood(job)
     options = job.options
     if not TEMPERATURES[0] <= options.start_temperature <= TEMPERATURES[1]:
         least, most = TEMPERATURES
@@ -48,13 +40,13 @@ def check(job: Job) -> None:
 def build(setup: Setup) -> Search:
     job, options = setup.job, setup.job.options
     search = annealing(
-        **neighbourhood(setup).arguments(),
+        **neighbourhoods.neighbourhood(setup).arguments(),
         cooling=Cooling(options.start_temperature, options.cooling),
         steps=max(1, -(-job.budget // (options.restarts + 1)) - 1),  # a run's start is evaluated too
         budget=job.budget,
         goal=setup.goal,
     )
-    return with_parts(setup, search)
+    return neighbourhoods.with_parts(setup, search)
 
 
 ANNEALING = Method(
@@ -63,6 +55,6 @@ ANNEALING = Method(
     options=Options,
     check=check,
     build=build,
-    llms_with=llms_with,
-    identity=identity,
+    llms_with=neighbourhoods.llms_with,
+    identity=neighbourhoods.identity,
 )

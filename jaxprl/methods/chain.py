@@ -5,16 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from jaxprl.errors import UserError
+from jaxprl.methods import neighbourhoods
 from jaxprl.methods.base import Job, Method, Setup, option
-from jaxprl.methods.neighbourhoods import (
-    check_neighbourhood,
-    identity,
-    llms_with,
-    neighbourhood,
-    neighbourhood_option,
-    share_option,
-    with_parts,
-)
 from jaxprl.search.chain import chain
 from jaxprl.search.protocol import Search
 
@@ -27,23 +19,23 @@ class Options:
     """Options of the chain."""
 
     max_nodes: int = option(20, "statements, conditions and counts that a program may have")
-    neighbourhood: str = neighbourhood_option()
-    parts_share: float = share_option()
+    neighbourhood: str = neighbourhoods.neighbourhood_option()
+    parts_share: float = neighbourhoods.share_option()
 
 
 def check(job: Job) -> None:
-    check_neighbourhood(job)
+    neighbourhoods.check_neighbourhood(job)
     if not 1 <= job.options.max_nodes <= MOST:
         raise UserError(f"--max-nodes {job.options.max_nodes}: it goes from 1 to {MOST}")
 
 
 def build(setup: Setup) -> Search:
     job = setup.job
-    chosen = neighbourhood(setup)
+    chosen = neighbourhoods.neighbourhood(setup)
     if chosen.by_size is not None:
         chosen = chosen._replace(neighbours=chosen.by_size)
     search = chain(**chosen.arguments(), max_nodes=job.options.max_nodes, budget=job.budget, goal=setup.goal)
-    return with_parts(setup, search)
+    return neighbourhoods.with_parts(setup, search)
 
 
 CHAIN = Method(
@@ -52,6 +44,6 @@ CHAIN = Method(
     options=Options,
     check=check,
     build=build,
-    llms_with=llms_with,
-    identity=identity,
+    llms_with=neighbourhoods.llms_with,
+    identity=neighbourhoods.identity,
 )

@@ -5,16 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from jaxprl.errors import UserError
+from jaxprl.methods import neighbourhoods
 from jaxprl.methods.base import Job, Method, Setup, option
-from jaxprl.methods.neighbourhoods import (
-    check_neighbourhood,
-    identity,
-    llms_with,
-    neighbourhood,
-    neighbourhood_option,
-    share_option,
-    with_parts,
-)
 from jaxprl.search.hill_climbing import hill_climbing
 from jaxprl.search.protocol import Search
 from jaxprl.search.schedule import Constant
@@ -28,25 +20,25 @@ class Options:
     """Options of hill climbing."""
 
     k: int = option(250, "neighbours to look at before a climb ends")
-    neighbourhood: str = neighbourhood_option()
-    parts_share: float = share_option()
+    neighbourhood: str = neighbourhoods.neighbourhood_option()
+    parts_share: float = neighbourhoods.share_option()
 
 
 def check(job: Job) -> None:
-    check_neighbourhood(job)
+    neighbourhoods.check_neighbourhood(job)
     if not 1 <= job.options.k <= MOST:
         raise UserError(f"--k {job.options.k}: a neighbourhood has 1 to {MOST} programs")
 
 
 def build(setup: Setup) -> Search:
     search = hill_climbing(
-        **neighbourhood(setup).arguments(),
+        **neighbourhoods.neighbourhood(setup).arguments(),
         schedule=Constant(setup.job.options.k),
         budget=setup.job.budget,
         goal=setup.goal,
         in_array_code=True,
     )
-    return with_parts(setup, search)
+    return neighbourhoods.with_parts(setup, search)
 
 
 HC = Method(
@@ -55,6 +47,6 @@ HC = Method(
     options=Options,
     check=check,
     build=build,
-    llms_with=llms_with,
-    identity=identity,
+    llms_with=neighbourhoods.llms_with,
+    identity=neighbourhoods.identity,
 )
